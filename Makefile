@@ -1,0 +1,49 @@
+# Every target makes the environment it needs; a fresh machine needs python3 (3.10 or newer, with
+# venv) and make. To choose another interpreter: make PYTHON=python3.12 test
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.complete
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow test-gpu check format clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+env: $(READY) ## make .venv from requirements.lock; again only when the lock changes
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \
+		"Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] \
+		+ "; choose one: make PYTHON=python3.12 env")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	@touch $@
+
+demo: $(READY) ## refine the embedded generator on a CPU and report before and after
+	$(BIN)/python refine.py demo
+
+test: $(READY) ## the tests: CPU, no network, warnings are errors
+	$(BIN)/python -m pytest
+
+# pytest ends with 5 where no test carries the mark: nothing to do is no failure here.
+test-slow: $(READY) ## the tests that take longer
+	$(BIN)/python -m pytest -m 'slow and not gpu' || [ $$? -eq 5 ]
+
+test-gpu: $(READY) ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu || [ $$? -eq 5 ]
+
+check: $(READY) ## format, lint, types, and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest --quiet tests/test_imports.py
+
+format: $(READY) ## write the format that check asks for
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and what tools left behind
+	rm -rf $(VENV) .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+"""Network files as plain data: no code in them is run, and the original tools load what is written.
+
+`read` runs the pickle on a small machine (`machine`) over bounded windows of the file (`window`).
+The names a file may use are one table (`reader.NAMES`); tensor storages (`storages`) and NumPy data
+(`arrays`) are parsed here; `settle` takes the last look. Objects become `Record` nodes (`records`).
+`write` (`writer`) is the way back. `modules` finds the tensors of a record, changes them, and makes
+records of modules born here. `fetch` (`cache`) keeps files from the web, and `replacing` (`atomic`)
+is how every file here is written.
+"""
+
+from checkpoints.atomic import replacing
+from checkpoints.cache import fetch
+from checkpoints.modules import buffers, describe, nonfinite, parameters, tensors, with_tensors
+from checkpoints.reader import read
+from checkpoints.records import EasyDict, Record, UnsafeCheckpoint
+from checkpoints.writer import write
+
+__all__ = [
+    "EasyDict",
+    "Record",
+    "UnsafeCheckpoint",
+    "buffers",
+    "describe",
+    "fetch",
+    "nonfinite",
+    "parameters",
+    "read",
+    "replacing",
+    "tensors",
+    "with_tensors",
+    "write",
+]

@@ -1,0 +1,202 @@
+"""Networks inside a file: their tensors by dotted name, and records of modules of our own."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from checkpoints.names import PLAIN_CLASSES
+from checkpoints.records import EasyDict, Record
+
+HOOKS_BEFORE_FLAG = ("_backward_pre_hooks", "_backward_hooks")
+HOOKS_AFTER_FLAG = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+PLAIN_VALUES = (type(None), bool, int, float, str, torch.dtype, np.generic, np.ndarray)
+
+
+def parameters(record: Record) -> dict[str, torch.Tensor]:
+    """Dotted names and tensors, in the order of `torch.nn.Module.named_parameters`."""
+    return _named_tensors(record, "_parameters")
+
+
+def buffers(record: Record) -> dict[str, torch.Tensor]:
+    """Dotted names and tensors, in the order of `torch.nn.Module.named_buffers`."""
+    return _named_tensors(record, "_buffers")
+
+
+def tensors(record: Record) -> dict[str, torch.Tensor]:
+    """The parameters, then the buffers. A tensor with several names appears under the first."""
+    return {**parameters(record), **buffers(record)}
+
+
+def nonfinite(record: Record) -> list[str]:
+    """Names of the tensors that hold an infinity or a NaN."""
+    return [name for name, value in tensors(record).items() if not bool(value.isfinite().all())]
+
+
+def _named_tensors(record: Record, group: str) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for prefix, module in _named_modules(record):
+        for name, value in module.state.get(group, {}).items():
+            if value is not None and id(value) not in seen:
+                seen.add(id(value))
+                found[prefix + name] = value
+    return found
+
+
+def _named_modules(record: Record) -> Iterator[tuple[str, Record]]:
+    """Each module once, parents first, with the prefix of its members' names."""
+    seen: set[int] = set()
+    waiting = [("", record)]
+    while waiting:
+        prefix, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield prefix, module
+        children = module.state.get("_modules", {}).items()
+        waiting += [(f"{prefix}{name}.", child) for name, child in children if child][::-1]
+
+
+def with_tensors(record: Record, mapping: Mapping[str, torch.Tensor]) -> Record:
+    """A copy of the record in which the named tensors have other values, and all else is shared.
+
+    Type, strides and the role as parameter or buffer stay those of the record; values are
+    converted.
+
+    Raises:
+        ValueError: a name that the record does not have, or a tensor of another shape; all are
+            listed.
+    """
+    old = tensors(record)
+    unknown = [name for name in mapping if name not in old]
+    if unknown:
+        raise ValueError(f"{record.class_name} has no tensor named {', '.join(unknown)}")
+    misfits = [
+        f"{name} {tuple(value.shape)} instead of {tuple(old[name].shape)}"
+        for name, value in mapping.items()
+        if value.shape != old[name].shape
+    ]
+    if misfits:
+        raise ValueError(f"tensors of {record.class_name} with another shape: {', '.join(misfits)}")
+    changed = {id(old[name]): _like(value, old[name]) for name, value in mapping.items()}
+    return _rebuilt(record, changed, {})
+
+
+def _like(value: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    new = torch.empty_like(old, requires_grad=False).copy_(value.detach())
+    is_parameter = isinstance(old, torch.nn.Parameter)
+    return torch.nn.Parameter(new, requires_grad=False) if is_parameter else new
+
+
+def _rebuilt(record: Record, changed: dict[int, torch.Tensor], done: dict[int, Record]) -> Record:
+    """The record with the tensors of these ids replaced; itself where there are none in it."""
+    if id(record) in done:
+        return done[id(record)]
+    replaced: dict[str, Any] = {}
+    for group in ("_parameters", "_buffers"):
+        members = record.state.get(group, {})
+        if any(id(member) in changed for member in members.values()):
+            pairs = ((name, changed.get(id(old), old)) for name, old in members.items())
+            replaced[group] = type(members)(pairs)
+    children = record.state.get("_modules", {})
+    rebuilt = [(name, child and _rebuilt(child, changed, done)) for name, child in children.items()]
+    if any(new is not children[name] for name, new in rebuilt):
+        replaced["_modules"] = type(children)(rebuilt)
+    result = record.with_state({**record.state, **replaced}) if replaced else record
+    done[id(record)] = result
+    return result
+
+
+def describe(module: torch.nn.Module, *, source: str) -> Record:
+    """The record of a module born here, in the layout that PyTorch and the StyleGAN code pickle.
+
+    A module of torch.nn becomes a plain record, any other a persistent one that carries `source`.
+    Its public attributes are kept in assignment order; those whose name begins with an underscore
+    are not. The constructor call is `module.init_kwargs` where there is one. Tensors share memory
+    with the module.
+
+    Raises:
+        ValueError: a public attribute is no plain value, or a module of torch.nn is of an unlisted
+            class.
+    """
+    return _described(module, source, {})
+
+
+def _described(module: torch.nn.Module, source: str, done: dict[int, Any]) -> Record:
+    if id(module) in done:
+        return done[id(module)]
+    kind = type(module)
+    state = _module_state(module, source, done)
+    if kind.__module__.startswith("torch.nn."):
+        if (kind.__module__, kind.__name__) not in PLAIN_CLASSES:
+            raise ValueError(f"{kind.__module__}.{kind.__name__} is not in checkpoints/names.py")
+        record = Record(kind.__name__, None, None, state, module=kind.__module__)
+    else:
+        init_kwargs = dict(getattr(module, "init_kwargs", {}))
+        record = Record(kind.__name__, (), init_kwargs, state, source=source)
+    done[id(module)] = record
+    return record
+
+
+def _module_state(module: torch.nn.Module, source: str, done: dict[int, Any]) -> dict[str, Any]:
+    attributes = vars(module)
+    hooked = [name for name in (*HOOKS_BEFORE_FLAG, *HOOKS_AFTER_FLAG) if attributes.get(name)]
+    if hooked:
+        raise ValueError(f"{type(module).__name__} has {hooked[0]}, which no file may hold")
+    state: dict[str, Any] = {
+        "training": module.training,
+        "_parameters": {
+            name: _once(done, value, lambda value: torch.nn.Parameter(value.detach(), False))
+            for name, value in module._parameters.items()
+        },
+        "_buffers": {
+            name: _once(done, value, torch.Tensor.detach) for name, value in module._buffers.items()
+        },
+        "_non_persistent_buffers_set": set(attributes["_non_persistent_buffers_set"]),
+    }
+    state |= {name: OrderedDict() for name in HOOKS_BEFORE_FLAG}
+    state["_is_full_backward_hook"] = None
+    state |= {name: OrderedDict() for name in HOOKS_AFTER_FLAG}
+    state["_modules"] = {
+        name: child if child is None else _described(child, source, done)
+        for name, child in module._modules.items()
+    }
+    for key, value in attributes.items():
+        if not key.startswith("_") and key not in ("training", "init_kwargs"):
+            state[key] = _plain_value(value, f"{type(module).__name__}.{key}")
+    return state
+
+
+def _once(done: dict[int, Any], tensor: Any, make: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """What is made of this tensor, the same at every place, so that tied weights stay tied."""
+    if tensor is not None and id(tensor) not in done:
+        done[id(tensor)] = make(tensor)
+    return done.get(id(tensor))
+
+
+def _plain_value(value: Any, name: str) -> Any:
+    if isinstance(value, PLAIN_VALUES):
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_plain_value(item, name) for item in value)
+    if type(value) in (dict, OrderedDict, EasyDict):
+        return type(value)((key, _plain_value(item, name)) for key, item in value.items())
+    raise ValueError(
+        f"the attribute {name} is a {type(value).__name__} and cannot be written; "
+        "register it as a buffer, or begin its name with an underscore to leave it out"
+    )

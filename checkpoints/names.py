@@ -1,0 +1,65 @@
+"""What the names in a file may stand for: functions of ours, tokens, and classes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Call:
+    """What REDUCE may call: our function, the types of its arguments, how many may be left out."""
+
+    function: Callable[..., Any]
+    types: tuple[type | tuple[type, ...], ...] = ()
+    optional: int = 0
+
+    def accepts(self, args: tuple[Any, ...]) -> bool:
+        """Whether number and types of the arguments are right."""
+        if not len(self.types) - self.optional <= len(args) <= len(self.types):
+            return False
+        return all(isinstance(arg, kind) for arg, kind in zip(args, self.types, strict=False))
+
+
+@dataclass(frozen=True)
+class New:
+    """What NEWOBJ may make: our function without arguments."""
+
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Token:
+    """A name that is only ever an argument, such as `numpy.ndarray`."""
+
+    name: str
+
+
+# Classes that a file may name without bringing their source. Reading makes a `Record` of such an
+# object and imports nothing, so an entry here gives a file no power.
+_MODULES = {
+    "torch.nn.modules": (
+        "activation.GELU activation.LeakyReLU activation.ReLU activation.SiLU activation.Sigmoid "
+        "activation.Softplus activation.Tanh batchnorm.BatchNorm2d container.ModuleDict "
+        "container.ModuleList container.Sequential conv.Conv1d conv.Conv2d conv.ConvTranspose2d "
+        "dropout.Dropout flatten.Flatten linear.Identity linear.Linear normalization.GroupNorm "
+        "normalization.LayerNorm pooling.AdaptiveAvgPool2d pooling.AvgPool2d pooling.MaxPool2d "
+        "sparse.Embedding upsampling.Upsample"
+    ),
+    "training": "networks.Generator networks.Discriminator",
+    "R3GAN": (
+        "Networks.Generator Networks.Discriminator Networks.GeneratorStage "
+        "Networks.DiscriminatorStage Networks.ResidualBlock Networks.Convolution "
+        "Networks.UpsampleLayer Networks.DownsampleLayer Networks.GenerativeBasis "
+        "Networks.DiscriminativeBasis FusedOperators.BiasedActivationCUDA "
+        "Resamplers.InterpolativeUpsamplerCUDA Resamplers.InterpolativeDownsamplerCUDA"
+    ),
+    "dnnlib.tflib": "network.Network",
+}
+
+PLAIN_CLASSES = frozenset(
+    (f"{package}.{entry.rpartition('.')[0]}", entry.rpartition(".")[2])
+    for package, entries in _MODULES.items()
+    for entry in entries.split()
+)

@@ -1,0 +1,23 @@
+"""Image data sets as files: uint8 NCHW outside, the StyleGAN layout on disk.
+
+stylegan    folders and zips with an optional dataset.json: ImageFolder reads, write_zip writes
+sources     class folders (directory or tar), MNIST, CIFAR-10, and convert() from any of them
+pictures    one encoded image to pixels and back, grids
+
+Nothing inside a file runs, and sizes are checked before memory is taken. A file that cannot be used
+is one ValueError (a missing or unreadable one an OSError) that names it.
+"""
+
+from datasets.pictures import decode_image, image_grid, save_png
+from datasets.sources import convert, read_class_folders
+from datasets.stylegan import ImageFolder, write_zip
+
+__all__ = [
+    "ImageFolder",
+    "convert",
+    "decode_image",
+    "image_grid",
+    "read_class_folders",
+    "save_png",
+    "write_zip",
+]

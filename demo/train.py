@@ -1,0 +1,285 @@
+"""Train the embedded demo networks on MNIST: classifier, diffusion teacher, StyleGAN2 student.
+
+    python -m demo.train classifier --data mnist-png.tar.xz --workdir runs/demo
+    python -m demo.train teacher    --data mnist-png.tar.xz --workdir runs/demo --kimg 700
+    python -m demo.train student    --data mnist-png.tar.xz --workdir runs/demo --kimg 80
+    python -m demo.train pack       --workdir runs/demo
+
+Each stage saves its state every 20 kimg and continues from it when the same command is given again. `pack` writes the finished
+files beside this script. Seeds, times and the quality reached are in demo/README.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import checkpoints
+import datasets
+import teachers
+from metrics.features import Classifier, ClassifierFeatures, save_features
+from metrics.moments import Moments, Statistics
+from students.discriminator import Discriminator
+from students.stylegan2 import SOURCE, Generator
+from teachers.edm import EDMPrecond
+
+HERE = Path(__file__).parent
+NUM_CLASSES = 10
+SAVE_EVERY = 20_000  # images
+
+
+def load_images(data: Path, workdir: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return MNIST's training images, uint8 [n, 1, 32, 32], and labels int64 [n], cached as one npz."""
+    cache = workdir / "mnist32.npz"
+    if not cache.exists():
+        images, labels = datasets.read_class_folders(data, split="train", pad_to=32)
+        np.savez(cache, images=images, labels=labels)
+    with np.load(cache) as arrays:
+        return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+
+
+def batches(
+    images: torch.Tensor, labels: torch.Tensor, batch: int, *, seed: int, start: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield float images in [-1, 1] and one-hot labels; each step's draw depends on seed and step alone."""
+    step = start // batch
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        pick = torch.randint(len(images), [batch], generator=generator)
+        x = images[pick].float() / 127.5 - 1
+        yield x, F.one_hot(labels[pick], NUM_CLASSES).float()
+        step += 1
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write aside, then rename, so that a stopped run never leaves half a file."""
+    aside = path.with_suffix(".tmp")
+    torch.save(state, aside)
+    os.replace(aside, path)
+
+
+def load_state(path: Path, modules: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> int:
+    """Restore modules from a state file if there is one; return the number of images seen."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, module in modules.items():
+        module.load_state_dict(state[name])
+    print(f"continuing {path} at {state['num_images']} images", flush=True)
+    return state["num_images"]
+
+
+def follow(average: torch.nn.Module, network: torch.nn.Module, beta: float) -> None:
+    """Move the exponential average towards the network: parameters by lerp, buffers by copy."""
+    with torch.no_grad():
+        for a, p in zip(average.parameters(), network.parameters(), strict=True):
+            a.lerp_(p, 1 - beta)
+        for a, b in zip(average.buffers(), network.buffers(), strict=True):
+            a.copy_(b)
+
+
+class Progress:
+    """Print images, rate and a running loss every few seconds."""
+
+    def __init__(self, start: int):
+        self.time, self.images, self.losses = time.time(), start, []
+
+    def __call__(self, num_images: int, loss: float) -> None:
+        self.losses.append(loss)
+        passed = time.time() - self.time
+        if passed > 20:
+            rate = (num_images - self.images) / passed
+            mean = sum(self.losses) / len(self.losses)
+            print(f"{num_images / 1000:8.1f} kimg  {rate:6.1f} img/s  loss {mean:.4f}", flush=True)
+            self.time, self.images, self.losses = time.time(), num_images, []
+
+
+@click.group()
+def main() -> None:
+    """Train the demo networks."""
+
+
+def stage(function):
+    """Add the options that every training stage takes."""
+    for option in (
+        click.option("--data", type=click.Path(exists=True, path_type=Path), required=True),
+        click.option("--workdir", type=click.Path(path_type=Path), required=True),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--threads", type=int, default=1, show_default=True),
+    ):
+        function = option(function)
+    return function
+
+
+@main.command()
+@stage
+@click.option("--epochs", type=int, default=4, show_default=True)
+def classifier(data: Path, workdir: Path, seed: int, threads: int, epochs: int) -> None:
+    """Train the classifier whose features are the demo's feature space."""
+    torch.set_num_threads(threads)
+    workdir.mkdir(parents=True, exist_ok=True)
+    images, labels = load_images(data, workdir)
+    torch.manual_seed(seed)
+    network = Classifier(img_resolution=32, img_channels=1, num_classes=NUM_CLASSES)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    batch = 100
+    steps = epochs * len(images) // batch
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    stream = batches(images, labels, batch, seed=seed, start=0)
+    progress = Progress(0)
+    for step in range(steps):
+        x, c = next(stream)
+        loss = F.cross_entropy(network(x)[1], c)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        progress((step + 1) * batch, loss.item())
+    features = ClassifierFeatures(network)
+    held_images, held_labels = datasets.read_class_folders(data, split="test", pad_to=32)
+    probabilities = features(torch.from_numpy(held_images))[1]
+    assert probabilities is not None
+    right = (probabilities.argmax(1) == torch.from_numpy(held_labels)).float().mean().item()
+    moments = Moments.empty(features.dim)
+    for part in images.split(1000):
+        moments = moments.merge(Moments.of(features(part)[0]))
+    # A sample of the features themselves, for precision and recall.
+    sample = features(images[:: len(images) // 2000][:2000])[0]
+    name = f"MNIST classifier, {features.dim}-d penultimate"
+    statistics = Statistics.of(moments, space=name, features=sample)
+    save_features(workdir / "features.npz", network, statistics, name=name)
+    print(f"test accuracy {100 * right:.2f} %")
+
+
+@main.command()
+@stage
+@click.option("--kimg", type=float, default=700, show_default=True)
+@click.option("--batch", type=int, default=128, show_default=True)
+@click.option("--channels", type=int, default=16, show_default=True)
+def teacher(
+    data: Path, workdir: Path, seed: int, threads: int, kimg: float, batch: int, channels: int
+) -> None:
+    """Train the EDM teacher (Karras et al. 2022), class-conditional with label dropout."""
+    torch.set_num_threads(threads)
+    workdir.mkdir(parents=True, exist_ok=True)
+    images, labels = load_images(data, workdir)
+    torch.manual_seed(seed)
+    network = EDMPrecond(
+        img_resolution=32,
+        img_channels=1,
+        label_dim=NUM_CLASSES,
+        model_type="SongUNet",
+        model_channels=channels,
+        channel_mult=[1, 2, 2],
+        num_blocks=1,
+        attn_resolutions=[],
+        dropout=0.0,
+        label_dropout=0.3,
+    ).to(memory_format=torch.channels_last)
+    average = copy.deepcopy(network).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
+    path = workdir / "teacher.pt"
+    state = {"network": network, "average": average, "optimizer": optimizer}
+    seen = load_state(path, state)
+    stream = batches(images, labels, batch, seed=seed, start=seen)
+    progress = Progress(seen)
+    while seen < kimg * 1000:
+        torch.manual_seed(seed * 1_000_003 + seen)
+        x_0, c = next(stream)
+        sigma = (torch.randn([batch]) * 1.2 - 0.8).exp()
+        x = x_0 + sigma[:, None, None, None] * torch.randn_like(x_0)
+        weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+        error = (network(x, sigma, c) - x_0).square().mean(dim=[1, 2, 3])
+        loss = (weight * error).mean()
+        # Warm up, hold, and let the rate fall to zero over the last 40 %.
+        fraction = seen / (kimg * 1000)
+        rate = 2e-3 * min(seen / 5000, 1) * min(1, (1 - fraction) / 0.4)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        seen += batch
+        follow(average, network, 0.5 ** (batch / min(20_000, max(seen / 10, 1))))
+        progress(seen, loss.item())
+        if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
+            save_state(path, {k: v.state_dict() for k, v in state.items()} | {"num_images": seen})
+            contiguous = copy.deepcopy(average).to(memory_format=torch.contiguous_format)
+            teachers.save(contiguous, workdir / "teacher.pkl")
+
+
+@main.command()
+@stage
+@click.option("--kimg", type=float, default=80, show_default=True)
+@click.option("--batch", type=int, default=32, show_default=True)
+def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, batch: int) -> None:
+    """Train the StyleGAN2 generator: logistic loss with R1 (Karras et al. 2020), stopped early."""
+    torch.set_num_threads(threads)
+    workdir.mkdir(parents=True, exist_ok=True)
+    images, labels = load_images(data, workdir)
+    torch.manual_seed(seed)
+    width = {"channel_base": 1024, "channel_max": 64}
+    sizes = {"c_dim": 0, "img_resolution": 32, "img_channels": 1}
+    generator = Generator(
+        z_dim=64, w_dim=64, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=width, **sizes
+    )
+    discriminator = Discriminator(**width, **sizes)
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    lazy = 16 / 17  # R1 every 16 steps: rate and decay scaled as in Karras et al. 2020, appendix B
+    g_opt = torch.optim.Adam(generator.parameters(), lr=2e-3, betas=(0.0, 0.99))
+    d_opt = torch.optim.Adam(discriminator.parameters(), lr=2e-3 * lazy, betas=(0.0, 0.99**lazy))
+    path = workdir / "student.pt"
+    state = {
+        "generator": generator,
+        "discriminator": discriminator,
+        "average": average,
+        "g_opt": g_opt,
+        "d_opt": d_opt,
+    }
+    seen = load_state(path, state)
+    stream = batches(images, labels, batch, seed=seed, start=seen)
+    progress = Progress(seen)
+    while seen < kimg * 1000:
+        torch.manual_seed(seed * 1_000_003 + seen)
+        discriminator.requires_grad_(False)
+        g_loss = F.softplus(-discriminator(generator(torch.randn([batch, 64])))).mean()
+        g_opt.zero_grad()
+        g_loss.backward()
+        g_opt.step()
+
+        discriminator.requires_grad_(True)
+        real = next(stream)[0].requires_grad_(seen // batch % 16 == 0)
+        with torch.no_grad():
+            fake = generator(torch.randn([batch, 64]))
+        logits = discriminator(real)
+        d_loss = F.softplus(discriminator(fake)).mean() + F.softplus(-logits).mean()
+        if real.requires_grad:
+            (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+            d_loss = d_loss + 16 * 0.5 * slope.square().sum(dim=[1, 2, 3]).mean()
+        d_opt.zero_grad()
+        d_loss.backward()
+        d_opt.step()
+
+        seen += batch
+        follow(average, generator, 0.995)
+        progress(seen, g_loss.item())
+        if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
+            save_state(path, {k: v.state_dict() for k, v in state.items()} | {"num_images": seen})
+            networks = {"G": generator, "D": discriminator, "G_ema": average}
+            records = {k: checkpoints.describe(v, source=SOURCE) for k, v in networks.items()}
+            file = {"training_set_kwargs": {}, **records, "augment_pipe": None}
+            checkpoints.write(file, workdir / f"student-{math.floor(seen / 1000):06d}.pkl")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""Two students against one reference, image by image, with an error bar on every difference.
+
+Both sides see the same latents, labels and noise (`sampling`), so the sampling errors of "before"
+and "after" largely cancel in their difference. Its standard error is the delete-a-group jackknife
+(Tukey 1958; Shao and Wu 1989): with image i in group i mod K and change_k the change measured without
+group k,
+
+    se^2 = (K - 1) / K sum_k (change_k - mean change)^2,    95 % interval = change -+ t_(K-1) se.
+
+A bootstrap would not do: resampled images repeat, which biases a Frechet distance upwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from metrics.evaluate import SPLITS, Evaluation, evaluate
+from metrics.features import FeatureExtractor
+from metrics.reference import AnyReference, Progress, Reference, open_reference
+from metrics.sampling import Student, draw_images
+
+LOWER_IS_BETTER = {
+    "frechet_distance": True,
+    "inception_score": False,
+    "kernel_distance": True,
+    "precision": False,
+    "recall": False,
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric before and after: its change, that change's standard error and 95 % interval."""
+
+    metric: str
+    before: float
+    after: float
+    standard_error: float
+    low: float
+    high: float
+    num_images: int
+
+    @classmethod
+    def of(
+        cls, metric: str, before: Sequence[float], after: Sequence[float], *, num_images: int
+    ) -> Difference:
+        """From a metric of all images, followed by its K values without each of K groups."""
+        changes = np.subtract(after, before)
+        left_out, num_groups = changes[1:], len(changes) - 1
+        spread = np.square(left_out - left_out.mean()).sum()
+        error = float(np.sqrt((num_groups - 1) / num_groups * spread))
+        reach = float(stdtrit(num_groups - 1, 0.975)) * error
+        change = float(changes[0])
+        return cls(metric, before[0], after[0], error, change - reach, change + reach, num_images)
+
+    @property
+    def change(self) -> float:
+        """After minus before."""
+        return self.after - self.before
+
+    @property
+    def verdict(self) -> str:
+        """'better' or 'worse' where the interval excludes zero, else 'not resolved'."""
+        if self.low <= 0 <= self.high:
+            return "not resolved"
+        return "better" if (self.high < 0) == LOWER_IS_BETTER[self.metric] else "worse"
+
+    def facts(self) -> dict[str, Any]:
+        """Plain data for report.json."""
+        return asdict(self) | {
+            "change": self.change,
+            "verdict": self.verdict,
+            "lower_is_better": LOWER_IS_BETTER[self.metric],
+        }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One student's numbers in a feature space; no Inception Score where it has no classes."""
+
+    frechet_distance: float
+    inception_score: float | None
+    num_images: int
+    seed: int
+    space: str
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """Plain data for stats.jsonl and report.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every metric's difference between two students, and all that the numbers depend on.
+
+    differences  Frechet distance first; Inception Score where the features come with class
+                 probabilities; kernel distance, precision and recall where the reference holds
+                 features of single images
+    null         Frechet distance of "before" on these latents against other ones: what sampling
+                 alone does, unpaired
+    """
+
+    differences: tuple[Difference, ...]
+    null: Difference | None
+    num_images: int
+    seed: int
+    groups: int
+    label: int | None
+    noise_mode: str
+    reference: Reference
+    seconds: float
+
+    def __getitem__(self, metric: str) -> Difference:
+        """The difference of one metric, by name."""
+        for difference in self.differences:
+            if difference.metric == metric:
+                return difference
+        raise KeyError(f"{metric}: measured were {', '.join(d.metric for d in self.differences)}")
+
+    def facts(self) -> dict[str, Any]:
+        """Plain data for report.json."""
+        names = ("num_images", "seed", "groups", "label", "noise_mode", "seconds")
+        return {name: getattr(self, name) for name in names} | {
+            "differences": [difference.facts() for difference in self.differences],
+            "null": self.null and self.null.facts(),
+            "space": {
+                "name": self.reference.space,
+                "dim": len(self.reference.statistics.mu),
+                "sha256": getattr(self.reference.extractor, "sha256", None),
+                "is_inception": getattr(self.reference.extractor, "is_inception", False),
+            },
+            "reference": {
+                "source": self.reference.source,
+                "num_images": self.reference.statistics.num,
+                "sha256": self.reference.sha256,
+            },
+        }
+
+
+def compare(
+    before: Student,
+    after: Student,
+    reference: AnyReference,
+    *,
+    num_images: int,
+    seed: int = 0,
+    features: FeatureExtractor | None = None,
+    groups: int = 20,
+    label: int | None = None,
+    noise_mode: str = "random",
+    batch: int = 250,
+    null: bool = True,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure both students on the same num_images latents, labels and noise.
+
+    `reference` and `features` as in `open_reference`. `label` fixes the class of conditional
+    students, else it is uniform. `batch` is how many images the extractor takes at a time and does
+    not change the result. `null=False` saves the third set of images. `progress` hears of every
+    batch of the two or three sets together. ValueError on students of other latents or classes than
+    each other, and on fewer than two images for each group.
+    """
+    start = time.monotonic()
+    _check_comparable(before, after, num_images, groups)
+    real = open_reference(reference, features, batch=batch)
+    sides: list[Evaluation] = []
+    sets = [(before, seed), (after, seed), (before, seed + 1)][: 3 if null else 2]
+    for i, (student, its_seed) in enumerate(sets):
+        images = draw_images(student, num_images, seed=its_seed, label=label, noise_mode=noise_mode)
+        report = _of_several(progress, i, len(sets))
+        sides.append(
+            evaluate(images, num_images, real, groups=groups, batch=batch, progress=report)
+        )
+    differences = _differences(sides[0], sides[1], list(LOWER_IS_BETTER))
+    return Comparison(
+        differences=differences,
+        null=_differences(sides[0], sides[2], ["frechet_distance"])[0] if null else None,
+        num_images=num_images,
+        seed=seed,
+        groups=groups,
+        label=label,
+        noise_mode=noise_mode,
+        reference=real,
+        seconds=time.monotonic() - start,
+    )
+
+
+def measure(
+    student: Student,
+    reference: AnyReference,
+    *,
+    num_images: int,
+    seed: int = 0,
+    features: FeatureExtractor | None = None,
+    label: int | None = None,
+    noise_mode: str = "random",
+    batch: int = 250,
+    progress: Progress | None = None,
+) -> Measurement:
+    """One student's numbers, of the same images that `compare` draws for this seed; for curves."""
+    start = time.monotonic()
+    if num_images < 2 * SPLITS:
+        raise ValueError(f"num_images is {num_images}; measure at least {2 * SPLITS}")
+    real = open_reference(reference, features, batch=batch)
+    images = draw_images(student, num_images, seed=seed, label=label, noise_mode=noise_mode)
+    side = evaluate(images, num_images, real, groups=0, batch=batch, progress=progress)
+    score = side.values.get("inception_score")
+    return Measurement(
+        frechet_distance=side.values["frechet_distance"][0],
+        inception_score=None if score is None else score[0],
+        num_images=num_images,
+        seed=seed,
+        space=real.space,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _check_comparable(before: Student, after: Student, num_images: int, groups: int) -> None:
+    for name in ("z_dim", "c_dim"):
+        a, b = getattr(before, name), getattr(after, name)
+        if a != b:
+            raise ValueError(f"{name} is {a} before and {b} after; the same latents need the same")
+    if groups < 2 or num_images < max(2 * groups, 2 * SPLITS):
+        raise ValueError(
+            f"{num_images} images in {groups} groups; an error bar needs at least 2 groups, 2 "
+            f"images in each, and {2 * SPLITS} images in all"
+        )
+
+
+def _differences(
+    before: Evaluation, after: Evaluation, metrics: Sequence[str]
+) -> tuple[Difference, ...]:
+    return tuple(
+        Difference.of(m, before.values[m], after.values[m], num_images=before.num_images[m])
+        for m in metrics
+        if m in before.values
+    )
+
+
+def _of_several(progress: Progress | None, index: int, num_sets: int) -> Progress | None:
+    """Progress of one of several equal sets, as progress of them all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(index * total + done, num_sets * total)

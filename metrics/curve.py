@@ -1,0 +1,79 @@
+"""Geometry of the report's drawings: numbers in, coordinates out; the templates draw them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# The curve's view box and the space its axes take, in its own units.
+WIDTH, HEIGHT = 560, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 18, 22, 44
+
+
+def curve_chart(points: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+    """Coordinates of a curve of (kimg, value), with ticks of round numbers; None below two points.
+
+    The vertical axis starts at zero, so that heights compare as the values do.
+    """
+    if len(points) < 2:
+        return None
+    x_ticks = _round_ticks(max(x for x, _ in points), 6)
+    y_ticks = _round_ticks(max(y for _, y in points), 5)
+    x_end, y_end = max(x for x, _ in points), y_ticks[-1]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = x / x_end if x_end else 0, y / y_end if y_end else 0
+        return (
+            round(LEFT + across * (WIDTH - LEFT - RIGHT), 1),
+            round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1),
+        )
+
+    largest = max(abs(y) for _, y in points) or 1
+    decimals = max(0, 3 - math.floor(math.log10(largest)))
+    placed = [
+        dict(zip("xy", place(x, y), strict=True), kimg=f"{x:g}", value=f"{y:.{decimals}f}")
+        for x, y in sorted(points)
+    ]
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
+        "points": placed,
+        "line": " ".join(f"{p['x']},{p['y']}" for p in placed),
+        "start": placed[0],
+        "end": placed[-1],
+        "x_ticks": [(place(t, 0)[0], f"{t:g}") for t in x_ticks if t <= x_end],
+        "y_ticks": [(place(0, t)[1], f"{t:g}") for t in y_ticks],
+    }
+
+
+def interval_bars(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, float] | None]:
+    """For each difference its interval on a scale from -1 to 1, right is better; None at no spread.
+
+    Every row has its own scale, so only the side of zero and the width beside it can be compared.
+    """
+    bars = []
+    for d in differences:
+        reach = 1.15 * max(abs(d["low"]), abs(d["high"]))
+        side = -1 if d["lower_is_better"] else 1
+        if not reach:
+            bars.append(None)
+            continue
+        ends = sorted(side * d[key] / reach for key in ("low", "high"))
+        middle = side * d["change"] / reach
+        values = {"low": ends[0], "high": ends[1], "middle": middle}
+        bars.append({key: round(50 + 48 * value, 1) for key, value in values.items()})
+    return bars
+
+
+def _round_ticks(end: float, count: int) -> list[float]:
+    """About `count` multiples of 1, 2 or 5 times a power of ten, from 0 to at least `end`."""
+    if end <= 0:
+        return [0.0, 1.0]
+    power = 10.0 ** math.floor(math.log10(end / count))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power * count >= end)
+    return [i * step for i in range(math.ceil(end / step - 1e-9) + 1)]

@@ -1,0 +1,64 @@
+"""Metrics over pairs of images, for a whole set and again without each of its interleaved groups.
+
+The definitions are those of `distances`; here the table of pairs is made once, and what K + 1
+evaluations share is taken from it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metrics.distances import in_manifold, manifold_radii, polynomial_kernel, squared_distances
+
+
+def kernel_distances(real: Tensor, fake: Tensor, *, groups: int) -> list[float]:
+    """`kernel_distance` of real [n, d] and fake [m, d] float64, then without group 0, 1, ...
+
+    The unbiased estimate is made of sums over pairs, so sums over each pair of groups are enough.
+    """
+    n, d = real.shape
+    one_hot = torch.nn.functional.one_hot(torch.arange(len(fake)) % groups, groups).double()
+    sizes = one_hot.sum(0)
+    table = polynomial_kernel(fake @ fake.T, d)
+    within = one_hot.T @ table.fill_diagonal_(0) @ one_hot
+    across = polynomial_kernel(real @ fake.T, d).sum(0) @ one_hot
+    constant = polynomial_kernel(real @ real.T, d).fill_diagonal_(0).sum() / (n * (n - 1))
+    values = []
+    for left_out in range(-1, groups):
+        kept = torch.arange(groups) != left_out
+        m = sizes[kept].sum()
+        mixed = across[kept].sum() / (n * m)
+        values.append((constant + within[kept][:, kept].sum() / (m * (m - 1)) - 2 * mixed).item())
+    return values
+
+
+def precisions_and_recalls(
+    real: Tensor, fake: Tensor, *, groups: int, k: int
+) -> tuple[list[float], list[float]]:
+    """`precision_recall` of real [n, d] and fake [m, d] float64, then without group 0, 1, ..."""
+    origin = real.mean(0)
+    real, fake = real - origin, fake - origin
+    inside = in_manifold(fake, real, manifold_radii(real, k=k)).double()
+    group = torch.arange(len(fake)) % groups
+    nearest = _nearest_of_each_group(squared_distances(fake, fake), groups, k + 1)
+    across = squared_distances(real, fake)
+    precisions, recalls = [], []
+    for left_out in range(-1, groups):  # No image is in group -1: first the whole.
+        kept = group != left_out
+        others = nearest[:, torch.arange(groups) != left_out].flatten(1)
+        radii = others[kept].kthvalue(k + 1, dim=1).values
+        precisions.append(inside[kept].mean().item())
+        recalls.append((across[:, kept] <= radii).any(1).double().mean().item())
+    return precisions, recalls
+
+
+def _nearest_of_each_group(distances: Tensor, groups: int, count: int) -> Tensor:
+    """[m, groups, count] smallest distances from each row to the columns of every group.
+
+    The smallest of any union of groups are among them. Short groups are filled up with infinity.
+    """
+    padding = -distances.shape[1] % groups
+    full = torch.nn.functional.pad(distances, (0, padding), value=torch.inf)
+    by_group = full.unflatten(1, (-1, groups)).transpose(1, 2)
+    return by_group.topk(min(count, by_group.shape[2]), dim=2, largest=False).values

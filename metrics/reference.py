@@ -1,0 +1,149 @@
+"""What a student is measured against: statistics of real images, in a feature space."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import datasets
+from metrics.features import FeatureExtractor, features_of_arrays, holds_features
+from metrics.moments import Moments, Statistics
+from metrics.storage import read_arrays
+
+# Progress of a stage: (images done, images in all).
+Progress = Callable[[int, int], None]
+
+# Features kept of a folder's images for precision, recall and kernel distance: 2000 x 2000 pairs.
+SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images and the extractor of the feature space that they are in.
+
+    `source` is where they come from, for people.
+    """
+
+    statistics: Statistics
+    extractor: FeatureExtractor
+    source: str
+
+    @property
+    def space(self) -> str:
+        """Name of the feature space, for every number measured in it."""
+        return space_name(self.extractor)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of mu and sigma in float64, whatever file they were in."""
+        mu, sigma = self.statistics.mu, self.statistics.sigma
+        return hashlib.sha256(mu.tobytes() + sigma.tobytes()).hexdigest()
+
+
+AnyReference = str | os.PathLike[str] | Moments | Statistics | Reference
+
+
+def open_reference(
+    reference: AnyReference,
+    features: FeatureExtractor | None = None,
+    *,
+    batch: int = 250,
+    progress: Progress | None = None,
+) -> Reference:
+    """The reference of an .npz with statistics, of a folder or zip of images, or of given moments.
+
+    `features` is the extractor, any callable of that protocol. An .npz of `save_features` brings
+    its own; everything else needs one. Images are read `batch` at a time. ValueError or OSError,
+    naming the file, on what cannot be used.
+    """
+    if isinstance(reference, Reference):
+        return reference
+    if isinstance(reference, Moments):
+        reference = Statistics.of(reference)
+    if isinstance(reference, Statistics):
+        return _with_statistics(reference, features, "statistics given by the caller")
+    path = Path(reference)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; give an .npz, or a folder or zip of images")
+    if path.suffix == ".npz":
+        arrays = read_arrays(path)
+        statistics = Statistics.from_arrays(arrays, path=path)
+        if features is None and holds_features(arrays):
+            features = features_of_arrays(arrays, path=path)
+        return _with_statistics(statistics, features, str(path))
+    if not path.is_dir() and path.suffix != ".zip":
+        raise ValueError(f"{path}: not a reference; give an .npz, or a folder or zip of images")
+    if features is None:
+        raise ValueError(f"{path}: holds images, so name the features to measure them in")
+    return Reference(_measure_images(path, features, batch, progress), features, str(path))
+
+
+def space_name(features: FeatureExtractor) -> str:
+    """What a feature space is called: its `name`, or a plain function's own."""
+    return getattr(features, "name", None) or getattr(features, "__name__", type(features).__name__)
+
+
+def extract(features: FeatureExtractor, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Features float64 [n, d] and probabilities [n, k] (or None) on the CPU, checked to be finite.
+
+    A plain function may return the features alone.
+    """
+    result = features(images)
+    values, probabilities = result if isinstance(result, tuple) else (result, None)
+    for what, tensor in (("features", values), ("probabilities", probabilities)):
+        if tensor is not None and (tensor.ndim != 2 or len(tensor) != len(images)):
+            raise ValueError(
+                f"{space_name(features)!r} gives {what} of shape {tuple(tensor.shape)} for "
+                f"{len(images)} images; allowed is [{len(images)}, any]"
+            )
+        if tensor is not None and not tensor.isfinite().all():
+            raise ValueError(f"{space_name(features)!r} gives {what} that are NaN or infinite")
+    values = values.detach().to("cpu", torch.float64)
+    return values, None if probabilities is None else probabilities.detach().cpu()
+
+
+def _with_statistics(
+    statistics: Statistics, features: FeatureExtractor | None, source: str
+) -> Reference:
+    if features is None:
+        raise ValueError(f"{source}: statistics without their feature extractor; name the features")
+    space = space_name(features)
+    if statistics.space is not None and statistics.space != space:
+        raise ValueError(
+            f"{source}: statistics are in the feature space {statistics.space!r}, and the features "
+            f"are {space!r}; use one for both"
+        )
+    dim = getattr(features, "dim", len(statistics.mu))
+    if dim != len(statistics.mu):
+        raise ValueError(
+            f"{source}: statistics of {len(statistics.mu)} features, and {space!r} has {dim}; "
+            "use one feature space for both"
+        )
+    return Reference(statistics, features, source)
+
+
+def _measure_images(
+    path: Path, features: FeatureExtractor, batch: int, progress: Progress | None
+) -> Statistics:
+    folder = datasets.ImageFolder(path)
+    # Class folders come class by class: an even stride keeps every class in the sample.
+    stride = -(-len(folder) // SAMPLE)
+    moments, sample, done = None, [], 0
+    for images, _ in folder.batches(batch):
+        values, _ = extract(features, torch.from_numpy(images))
+        moments = moments or Moments.empty(values.shape[1])
+        moments.update(values)
+        sample.append(values[-done % stride :: stride].float())
+        done += len(values)
+        if progress:
+            progress(done, len(folder))
+    folder.close()
+    if moments is None or moments.num < 2:
+        raise ValueError(f"{path}: {len(folder)} images; statistics need at least 2")
+    return Statistics.of(moments, space=space_name(features), features=torch.cat(sample))

@@ -1,0 +1,105 @@
+"""Files of arrays, read without trusting them.
+
+An .npz is a zip of .npy members. Every member's header (dtype, shape) is read and checked against
+the size the zip states before memory is taken for it; members of pickled objects are refused by
+their dtype.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints import replacing
+
+# Statistics of 2048 features are 32 MiB; 50,000 x 2048 float32 features are 400 MiB.
+MAX_BYTES = 1 << 30
+MAX_MEMBERS = 64
+
+Arrays = dict[str, np.ndarray]
+
+# What zipfile raises on files that are no zip, cut, encrypted, or packed in a way it does not know.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> Arrays:
+    """Every array of an .npz file, by name; ValueError naming the file where one is not plain."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            total = sum(m.file_size for m in members)
+            if len(members) > MAX_MEMBERS or total > MAX_BYTES:
+                raise ValueError(
+                    f"{path}: {len(members)} arrays of {total >> 20} MiB; at most {MAX_MEMBERS} "
+                    f"of {MAX_BYTES >> 20} MiB are read: save statistics, not whole data sets"
+                )
+            return {
+                m.filename.removesuffix(".npy"): _read_member(archive, m, path) for m in members
+            }
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{path}: not a readable .npz file ({error}); make it with numpy.savez"
+        ) from None
+
+
+def text(arrays: Arrays, key: str, *, path: str | os.PathLike[str]) -> str | None:
+    """The piece of text stored as `key`, None where there is none; `path` is for messages."""
+    return _scalar(arrays, key, "U", "one piece of text", path)
+
+
+def whole_number(arrays: Arrays, key: str, *, path: str | os.PathLike[str]) -> int | None:
+    """The whole number stored as `key`, None where there is none; `path` is for messages."""
+    return _scalar(arrays, key, "iu", "one whole number", path)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz file, whole or not at all."""
+    with replacing(Path(path)) as stream:
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def _scalar(arrays: Arrays, key: str, kinds: str, what: str, path: str | os.PathLike[str]) -> Any:
+    if key not in arrays:
+        return None
+    value = arrays[key]
+    if value.ndim or value.dtype.kind not in kinds:
+        raise ValueError(f"{path}: {key!r} is {value.dtype} {value.shape}; it must be {what}")
+    return value.item()
+
+
+def _read_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str | os.PathLike[str]
+) -> np.ndarray:
+    where = f"{path}: array {member.filename.removesuffix('.npy')!r}"
+    with archive.open(member) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran_order, dtype = read_header(file)
+        except (ValueError, KeyError, SyntaxError, TypeError):
+            raise ValueError(
+                f"{where} is not in numpy's format; make the file with numpy.savez"
+            ) from None
+        if dtype.kind not in "fiubU":
+            what = "pickled Python objects" if dtype.hasobject else f"dtype {dtype}"
+            raise ValueError(f"{where} holds {what}; only plain numbers and text are read")
+        count = 1
+        for length in shape:
+            count *= length
+        num_bytes, held = count * dtype.itemsize, member.file_size - file.tell()
+        if num_bytes != held:
+            raise ValueError(f"{where} is of {num_bytes} bytes and has {held}; the file is damaged")
+        flat = np.frombuffer(bytearray(file.read(num_bytes)), dtype)
+    return flat.reshape(shape, order="F" if fortran_order else "C")

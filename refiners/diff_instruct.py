@@ -1,0 +1,81 @@
+"""Diff-Instruct: follow the difference of two scores (Luo et al. 2023, arXiv:2305.18455).
+
+The gradient of the integral Kullback-Leibler divergence between the student's law q and the teacher's p is
+
+    E_sigma,eps [ w(sigma) (s_q(x) - s_p(x)) dx_0 / dtheta ],     x = x_0 + sigma eps,  x_0 = G(z).
+
+With s(x) = (D(x; sigma) - x) / sigma^2 and w = sigma^2 it is D_q - D_p, which is the published weighting. s_q is not known: an
+auxiliary denoiser is trained on the student's own samples, by EDM's denoising loss, and stands for D_q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from refiners.base import Denoiser
+from refiners.noise import add_noise, denoising_weight, draw_sigma, parse_law
+
+
+def one(x_0: torch.Tensor, d_teacher: torch.Tensor) -> torch.Tensor:
+    """w = sigma^2, the published weighting: the plain difference of the denoisers."""
+    return torch.ones_like(x_0[:, :1, :1, :1])
+
+
+def dmd(x_0: torch.Tensor, d_teacher: torch.Tensor) -> torch.Tensor:
+    """1 / mean |x_0 - D_p|, per sample: every noise level counts alike (Yin et al. 2024, arXiv:2311.18828, Eq. 8)."""
+    return 1 / (x_0 - d_teacher).abs().mean(dim=[1, 2, 3], keepdim=True).clamp(min=1e-5)
+
+
+WEIGHTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"one": one, "dmd": dmd}
+
+
+@dataclass(frozen=True)
+class DiffInstruct:
+    """Diff-Instruct's knobs; the defaults are the published ones.
+
+    Attributes:
+        student_sigma: law of sigma in the student's gradient. Low levels move detail, high levels move layout.
+        auxiliary_sigma: law of sigma in the auxiliary's loss; it must cover the student's.
+        weight: "one" (published) or "dmd".
+        sigma_data: the teacher's sigma_data, for the auxiliary's loss.
+    """
+
+    student_sigma: str = "lognormal:-1.2,1.2"
+    auxiliary_sigma: str = "lognormal:-1.2,1.2"
+    weight: str = "one"
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        parse_law(self.student_sigma)
+        parse_law(self.auxiliary_sigma)
+        if self.weight not in WEIGHTS:
+            raise ValueError(f"weight is {self.weight!r}; allowed are {', '.join(WEIGHTS)}")
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data is {self.sigma_data}; it must be above 0")
+
+    @torch.no_grad()
+    def pixel_gradient(
+        self,
+        x_0: torch.Tensor,
+        labels: torch.Tensor | None,
+        *,
+        teacher: Denoiser,
+        auxiliary: Denoiser,
+    ) -> torch.Tensor:
+        """Return w (D_q - D_p) at one noise level per sample, in the shape of x_0 [n, c, h, w]."""
+        sigma = draw_sigma(self.student_sigma, len(x_0), x_0.device)
+        x = add_noise(x_0, sigma)
+        d_teacher = teacher(x, sigma, labels)
+        return WEIGHTS[self.weight](x_0, d_teacher) * (auxiliary(x, sigma, labels) - d_teacher)
+
+    def auxiliary_loss(
+        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
+    ) -> torch.Tensor:
+        """Return EDM's denoising loss (Karras et al. 2022, Eq. 2 and 8): summed over pixels, mean over samples."""
+        sigma = draw_sigma(self.auxiliary_sigma, len(x_0), x_0.device)
+        error = auxiliary(add_noise(x_0, sigma), sigma, labels) - x_0
+        weight = denoising_weight(sigma, self.sigma_data)
+        return (weight * error.square().sum(dim=[1, 2, 3])).mean()

@@ -1,0 +1,75 @@
+"""Bias, activation, gain and clamp in one step: y = clamp(gain * f(x + b))."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+
+class Activation(NamedTuple):
+    """An activation f(x, alpha) with StyleGAN's default slope and variance-preserving gain."""
+
+    function: Callable[[torch.Tensor, float], torch.Tensor]
+    alpha: float
+    gain: float
+
+
+ACTIVATIONS = {
+    "linear": Activation(lambda x, alpha: x, 0.0, 1.0),
+    "relu": Activation(lambda x, alpha: F.relu(x), 0.0, math.sqrt(2)),
+    "lrelu": Activation(F.leaky_relu, 0.2, math.sqrt(2)),
+    "tanh": Activation(lambda x, alpha: torch.tanh(x), 0.0, 1.0),
+    "sigmoid": Activation(lambda x, alpha: torch.sigmoid(x), 0.0, 1.0),
+    "elu": Activation(lambda x, alpha: F.elu(x), 0.0, 1.0),
+    "selu": Activation(lambda x, alpha: F.selu(x), 0.0, 1.0),
+    "softplus": Activation(lambda x, alpha: F.softplus(x), 0.0, 1.0),
+    "swish": Activation(lambda x, alpha: torch.sigmoid(x) * x, 0.0, math.sqrt(2)),
+}
+
+
+def bias_act(
+    x: torch.Tensor,
+    b: torch.Tensor | None = None,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> torch.Tensor:
+    """Add a bias along one dimension, activate, scale, clamp.
+
+    Args:
+        x: any shape.
+        b: [x.shape[dim]] in the dtype of x; None adds nothing.
+        dim: the dimension that b belongs to.
+        act: a name in ACTIVATIONS.
+        alpha: slope of lrelu; None means the activation's own.
+        gain: factor after the activation; None means the activation's own.
+        clamp: limit to [-clamp, clamp], at least 0; None means no limit.
+
+    Raises:
+        ValueError: an unknown activation, a bias of another size or dtype, a negative clamp.
+    """
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act is {act!r}; allowed are {', '.join(ACTIVATIONS)}")
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"clamp is {clamp}; it must be at least 0, or None for no clamp")
+    activation = ACTIVATIONS[act]
+    if b is not None:
+        if b.ndim != 1 or b.shape[0] != x.shape[dim] or b.dtype != x.dtype:
+            raise ValueError(
+                f"b is {list(b.shape)} {b.dtype}; it must be [{x.shape[dim]}] {x.dtype} "
+                f"to match dimension {dim} of x"
+            )
+        shape = [1] * x.ndim
+        shape[dim] = -1
+        x = x + b.reshape(shape)
+    x = activation.function(x, activation.alpha if alpha is None else alpha)
+    gain = activation.gain if gain is None else gain
+    if gain != 1:
+        x = x * gain
+    return x if clamp is None else x.clamp(-clamp, clamp)

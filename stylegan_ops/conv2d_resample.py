@@ -1,0 +1,77 @@
+"""Convolution with resampling: upsample with f, convolve with w, downsample with f.
+
+The three are linear and shift-invariant, so their order is free where nothing is decimated in between; each branch below picks the
+order with the least work. All give the same numbers up to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from stylegan_ops.upfirdn2d import Pair, _sides, _taps, upfirdn2d
+
+
+def _transposed(w: torch.Tensor, groups: int) -> torch.Tensor:
+    """Turn [out, in / groups, kh, kw] into conv_transpose2d's [in, out / groups, kh, kw]."""
+    out, inner, kh, kw = w.shape
+    w = w.reshape(groups, out // groups, inner, kh, kw).transpose(1, 2)
+    return w.reshape(groups * inner, out // groups, kh, kw)
+
+
+def conv2d_resample(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    f: torch.Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: Pair = 0,
+    groups: int = 1,
+    flip_weight: bool = True,
+    flip_filter: bool = False,
+) -> torch.Tensor:
+    """Upsample x, convolve, downsample.
+
+    Args:
+        x: [n, in, h, w].
+        w: [out, in / groups, kh, kw] in the dtype of x.
+        f: float32 resampling filter, or None.
+        up, down: integer factors.
+        padding: relative to the upsampled image: integer, [x, y] or [x0, x1, y0, y1].
+        groups: as in torch.nn.functional.conv2d.
+        flip_weight: True correlates with w (torch's convention), False convolves.
+        flip_filter: likewise for f, with False convolving.
+
+    Returns:
+        [n, out, h', w']; with padding k // 2, h' = h * up / down.
+    """
+    kh, kw = w.shape[-2:]
+    (tx, ty), (x0, x1, y0, y1) = _taps(f), _sides(padding)
+    if up > 1:
+        x0, x1 = x0 + (tx + up - 1) // 2, x1 + (tx - up) // 2
+        y0, y1 = y0 + (ty + up - 1) // 2, y1 + (ty - up) // 2
+    if down > 1:
+        x0, x1 = x0 + (tx - down + 1) // 2, x1 + (tx - down) // 2
+        y0, y1 = y0 + (ty - down + 1) // 2, y1 + (ty - down) // 2
+    if not flip_weight and kh * kw > 1:
+        w = w.flip([2, 3])
+
+    if up == 1 and down == 1:
+        if x0 == x1 >= 0 and y0 == y1 >= 0:
+            return F.conv2d(x, w, padding=(y0, x0), groups=groups)
+        return F.conv2d(F.pad(x, [x0, x1, y0, y1]), w, groups=groups)
+    if kh == kw == 1 and up == 1:
+        x = upfirdn2d(x, f, down=down, padding=[x0, x1, y0, y1], flip_filter=flip_filter)
+        return F.conv2d(x, w, groups=groups)
+    if kh == kw == 1 and down == 1:
+        x = F.conv2d(x, w, groups=groups)
+        return upfirdn2d(x, f, up, 1, [x0, x1, y0, y1], flip_filter, gain=up**2)
+    if up == 1:
+        x = upfirdn2d(x, f, padding=[x0, x1, y0, y1], flip_filter=flip_filter)
+        return F.conv2d(x, w, stride=down, groups=groups)
+    # Zero insertion followed by a full convolution is one transposed convolution; it starts k - 1 pixels early and lacks the
+    # up - 1 zeros after the last pixel, which the padding of the filter step makes good.
+    x = F.conv_transpose2d(x, _transposed(w.flip([2, 3]), groups), stride=up, groups=groups)
+    sides = [x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)]
+    x = upfirdn2d(x, f, padding=sides, flip_filter=flip_filter, gain=up**2)
+    return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)

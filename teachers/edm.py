@@ -1,0 +1,320 @@
+"""Preconditioned denoisers: D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
+
+Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models"
+(arXiv:2206.00364), Eq. 7. The four columns of its Table 1 are four classes, named as in the network
+files. The keyword arguments are the files' too; those that a class does not name go to the U-Net F.
+Images and noise levels meet in float32, whatever F computes in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from teachers.arguments import check_choice, recorded_call
+from teachers.denoiser import check_inputs
+from teachers.dhariwal import DhariwalUNet
+from teachers.song import SongUNet
+
+# Levels are kept in a buffer; a file may not ask for more than could have been trained.
+MAX_LEVELS = 100_000
+UNETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+
+
+class Precond(torch.nn.Module):
+    """What the columns share; each gives c_skip, c_out, c_in and c_noise, functions of any sigma.
+
+    Attributes:
+        model: the U-Net F.
+        img_resolution: height and width of the images.
+        img_channels: channels of the images.
+        label_dim: number of classes; 0 is unconditional.
+        use_fp16: on CUDA, F computes in float16.
+        sigma_min: lowest noise level the denoiser knows.
+        sigma_max: highest noise level the denoiser knows.
+    """
+
+    model: SongUNet | DhariwalUNet
+    sigma_min: float
+    sigma_max: float
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int,
+        use_fp16: bool,
+        model_type: str,
+        model_kwargs: dict[str, Any],
+        *,
+        out_channels: int | None = None,
+    ):
+        check_choice("model_type", model_type, list(UNETS))
+        super().__init__()
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+        self.label_dim = label_dim
+        self.use_fp16 = use_fp16
+        self.model = UNETS[model_type](
+            img_resolution=img_resolution,
+            in_channels=img_channels,
+            out_channels=out_channels or img_channels,
+            label_dim=label_dim,
+            **model_kwargs,
+        )
+
+    @property
+    def label_dropout(self) -> float:
+        """How often training drops the label; above 0, labels None is a trained model too."""
+        return self.model.label_dropout
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor | float,
+        labels: torch.Tensor | None = None,
+        *,
+        augment_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return D(x; sigma) [n, c, h, w] in float32, or float64 where the weights are.
+
+        In training, dropout acts, and labels are dropped with probability label_dropout.
+
+        Args:
+            x: clean images in about [-1, 1] plus sigma times unit Gaussian noise, [n, c, h, w].
+            sigma: noise level, a number or [n], above 0.
+            labels: one-hot [n, label_dim]; None is all zero.
+            augment_labels: what was done to the images, [n, augment_dim]; None is nothing.
+
+        Raises:
+            ValueError: a shape does not fit the network.
+        """
+        weights = next(self.model.parameters()).dtype
+        wide = torch.promote_types(weights, torch.float32)
+        x, sigma, labels = check_inputs(self, x, sigma, labels, dtype=wide)
+        if labels is not None and self.training and self.label_dropout:
+            keep = torch.rand([len(x), 1], device=x.device) >= self.label_dropout
+            labels = labels * keep.to(labels.dtype)
+        narrow = torch.float16 if self.use_fp16 and x.is_cuda else weights
+        scaled = (self.c_in(sigma) * x).to(narrow)
+        c_noise = self.c_noise(sigma).flatten()
+        raw = self.model(scaled, c_noise, labels, augment_labels)[:, : self.img_channels]
+        return self.c_skip(sigma) * x + self.c_out(sigma) * raw.to(wide)
+
+    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
+        """Return the nearest noise level the network was trained for; here every level is one."""
+        return torch.as_tensor(sigma)
+
+    def c_skip(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Weight of the input in the result: 1 in all columns but the last."""
+        return torch.ones_like(sigma)
+
+    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Weight of the network's output in the result."""
+        raise NotImplementedError
+
+    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Scale of the network's input."""
+        raise NotImplementedError
+
+    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Noise level as the network is told."""
+        raise NotImplementedError
+
+
+class VPPrecond(Precond):
+    """Column "VP" (Song et al. 2021, arXiv:2011.13456).
+
+    sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1) at time t, from epsilon_t to 1.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        beta_d: float = 19.9,
+        beta_min: float = 0.1,
+        M: int = 1000,
+        epsilon_t: float = 1e-5,
+        model_type: str = "SongUNet",
+        **model_kwargs: Any,
+    ):
+        call = recorded_call(locals())
+        super().__init__(
+            img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs
+        )
+        self.init_kwargs = call
+        self.beta_d = beta_d
+        self.beta_min = beta_min
+        self.M = M
+        self.epsilon_t = epsilon_t
+        # In float32, whose cancellation moves sigma_min: files hold that value, samplers end there.
+        t = torch.tensor([epsilon_t, 1.0], dtype=torch.float32, device="cpu")
+        self.sigma_min, self.sigma_max = self.sigma(t).tolist()
+
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+        """Noise level at time t in [0, 1]."""
+        return ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()
+
+    def sigma_inv(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Time at which the noise level is sigma."""
+        root = (self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt()
+        return (root - self.beta_min) / self.beta_d
+
+    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return -sigma."""
+        return -sigma
+
+    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return 1 / sqrt(sigma^2 + 1)."""
+        return 1 / (sigma**2 + 1).sqrt()
+
+    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return (M - 1) t(sigma)."""
+        return (self.M - 1) * self.sigma_inv(sigma)
+
+
+class VEPrecond(Precond):
+    """Column "VE" (Song et al. 2021, arXiv:2011.13456)."""
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        sigma_min: float = 0.02,
+        sigma_max: float = 100,
+        model_type: str = "SongUNet",
+        **model_kwargs: Any,
+    ):
+        call = recorded_call(locals())
+        super().__init__(
+            img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs
+        )
+        self.init_kwargs = call
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+
+    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return sigma."""
+        return sigma
+
+    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return 1."""
+        return torch.ones_like(sigma)
+
+    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return ln(sigma / 2)."""
+        return (0.5 * sigma).log()
+
+
+class iDDPMPrecond(Precond):
+    """Column "iDDPM" (Nichol and Dhariwal 2021, arXiv:2102.09672); F also outputs variances.
+
+    The noise levels are u_M = 0 and u_{j-1} = sqrt((u_j^2 + 1) / max(a(j-1) / a(j), C_1) - 1) with
+    a(j) = sin^2(pi/2 j / (M (C_2 + 1))).
+    """
+
+    u: torch.Tensor
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        C_1: float = 0.001,
+        C_2: float = 0.008,
+        M: int = 1000,
+        model_type: str = "DhariwalUNet",
+        **model_kwargs: Any,
+    ):
+        call = recorded_call(locals())
+        if not 1 <= M <= MAX_LEVELS:
+            raise ValueError(f"M is {M}; it must be in 1 to {MAX_LEVELS}")
+        super().__init__(
+            img_resolution,
+            img_channels,
+            label_dim,
+            use_fp16,
+            model_type,
+            model_kwargs,
+            out_channels=2 * img_channels,
+        )
+        self.init_kwargs = call
+        self.C_1 = C_1
+        self.C_2 = C_2
+        self.M = M
+        j = torch.arange(M + 1, dtype=torch.float64, device="cpu")
+        a = (0.5 * math.pi * j / M / (C_2 + 1)).sin().square()
+        growth = 1 / (a[:-1] / a[1:]).clamp_min(C_1)
+        levels = (growth.flip(0).cumprod(0).flip(0) - 1).sqrt()
+        self.sigma_min, self.sigma_max = float(levels[-1]), float(levels[0])
+        self.register_buffer("u", torch.tensor([*levels.tolist(), 0.0], dtype=torch.float32))
+
+    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
+        """Return the nearest of the levels u, in sigma's type and shape."""
+        sigma = torch.as_tensor(sigma)
+        return self.u[self._nearest(sigma)].to(sigma)
+
+    def _nearest(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Index of the level nearest to each element of sigma."""
+        return (sigma.to(self.u)[..., None] - self.u).abs().argmin(dim=-1)
+
+    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return -sigma."""
+        return -sigma
+
+    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return 1 / sqrt(sigma^2 + 1)."""
+        return 1 / (sigma**2 + 1).sqrt()
+
+    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return M - 1 - argmin_j |u_j - sigma|."""
+        return (self.M - 1 - self._nearest(sigma)).to(sigma.dtype)
+
+
+class EDMPrecond(Precond):
+    """Column "Ours": F has input and target of unit variance for data of std sigma_data."""
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        sigma_min: float = 0,
+        sigma_max: float = math.inf,
+        sigma_data: float = 0.5,
+        model_type: str = "DhariwalUNet",
+        **model_kwargs: Any,
+    ):
+        call = recorded_call(locals())
+        super().__init__(
+            img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs
+        )
+        self.init_kwargs = call
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+        self.sigma_data = sigma_data
+
+    def c_skip(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return sigma_data^2 / (sigma^2 + sigma_data^2)."""
+        return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+
+    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return sigma sigma_data / sqrt(sigma^2 + sigma_data^2)."""
+        return sigma * self.sigma_data / (sigma**2 + self.sigma_data**2).sqrt()
+
+    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return 1 / sqrt(sigma^2 + sigma_data^2)."""
+        return 1 / (self.sigma_data**2 + sigma**2).sqrt()
+
+    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return ln(sigma) / 4."""
+        return sigma.log() / 4

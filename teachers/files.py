@@ -1,0 +1,154 @@
+"""Teachers in network files: found by class name, built from the recorded call, filled by name.
+
+Nothing in a file runs; `checkpoints` reads it as plain data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import checkpoints
+from checkpoints import Record
+from teachers.denoiser import Denoiser
+from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
+
+FAMILIES: dict[str, Callable[..., torch.nn.Module]] = {
+    "VPPrecond": VPPrecond,
+    "VEPrecond": VEPrecond,
+    "iDDPMPrecond": iDDPMPrecond,
+    "EDMPrecond": EDMPrecond,
+}
+
+# The arguments of a recorded call come from the file, so they can break a constructor in any way.
+BROKEN_CALL = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
+
+# Original tools run the source text that a file carries; this one leads them to the classes here.
+SOURCE = """\
+# Written by stylegan-refiner (Apache-2.0), whose packages must be on the Python path to run this.
+from teachers.blocks import Conv2d, FourierEmbedding, GroupNorm, Linear, PositionalEmbedding
+from teachers.blocks import UNetBlock
+from teachers.dhariwal import DhariwalUNet
+from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
+from teachers.song import SongUNet
+"""
+
+
+def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> Denoiser:
+    """Load a denoiser from a network file: under `ema` or `net`, or the file's only object.
+
+    Returns:
+        The denoiser in eval mode without gradients; its parameters are the file's, in float32.
+
+    Raises:
+        ValueError: the file holds no teacher, or an argument or a tensor does not fit;
+            checkpoints.UnsafeCheckpoint where it asks for what no network needs.
+        OSError: the file cannot be read.
+    """
+    record = find_teacher(checkpoints.read(path_or_url), path_or_url)
+    try:
+        denoiser: Any = build(record)
+    except BROKEN_CALL as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path_or_url}: its {record.class_name} cannot be built: {reason}"
+        ) from error
+    return denoiser.to(device)
+
+
+def find_teacher(data: Any, source: str | Path) -> Record:
+    """Return the record of the teacher among a file's data.
+
+    Raises:
+        ValueError: there is none; the message says what there is, and what a teacher looks like.
+    """
+    networks = {"": data} if isinstance(data, Record) else {}
+    if isinstance(data, Mapping):
+        networks = {str(key): value for key, value in data.items() if isinstance(value, Record)}
+    for key in ("", "ema", "net"):
+        if key in networks and networks[key].class_name in FAMILIES:
+            return networks[key]
+    if networks.keys() & {"G", "G_ema"}:
+        what = f"a GAN ({', '.join(networks)}), so it is a student"
+    elif networks:
+        what = ", ".join(f"{key} {value.class_name}".strip() for key, value in networks.items())
+    else:
+        what = "no network"
+    raise ValueError(
+        f"{source} holds {what}; a teacher is a pickle with a denoiser under the key ema, "
+        f"of class {', '.join(FAMILIES)}"
+    )
+
+
+def build(record: Record) -> torch.nn.Module:
+    """Build a denoiser and give it its record's tensors; names and shapes must agree exactly.
+
+    Raises:
+        ValueError: tensors are missing, unknown or of another shape.
+    """
+    tensors = checkpoints.tensors(record)
+    # A block has several tensors: more blocks than that are refused before they cost anything.
+    num_blocks = record.init_kwargs.get("num_blocks", 1)
+    if num_blocks > len(tensors):
+        raise ValueError(f"num_blocks is {num_blocks}, but there are {len(tensors)} tensors")
+    with torch.device("meta"):
+        denoiser = FAMILIES[record.class_name](*record.init_args, **record.init_kwargs)
+    wanted = denoiser.state_dict()
+    faults = [f"{name} is missing" for name in wanted if name not in tensors]
+    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
+    faults += [
+        f"{name} is {list(tensors[name].shape)} instead of {list(like.shape)}"
+        for name, like in wanted.items()
+        if name in tensors and tensors[name].shape != like.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(f"tensors that do not fit its arguments: {'; '.join(faults[:3])}{more}")
+    weights = {n: tensors[n].detach().to(like.dtype).contiguous() for n, like in wanted.items()}
+    denoiser.load_state_dict(weights, assign=True)
+    # Samplers clip to this range, which the file's author computed in float32: keep it as it is.
+    for name in ("sigma_min", "sigma_max"):
+        value = record.state.get(name)
+        if isinstance(value, Real):
+            setattr(denoiser, name, float(value))
+    return denoiser.eval().requires_grad_(False)
+
+
+def save(
+    denoiser: torch.nn.Module, path: str | Path, *, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a denoiser of teachers.edm as a network file in EDM's layout.
+
+    Args:
+        denoiser: the network; it is not changed.
+        path: the file to write, as a whole or not at all.
+        extra: more entries of the file, or others than its loss_fn None, augment_pipe None and
+            dataset_kwargs {}.
+
+    Raises:
+        ValueError: a class that load does not know, or weights that are not finite.
+    """
+    name = type(denoiser).__name__
+    if name not in FAMILIES:
+        raise ValueError(f"a {name} has no file format here; allowed: {', '.join(FAMILIES)}")
+    bad = [key for key, value in denoiser.state_dict().items() if not bool(value.isfinite().all())]
+    if bad:
+        raise ValueError(f"the {name} has weights that are not finite: {', '.join(bad[:3])}")
+    network = copy.deepcopy(denoiser).eval().requires_grad_(False)
+    network = network.to("cpu").to(memory_format=torch.contiguous_format)
+    record = checkpoints.describe(network, source=SOURCE)
+    data = {"ema": record, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
+    checkpoints.write({**data, **(extra or {})}, path)
