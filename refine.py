@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a pretrained StyleGAN generator better by following a diffusion model. This file parses, wires and calls."""
+"""Make a pretrained StyleGAN generator better: the command line. It parses, wires and calls."""
 
 from __future__ import annotations
 
@@ -375,7 +375,8 @@ def gan(
 ) -> None:
     """Refine a StyleGAN pickle with a diffusion teacher.
 
-    Writes a run folder in --outdir with the refined pickle, pictures, statistics and a report of before and after.
+    Writes a run folder in --outdir with the refined pickle, pictures, statistics and a report of
+    before and after.
     """
     job = Job(
         student=student,
@@ -557,7 +558,8 @@ def inspect(source: str, as_json: bool) -> None:
     print(f"{source}\n  sha256 {facts['sha256']}\n  keys {', '.join(map(str, data))}")
     for name, network in described.items():
         print(
-            f"{name}: {network['class']}, {network['parameters']:,} parameters in {network['tensors']} tensors"
+            f"{name}: {network['class']}, {network['parameters']:,} parameters "
+            f"in {network['tensors']} tensors"
         )
         for key, value in network["init_kwargs"].items():
             print(f"  {key} = {value}")

@@ -9,14 +9,13 @@ import numpy as np
 
 from checkpoints.names import Token
 from checkpoints.records import UnsafeCheckpoint, printable
+from checkpoints.storages import MAX_DIMENSIONS, MAX_EXTENT
 from checkpoints.window import Window
 
 DTYPES = {
     code: np.dtype(code)
     for code in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 }
-MAX_DIMENSIONS = 16
-MAX_EXTENT = 2**40
 NDARRAY = Token("numpy.ndarray")
 
 

@@ -142,9 +142,9 @@ def _download(url: str, partial: Path, max_bytes: int) -> None:
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:  # nothing follows: the partial file is no part of this one
+        if response.status_code == 416 and have:  # nothing follows what is here: start again
             partial.unlink()
-            raise requests.RequestException("the server's file has changed")
+            return _download(url, partial, max_bytes)
         response.raise_for_status()
         resumed = response.status_code == 206
         have = have if resumed else 0
@@ -162,6 +162,7 @@ def _download(url: str, partial: Path, max_bytes: int) -> None:
             received = _receive(response, file, have, total, url, max_bytes)
     if total is not None and received != total:
         raise requests.RequestException(f"{received} of {total} bytes arrived")
+    return None
 
 
 def _check_room(url: str, folder: Path, have: int, total: int | None, max_bytes: int) -> None:

@@ -7,6 +7,7 @@ token of this package. The embedded source text of persistent objects stays text
 from __future__ import annotations
 
 import io
+import os
 import stat
 from collections import OrderedDict
 from functools import partial
@@ -34,9 +35,8 @@ def read(path_or_url: str | Path) -> Any:
 
     Returns dicts, lists, tuples, sets, text, bytes, numbers, `EasyDict`, NumPy numbers and arrays,
     torch tensors on the CPU (`torch.nn.Parameter` without gradient where the file has parameters),
-    torch dtypes and `Record` nodes. Each tensor has memory of its own. Whether there is a network
-    among them is the caller's
-    question: any pickle of plain data can be read.
+    torch dtypes and `Record` nodes. Each tensor has memory of its own. Any pickle of plain data can
+    be read; whether there is a network in it is the caller's question.
 
     Raises:
         UnsafeCheckpoint: the file refers to or asks for something outside of the allow-list; it is
@@ -45,12 +45,11 @@ def read(path_or_url: str | Path) -> Any:
         OSError: the file cannot be opened, or the address cannot be reached.
     """
     path = fetch(str(path_or_url)) if is_url(path_or_url) else Path(path_or_url)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is not a file; give the path of a network pickle")
     with open(path, "rb") as file:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise ValueError(f"{path} is not a regular file; give the path of a network pickle")
         try:
-            return read_stream(file, info.st_size)
+            return read_stream(file, os.fstat(file.fileno()).st_size)
         except UnsafeCheckpoint as error:
             raise UnsafeCheckpoint(f"{path} {error}; nothing in it was run") from None
         except ValueError as error:

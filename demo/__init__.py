@@ -1,1 +1,1 @@
-"""The embedded example: three small networks trained on MNIST by train.py, which `refine.py demo` uses."""
+"""The embedded example: three small MNIST networks, made by train.py, used by `refine.py demo`."""

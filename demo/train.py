@@ -5,7 +5,8 @@
     python -m demo.train student    --data mnist-png.tar.xz --workdir runs/demo --kimg 80
     python -m demo.train pack       --workdir runs/demo
 
-Each stage saves its state every 20 kimg and continues from it when the same command is given again. `pack` writes the finished
+Each stage saves its state every 20 kimg and continues from it when the same command is given again.
+`pack` writes the finished
 files beside this script. Seeds, times and the quality reached are in demo/README.md.
 """
 
@@ -38,7 +39,7 @@ SAVE_EVERY = 20_000  # images
 
 
 def load_images(data: Path, workdir: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return MNIST's training images, uint8 [n, 1, 32, 32], and labels int64 [n], cached as one npz."""
+    """Return MNIST's training images, uint8 [n, 1, 32, 32], and labels int64 [n]; cached."""
     cache = workdir / "mnist32.npz"
     if not cache.exists():
         images, labels = datasets.read_class_folders(data, split="train", pad_to=32)
@@ -50,7 +51,7 @@ def load_images(data: Path, workdir: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def batches(
     images: torch.Tensor, labels: torch.Tensor, batch: int, *, seed: int, start: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield float images in [-1, 1] and one-hot labels; each step's draw depends on seed and step alone."""
+    """Yield float images in [-1, 1] and one-hot labels; a draw depends on seed and step alone."""
     step = start // batch
     while True:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -94,6 +95,7 @@ class Progress:
         self.time, self.images, self.losses = time.time(), start, []
 
     def __call__(self, num_images: int, loss: float) -> None:
+        """Take the loss of a step; print when it is time."""
         self.losses.append(loss)
         passed = time.time() - self.time
         if passed > 20:

@@ -23,6 +23,7 @@ from metrics.distances import (
 )
 from metrics.features import (
     Classifier,
+    ClassifierFeatures,
     FeatureExtractor,
     load_features,
     save_features,
@@ -34,6 +35,7 @@ from metrics.sampling import draw_images
 
 __all__ = [
     "Classifier",
+    "ClassifierFeatures",
     "Comparison",
     "Difference",
     "FeatureExtractor",

@@ -2,8 +2,8 @@
 
 Both sides see the same latents, labels and noise (`sampling`), so the sampling errors of "before"
 and "after" largely cancel in their difference. Its standard error is the delete-a-group jackknife
-(Tukey 1958; Shao and Wu 1989): with image i in group i mod K and change_k the change measured without
-group k,
+(Tukey 1958; Shao and Wu 1989): with image i in group i mod K and change_k the change measured
+without group k,
 
     se^2 = (K - 1) / K sum_k (change_k - mean change)^2,    95 % interval = change -+ t_(K-1) se.
 
@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from metrics.evaluate import SPLITS, Evaluation, evaluate
-from metrics.features import FeatureExtractor
+from metrics.features import AnyExtractor
 from metrics.reference import AnyReference, Progress, Reference, open_reference
 from metrics.sampling import Student, draw_images
 
@@ -151,7 +151,7 @@ def compare(
     *,
     num_images: int,
     seed: int = 0,
-    features: FeatureExtractor | None = None,
+    features: AnyExtractor | None = None,
     groups: int = 20,
     label: int | None = None,
     noise_mode: str = "random",
@@ -198,7 +198,7 @@ def measure(
     *,
     num_images: int,
     seed: int = 0,
-    features: FeatureExtractor | None = None,
+    features: AnyExtractor | None = None,
     label: int | None = None,
     noise_mode: str = "random",
     batch: int = 250,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # The curve's view box and the space its axes take, in its own units.
-WIDTH, HEIGHT = 560, 300
+WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 22, 44
 
 

@@ -80,7 +80,8 @@ def covariance_root(sigma: Tensor) -> Tensor:
     root, failed = torch.linalg.cholesky_ex(sigma)
     pivots = root.diagonal().square()
     # A singular matrix can pass Cholesky on rounding errors alone; its last pivots are then noise.
-    if not failed and pivots.min() > len(sigma) * torch.finfo(sigma.dtype).eps * pivots.max():
+    noise = len(sigma) * torch.finfo(sigma.dtype).eps
+    if not failed and pivots.min() > noise * pivots.max():
         return root
     with _one_thread():
         values, vectors = torch.linalg.eigh(sigma)
@@ -89,7 +90,8 @@ def covariance_root(sigma: Tensor) -> Tensor:
             f"covariance has eigenvalues from {values[0]:.3g} to {values[-1]:.3g}: they must not "
             "be negative; compute the statistics again in float64"
         )
-    return vectors * values.clamp(min=0).sqrt()
+    # Rounding leaves +-noise where the spectrum has zeros; its root would be far above rounding.
+    return vectors * torch.where(values > noise * values[-1], values, 0.0).sqrt()
 
 
 def inception_score(probabilities: Array, *, splits: int = 10) -> tuple[float, float]:
@@ -125,13 +127,10 @@ def kernel_distance(x: Array, y: Array) -> float:
     """
     x, y = _features_pair(x, y, at_least=2)
     n, m = len(x), len(y)
-    within_x = (_kernel_sum(x, x) - polynomial_kernel(x.square().sum(1), x.shape[1]).sum()) / (
-        n * (n - 1)
-    )
-    within_y = (_kernel_sum(y, y) - polynomial_kernel(y.square().sum(1), y.shape[1]).sum()) / (
-        m * (m - 1)
-    )
-    return (within_x + within_y - 2 * _kernel_sum(x, y) / (n * m)).item()
+    within_x = _kernel_sum(x, x) - _kernel_diagonal(x)
+    within_y = _kernel_sum(y, y) - _kernel_diagonal(y)
+    across = _kernel_sum(x, y)
+    return (within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across / (n * m)).item()
 
 
 def precision_recall(real: Array, fake: Array, *, k: int = 3) -> PrecisionRecall:
@@ -181,9 +180,12 @@ def polynomial_kernel(products: Tensor, d: int) -> Tensor:
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    return torch.stack(
-        [polynomial_kernel(block @ y.T, x.shape[1]).sum() for block in x.split(BLOCK)]
-    ).sum()
+    sums = [polynomial_kernel(rows @ y.T, x.shape[1]).sum() for rows in x.split(BLOCK)]
+    return torch.stack(sums).sum()
+
+
+def _kernel_diagonal(x: Tensor) -> Tensor:
+    return polynomial_kernel(x.square().sum(1), x.shape[1]).sum()
 
 
 def _frechet(mu1: Tensor, trace1: Tensor, mu2: Tensor, trace2: Tensor, overlap: Tensor) -> float:

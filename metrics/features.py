@@ -8,16 +8,17 @@ FID.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metrics.moments import Moments, Statistics
+from metrics.moments import Statistics
 from metrics.storage import Arrays, read_arrays, text, write_arrays
 
 
@@ -44,102 +45,96 @@ class FeatureExtractor(Protocol):
         ...
 
 
+# A plain function of images will do: it is called by its own name, and may return features alone.
+AnyExtractor = FeatureExtractor | Callable[[Tensor], Tensor | tuple[Tensor, Tensor | None]]
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Float images in about [-1, 1] to uint8, as StyleGAN's metrics and PNG writers round."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 class Classifier(nn.Module):
-    """A feature space: three stride-2 3x3 convolutions, a layer of features, a layer of logits.
+    """Three stride-2 3x3 convolutions, a layer of features, a layer of class logits; ReLU between.
 
-    ReLU between the layers; `num_classes=None` leaves the logits out. Trained through `penultimate`
-    and `logits`, called on uint8 images as a `FeatureExtractor`. The attribute `c` and its
-    numbering are the names in the file.
+    `num_classes=None` leaves the logits out. The attribute `c` and its numbering are the names in
+    the file.
     """
 
     def __init__(
         self,
         *,
-        resolution: int = 32,
-        channels: int = 1,
+        img_resolution: int = 32,
+        img_channels: int = 1,
         widths: tuple[int, int, int] = (16, 32, 64),
-        dim: int = 64,
+        num_features: int = 64,
         num_classes: int | None = 10,
     ) -> None:
         super().__init__()
-        self.channels = channels
-        self.grid = _halved_three_times(resolution)
-        self.dim = dim
-        self.given_name: str | None = None
+        self.img_channels = img_channels
+        self.num_features = num_features
+        self.grid = _halved_three_times(img_resolution)
         layers: list[nn.Module] = []
-        for before, after in zip((channels, *widths[:2]), widths, strict=True):
+        for before, after in zip((img_channels, *widths[:2]), widths, strict=True):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
-        layers += [nn.Flatten(), nn.Linear(widths[2] * self.grid**2, dim), nn.ReLU()]
+        layers += [nn.Flatten(), nn.Linear(widths[2] * self.grid**2, num_features), nn.ReLU()]
         if num_classes is not None:
-            layers.append(nn.Linear(dim, num_classes))
+            layers.append(nn.Linear(num_features, num_classes))
         self.c = nn.Sequential(*layers)
 
-    @property
-    def sha256(self) -> str:
-        """Hash of the weights' names, shapes and float32 values, wherever they are stored."""
-        return _hash_arrays(_classifier_arrays(self))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features [n, d] and class logits [n, k] (or None) of float x [n, c, h, w] in [-1, 1]."""
+        features = self.c[:9](x)
+        return features, self.c[9](features) if len(self.c) > 9 else None
 
-    @property
-    def name(self) -> str:
-        """The name its file gives it, or else one made of its hash."""
-        return self.given_name or f"classifier {self.sha256[:8]} ({self.dim}-d)"
 
-    def penultimate(self, x: Tensor) -> Tensor:
-        """Features [n, dim] of float images x [n, c, h, w] in [-1, 1]."""
-        return self.c[:9](x)
+class ClassifierFeatures:
+    """A trained `Classifier` as feature extractor, by its penultimate layer.
 
-    def logits(self, features: Tensor) -> Tensor | None:
-        """Class logits [n, num_classes] of features, or None where there are no classes."""
-        return self.c[9](features) if len(self.c) > 9 else None
+    Puts the classifier into eval mode and takes its gradients away. Without a name it is called by
+    the hash of its weights.
+    """
+
+    def __init__(self, classifier: Classifier, *, name: str | None = None) -> None:
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.dim = classifier.num_features
+        self.sha256 = _hash_arrays(_classifier_arrays(classifier))
+        self.name = name or f"classifier {self.sha256[:8]} ({self.dim}-d)"
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features and class probabilities of uint8 [n, c, h, w]; ValueError on other images."""
+        channels, grid = self.classifier.img_channels, self.classifier.grid
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(
                 f"images are {images.dtype} {tuple(images.shape)}: give uint8 [n, c, h, w]"
             )
         grids = {_halved_three_times(size) for size in images.shape[2:]}
-        if images.shape[1] != self.channels or grids != {self.grid}:
+        if images.shape[1] != channels or grids != {grid}:
             got = " x ".join(str(size) for size in images.shape[1:])
             raise ValueError(
-                f"images are {got}, and the features of {self.name!r} need {self.channels} x "
-                f"{8 * self.grid} x {8 * self.grid}: choose features made for these images"
+                f"images are {got}, and the features of {self.name!r} need {channels} x "
+                f"{8 * grid} x {8 * grid}: choose features made for these images"
             )
-        device = next(self.parameters()).device
-        features = self.penultimate(images.to(device).float() / 127.5 - 1)
-        logits = self.logits(features)
+        device = next(self.classifier.parameters()).device
+        features, logits = self.classifier(images.to(device).float() / 127.5 - 1)
         return features, None if logits is None else logits.softmax(1)
 
 
-def load_features(path: str | os.PathLike[str]) -> Classifier:
+def load_features(path: str | os.PathLike[str]) -> ClassifierFeatures:
     """The feature extractor of an .npz of `save_features`, its sizes taken from the arrays.
 
-    In eval mode, without gradients. ValueError, naming the file, when the arrays are missing, do
-    not fit together or are not finite.
+    ValueError, naming the file, when the arrays are missing, do not fit together or are not finite.
     """
     return features_of_arrays(read_arrays(path), path=path)
 
 
 def save_features(
-    path: str | os.PathLike[str],
-    classifier: Classifier,
-    moments: Moments,
-    *,
-    name: str,
-    sample: Tensor | None = None,
+    path: str | os.PathLike[str], classifier: Classifier, statistics: Statistics, *, name: str
 ) -> None:
-    """Write a feature space and what to measure against in it, the statistics of real images.
-
-    `sample` [m, d] are features of some real images, for precision and recall.
-    """
-    statistics = Statistics.of(moments, space=name, features=sample)
-    write_arrays(path, _classifier_arrays(classifier) | statistics.arrays())
+    """Write a feature space and what to measure against in it, the statistics of real images."""
+    named = dataclasses.replace(statistics, space=name)
+    write_arrays(path, _classifier_arrays(classifier) | named.arrays())
 
 
 def holds_features(arrays: Mapping[str, np.ndarray]) -> bool:
@@ -147,8 +142,8 @@ def holds_features(arrays: Mapping[str, np.ndarray]) -> bool:
     return any(key.startswith("c.") for key in arrays)
 
 
-def features_of_arrays(arrays: Arrays, *, path: str | os.PathLike[str]) -> Classifier:
-    """The extractor among the arrays of a file; `path` is for messages. Errors as `load_features`."""
+def features_of_arrays(arrays: Arrays, *, path: str | os.PathLike[str]) -> ClassifierFeatures:
+    """The extractor among the arrays of a file, checked; `path` is for messages."""
     weights = {key: value for key, value in arrays.items() if key.startswith("c.")}
     layers = [0, 2, 4, 7, *([9] if "c.9.weight" in weights else [])]
     names = {f"c.{i}.{part}" for i in layers for part in ("weight", "bias")}
@@ -177,18 +172,17 @@ def features_of_arrays(arrays: Arrays, *, path: str | os.PathLike[str]) -> Class
                 f"{path}: 'c.{i}' takes {shape[1]} inputs and gets {width} from the layer before"
             )
     classifier = Classifier(
-        resolution=8 * grid,
-        channels=shapes[0][1],
+        img_resolution=8 * grid,
+        img_channels=shapes[0][1],
         widths=(shapes[0][0], shapes[1][0], shapes[2][0]),
-        dim=shapes[3][0],
+        num_features=shapes[3][0],
         num_classes=shapes[4][0] if len(shapes) > 4 else None,
     )
     # Whatever float type and byte order the file has, torch takes float32 in native order.
     classifier.load_state_dict(
         {k: torch.from_numpy(v.astype(np.float32)) for k, v in weights.items()}
     )
-    classifier.given_name = text(arrays, "name", path=path)
-    return classifier.eval().requires_grad_(False)
+    return ClassifierFeatures(classifier, name=text(arrays, "name", path=path))
 
 
 def _halved_three_times(size: int) -> int:

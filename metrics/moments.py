@@ -82,7 +82,7 @@ class Moments:
         return Moments(num, mean, scatter)
 
     def covariance(self, *, ddof: int = 1) -> Tensor:
-        """Scatter / (num - ddof): 1 is unbiased (EDM, pytorch-fid), StyleGAN2 and 3 divide by num."""
+        """Scatter / (num - ddof). EDM and pytorch-fid use ddof 1, StyleGAN2 and 3 use 0."""
         if self.num <= ddof:
             raise ValueError(
                 f"{self.num} samples: a covariance with ddof={ddof} needs at least {ddof + 1}"
@@ -236,5 +236,5 @@ def save_statistics(path: str | os.PathLike[str], statistics: Statistics) -> Non
 
 
 def load_statistics(path: str | os.PathLike[str]) -> Statistics:
-    """Read the statistics of an .npz: ours, EDM's or pytorch-fid's (these have mu and sigma only)."""
+    """Read the statistics of an .npz, ours or one with mu and sigma only (EDM, pytorch-fid)."""
     return Statistics.from_arrays(read_arrays(path), path=path)

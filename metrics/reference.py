@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import datasets
-from metrics.features import FeatureExtractor, features_of_arrays, holds_features
+from metrics.features import AnyExtractor, features_of_arrays, holds_features
 from metrics.moments import Moments, Statistics
 from metrics.storage import read_arrays
 
@@ -31,7 +31,7 @@ class Reference:
     """
 
     statistics: Statistics
-    extractor: FeatureExtractor
+    extractor: AnyExtractor
     source: str
 
     @property
@@ -51,7 +51,7 @@ AnyReference = str | os.PathLike[str] | Moments | Statistics | Reference
 
 def open_reference(
     reference: AnyReference,
-    features: FeatureExtractor | None = None,
+    features: AnyExtractor | None = None,
     *,
     batch: int = 250,
     progress: Progress | None = None,
@@ -84,12 +84,12 @@ def open_reference(
     return Reference(_measure_images(path, features, batch, progress), features, str(path))
 
 
-def space_name(features: FeatureExtractor) -> str:
+def space_name(features: AnyExtractor) -> str:
     """What a feature space is called: its `name`, or a plain function's own."""
     return getattr(features, "name", None) or getattr(features, "__name__", type(features).__name__)
 
 
-def extract(features: FeatureExtractor, images: Tensor) -> tuple[Tensor, Tensor | None]:
+def extract(features: AnyExtractor, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """Features float64 [n, d] and probabilities [n, k] (or None) on the CPU, checked to be finite.
 
     A plain function may return the features alone.
@@ -109,7 +109,7 @@ def extract(features: FeatureExtractor, images: Tensor) -> tuple[Tensor, Tensor 
 
 
 def _with_statistics(
-    statistics: Statistics, features: FeatureExtractor | None, source: str
+    statistics: Statistics, features: AnyExtractor | None, source: str
 ) -> Reference:
     if features is None:
         raise ValueError(f"{source}: statistics without their feature extractor; name the features")
@@ -129,7 +129,7 @@ def _with_statistics(
 
 
 def _measure_images(
-    path: Path, features: FeatureExtractor, batch: int, progress: Progress | None
+    path: Path, features: AnyExtractor, batch: int, progress: Progress | None
 ) -> Statistics:
     folder = datasets.ImageFolder(path)
     # Class folders come class by class: an even stride keeps every class in the sample.

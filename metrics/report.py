@@ -11,8 +11,8 @@ The facts are plain data; report.json adds nothing but the schema's number:
     provenance  {name: value}: command, versions, seeds, hashes, times                 (optional)
     notes       [sentence, ...] for the reader                                         (optional)
 
-Markdown and HTML are pure functions of these facts and of the pictures. Text is escaped in both, and
-the page asks for no other file: styles, pictures and curve are in it, and it runs no script.
+Markdown and HTML are pure functions of these facts and of the pictures. Text is escaped in both,
+and the page asks for no other file: styles, pictures and curve are in it, and it runs no script.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from checkpoints import replacing
 from metrics.curve import curve_chart, interval_bars
 
 SCHEMA = 1
+MINUS = "\N{MINUS SIGN}"
 
 TITLES = {
     "frechet_distance": "Fréchet distance",
@@ -140,7 +141,7 @@ def _row(difference: Facts) -> dict[str, str]:
         "before": _number(d["before"], decimals),
         "after": _number(d["after"], decimals),
         "change": _number(d["change"], decimals, sign="+"),
-        "percent": percent.replace("-", "−"),
+        "percent": percent.replace("-", MINUS),
         "interval": f"{_number(d['low'], decimals, sign='+')} to "
         f"{_number(d['high'], decimals, sign='+')}",
         "verdict": d["verdict"],
@@ -158,8 +159,8 @@ def _decimals(standard_error: float, *values: float) -> int:
 
 def _number(value: float, decimals: int, *, sign: str = "-") -> str:
     if decimals > 6:
-        return f"{value:{sign}.3g}".replace("-", "−")
-    return f"{value:{sign},.{decimals}f}".replace("-", "−")
+        return f"{value:{sign}.3g}".replace("-", MINUS)
+    return f"{value:{sign},.{decimals}f}".replace("-", MINUS)
 
 
 def _disclaimer(comparison: Facts) -> str:

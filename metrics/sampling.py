@@ -89,10 +89,19 @@ def _draw_block(
         classes = torch.randint(student.c_dim, [BLOCK], generator=generator)
         classes = classes if label is None else torch.full_like(classes, label)
         c = nn.functional.one_hot(classes, student.c_dim).float().to(device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _eval_mode(student):
-        torch.manual_seed(noise_seed)
+    with _seeded(noise_seed, device), _eval_mode(student):
         return student(z, c, **options)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators seeded inside, and afterwards in the states they were in."""
+    # torch.manual_seed reaches every CUDA device, and so must what puts the states back.
+    on_cpu = device.type == "cpu"
+    others = [] if on_cpu else list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=others):
+        (torch.default_generator if on_cpu else torch).manual_seed(seed)
+        yield
 
 
 @contextmanager

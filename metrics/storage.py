@@ -60,11 +60,10 @@ def whole_number(arrays: Arrays, key: str, *, path: str | os.PathLike[str]) -> i
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz file, whole or not at all."""
-    with replacing(Path(path)) as stream:
-        with zipfile.ZipFile(stream, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+    with replacing(Path(path)) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def _scalar(arrays: Arrays, key: str, kinds: str, what: str, path: str | os.PathLike[str]) -> Any:

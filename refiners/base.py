@@ -1,6 +1,7 @@
 """What the refinement loop asks of a student, a denoiser and a method, stated as protocols.
 
-The student enters every method only through x_0 = G(z): a method returns the pixel gradient g = dL/dx_0 and the loop calls
+The student enters every method only through x_0 = G(z): a method returns the pixel gradient g =
+dL/dx_0 and the loop calls
 x_0.backward(g / n). Whatever has these shapes can be refined, can teach, or can be a method.
 """
 
@@ -20,16 +21,18 @@ class Student(Protocol):
     img_resolution: int
     img_channels: int
 
-    def sample_latents(
-        self, n: int, *, generator: torch.Generator | None = None
-    ) -> torch.Tensor: ...
+    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw latents [n, z_dim]."""
+        ...
 
-    def __call__(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor: ...
+    def __call__(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Return images [n, c, h, w] in about [-1, 1]."""
+        ...
 
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """(x [n, c, h, w], sigma [n], labels one-hot [n, label_dim] or None) -> D(x; sigma) [n, c, h, w]."""
+    """(x [n, c, h, w], sigma [n], one-hot labels [n, label_dim] or None) -> D(x; sigma)."""
 
     img_resolution: int
     img_channels: int
@@ -39,7 +42,9 @@ class Denoiser(Protocol):
 
     def __call__(
         self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor:
+        """Return D(x; sigma) [n, c, h, w]."""
+        ...
 
 
 class Method(Protocol):

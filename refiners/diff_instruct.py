@@ -1,11 +1,14 @@
 """Diff-Instruct: follow the difference of two scores (Luo et al. 2023, arXiv:2305.18455).
 
-The gradient of the integral Kullback-Leibler divergence between the student's law q and the teacher's p is
+The gradient of the integral Kullback-Leibler divergence between the student's law q and the
+teacher's p is
 
     E_sigma,eps [ w(sigma) (s_q(x) - s_p(x)) dx_0 / dtheta ],     x = x_0 + sigma eps,  x_0 = G(z).
 
-With s(x) = (D(x; sigma) - x) / sigma^2 and w = sigma^2 it is D_q - D_p, which is the published weighting. s_q is not known: an
-auxiliary denoiser is trained on the student's own samples, by EDM's denoising loss, and stands for D_q.
+With s(x) = (D(x; sigma) - x) / sigma^2 and w = sigma^2 it is D_q - D_p, which is the published
+weighting. s_q is not known: an
+auxiliary denoiser is trained on the student's own samples, by EDM's denoising loss, and stands for
+D_q.
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ from refiners.noise import add_noise, denoising_weight, draw_sigma, parse_law
 
 
 def one(x_0: torch.Tensor, d_teacher: torch.Tensor) -> torch.Tensor:
-    """w = sigma^2, the published weighting: the plain difference of the denoisers."""
+    """Weigh as published, w = sigma^2: the plain difference of the denoisers."""
     return torch.ones_like(x_0[:, :1, :1, :1])
 
 
 def dmd(x_0: torch.Tensor, d_teacher: torch.Tensor) -> torch.Tensor:
-    """1 / mean |x_0 - D_p|, per sample: every noise level counts alike (Yin et al. 2024, arXiv:2311.18828, Eq. 8)."""
+    """Weigh each sample by 1 / mean |x_0 - D_p| (DMD: Yin et al. 2024, arXiv:2311.18828, Eq. 8)."""
     return 1 / (x_0 - d_teacher).abs().mean(dim=[1, 2, 3], keepdim=True).clamp(min=1e-5)
 
 
@@ -37,7 +40,8 @@ class DiffInstruct:
     """Diff-Instruct's knobs; the defaults are the published ones.
 
     Attributes:
-        student_sigma: law of sigma in the student's gradient. Low levels move detail, high levels move layout.
+        student_sigma: law of sigma in the student's gradient. Low levels move detail, high levels
+            move layout.
         auxiliary_sigma: law of sigma in the auxiliary's loss; it must cover the student's.
         weight: "one" (published) or "dmd".
         sigma_data: the teacher's sigma_data, for the auxiliary's loss.
@@ -74,7 +78,7 @@ class DiffInstruct:
     def auxiliary_loss(
         self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
     ) -> torch.Tensor:
-        """Return EDM's denoising loss (Karras et al. 2022, Eq. 2 and 8): summed over pixels, mean over samples."""
+        """Return EDM's denoising loss (Karras et al. 2022, Eq. 8): pixel sum, sample mean."""
         sigma = draw_sigma(self.auxiliary_sigma, len(x_0), x_0.device)
         error = auxiliary(add_noise(x_0, sigma), sigma, labels) - x_0
         weight = denoising_weight(sigma, self.sigma_data)

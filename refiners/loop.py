@@ -1,6 +1,7 @@
 """The refinement loop: batches, optimisers, averages, health, state and resume; it knows no method.
 
-Each step draws one batch of the student's images; it trains the auxiliary and, through the method's pixel gradient, the student.
+Each step draws one batch of the student's images; it trains the auxiliary and, through the method's
+pixel gradient, the student.
 All randomness of a step comes from (seed, step), so a resumed run equals the undisturbed one.
 """
 
@@ -10,80 +11,17 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from refiners.base import Denoiser, Method, Student
+from refiners.base import Method, Student
 from refiners.noise import add_noise
+from refiners.pair import check_pair
+from refiners.settings import Settings
 
 HEALTH_SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 6.0)
-TRAINABLE = ("all", "synthesis", "mapping")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the loop needs to know beside the method. Names follow StyleGAN and EDM; kimg are thousands of the student's images.
-
-    Attributes:
-        kimg: length of the run.
-        batch: images per step.
-        glr: the student's learning rate (Adam).
-        lr: the auxiliary's learning rate (Adam).
-        beta1, beta2: Adam's decay rates, for both.
-        ema_kimg: half-life of the student's average, which is the result; 0 averages nothing.
-        warmup_kimg: images on which the auxiliary learns the student before the student moves.
-        auxiliary_steps: auxiliary updates per student update.
-        auxiliary_ema_kimg: half-life of the auxiliary's average, whose difference to the teacher is followed.
-        train: which part of the student moves: "all", "synthesis" or "mapping".
-        seed: of every random draw.
-        tick: kimg between log lines.
-        snap: ticks between snapshots.
-    """
-
-    kimg: float
-    batch: int = 128
-    glr: float = 1e-4
-    lr: float = 1e-3
-    beta1: float = 0.0
-    beta2: float = 0.999
-    ema_kimg: float = 2.0
-    warmup_kimg: float = 10.0
-    auxiliary_steps: int = 1
-    auxiliary_ema_kimg: float = 2.0
-    train: str = "all"
-    seed: int = 0
-    tick: float = 1.0
-    snap: int = 5
-
-    def __post_init__(self) -> None:
-        """Raise ValueError naming the first value that cannot be."""
-        above = ("kimg", "batch", "glr", "lr", "tick", "snap", "auxiliary_steps")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, str):
-                continue
-            if not math.isfinite(value):
-                raise ValueError(f"{field.name} is {value}; it must be finite")
-            if field.name in above and not value > 0:
-                raise ValueError(f"{field.name} is {value}; it must be above 0")
-            if field.name not in above and value < 0:
-                raise ValueError(f"{field.name} is {value}; it must be at least 0")
-        if self.beta1 >= 1 or self.beta2 >= 1:
-            raise ValueError(f"beta1, beta2 are {self.beta1}, {self.beta2}; they must be below 1")
-        if self.train not in TRAINABLE:
-            raise ValueError(f"train is {self.train!r}; allowed are {', '.join(TRAINABLE)}")
-
-    @property
-    def num_steps(self) -> int:
-        """The number of student updates."""
-        return math.ceil(self.kimg * 1000 / self.batch)
-
-    @property
-    def num_warmup_steps(self) -> int:
-        """The number of auxiliary updates before the first student update."""
-        return math.ceil(self.warmup_kimg * 1000 / self.batch)
 
 
 class Refinement:
@@ -102,7 +40,8 @@ class Refinement:
         self.student = copy.deepcopy(student).train().requires_grad_(False)
         self.trained = trainable(self.student, settings.train)
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
-        # Dropout stays off in the auxiliary: its difference to the teacher is the signal, and dropout would be noise on it.
+        # Dropout stays off in the auxiliary: its difference to the teacher is the signal, and
+        # dropout would be noise on it.
         self.auxiliary = copy.deepcopy(teacher).eval().requires_grad_(True)
         self.auxiliary_average = copy.deepcopy(teacher)
         betas = (float(settings.beta1), float(settings.beta2))
@@ -137,7 +76,8 @@ class Refinement:
             norm = self._advance_student(images, x_0, seen) if moves_student else 0.0
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise FloatingPointError(
-                f"step {self.step} is not finite (auxiliary loss {loss}, gradient norm {norm}, seed {settings.seed}); "
+                f"step {self.step} is not finite (auxiliary loss {loss}, gradient norm {norm}, "
+                f"seed {settings.seed}); "
                 "lower glr and lr, or start from the last snapshot"
             )
         self.step += 1
@@ -151,7 +91,8 @@ class Refinement:
             self.auxiliary_adam.zero_grad()
             loss.backward()
             self.auxiliary_adam.step()
-            # Ramp up: an average over the first half of what has been seen, until the half-life is reached.
+            # Ramp up: an average over the first half of what has been seen, until the half-life is
+            # reached.
             updates = (self.step + 1) * self.settings.auxiliary_steps
             half_life = min(
                 self.settings.auxiliary_ema_kimg * 1000, updates * self.settings.batch / 4
@@ -175,9 +116,12 @@ class Refinement:
 
     @torch.no_grad()
     def health(self, n: int = 128) -> dict[str, float]:
-        """Return, per noise level, the auxiliary's denoising error on the student's images as a share of the teacher's.
+        """Return the auxiliary's denoising error as a share of the teacher's, per noise level.
 
-        Below 1 the auxiliary knows the student better than the teacher does; towards 1 the student has become the teacher's.
+        Both denoise noised images of the student (its average), the same at every call.
+
+        Below 1 the auxiliary knows the student better than the teacher does; towards 1 the student
+        has become the teacher's.
         """
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed * 1_000_003 - 1)
@@ -228,29 +172,6 @@ class Refinement:
         self.step = state["step"]
 
 
-def check_pair(student: Student, teacher: Denoiser) -> None:
-    """Raise ValueError unless the teacher can judge the student's images."""
-    for name in ("img_resolution", "img_channels"):
-        a, b = getattr(student, name), getattr(teacher, name)
-        if a != b:
-            raise ValueError(
-                f"the student has {name} {a}, the teacher {b}; choose a teacher with {name} {a}"
-            )
-    if student.c_dim and not teacher.label_dim:
-        raise ValueError(
-            f"the student has {student.c_dim} classes, the teacher none; choose a conditional teacher"
-        )
-    if student.c_dim and student.c_dim != teacher.label_dim:
-        raise ValueError(
-            f"the student has {student.c_dim} classes, the teacher {teacher.label_dim}; they must agree"
-        )
-    if not student.c_dim and teacher.label_dim and not getattr(teacher, "label_dropout", 0):
-        raise ValueError(
-            f"the student is unconditional, the teacher has {teacher.label_dim} classes and was trained without label "
-            "dropout, so it has no unconditional model; choose an unconditional teacher"
-        )
-
-
 def trainable(student: torch.nn.Module, train: str) -> list[torch.nn.Parameter]:
     """Switch on the gradients of the part of the student that moves and return its parameters."""
     prefix = "" if train == "all" else f"{train}."
@@ -265,7 +186,7 @@ def trainable(student: torch.nn.Module, train: str) -> list[torch.nn.Parameter]:
 def draw_inputs(
     student: Student, n: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Draw latents [n, z_dim] and uniform one-hot labels [n, c_dim] (None where unconditional) from torch's CPU stream."""
+    """Draw latents [n, z_dim] and uniform one-hot labels [n, c_dim] or None, by torch's stream."""
     z = student.sample_latents(n).to(device)
     if not student.c_dim:
         return z, None
@@ -277,7 +198,7 @@ def draw_inputs(
 def follow(
     average: torch.nn.Module, network: torch.nn.Module, num_images: int, half_life: float
 ) -> None:
-    """Move the exponential average towards the network by num_images of a half-life; buffers are copied."""
+    """Move an average towards its network, num_images of a half-life on; buffers are copied."""
     beta = 0.5 ** (num_images / half_life) if half_life > 0 else 0.0
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - beta)
     for a, b in zip(average.buffers(), network.buffers(), strict=True):

@@ -1,4 +1,4 @@
-"""The table of methods: name -> frozen dataclass. A new method is a row here and a file beside this one."""
+"""The table of methods, name -> frozen dataclass: a new method is a row here and a file beside."""
 
 from refiners.diff_instruct import DiffInstruct
 

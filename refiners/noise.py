@@ -1,10 +1,10 @@
-"""Laws of the noise level sigma, adding noise, and the denoising weight; in EDM's coordinates x = x_0 + sigma eps.
+"""Laws of the noise level, adding noise, and the denoising weight, in EDM's x = x_0 + sigma eps.
 
 A law is written NAME:A,B so that a command line, a JSON file and a dataclass can hold it:
 
-    lognormal:P_MEAN,P_STD    ln sigma ~ N(P_MEAN, P_STD^2)               (Karras et al. 2022, Table 1)
+    lognormal:P_MEAN,P_STD    ln sigma ~ N(P_MEAN, P_STD^2) (Karras et al. 2022, Table 1)
     loguniform:MIN,MAX        ln sigma uniform
-    karras:MIN,MAX            uniform on the sampler's grid with rho = 7   (Karras et al. 2022, Eq. 5; DMD, SiD)
+    karras:MIN,MAX            uniform on the sampler's grid, rho = 7 (Karras et al. 2022, Eq. 5)
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def parse_law(law: str) -> tuple[str, float, float]:
     """Return the name and the two numbers of a law.
 
     Raises:
-        ValueError: an unknown name, not two finite numbers, or bounds that are no positive interval.
+        ValueError: an unknown name, not two finite numbers, or bounds that are no positive
+        interval.
     """
     name, _, rest = law.partition(":")
     allowed = "allowed: lognormal:P_MEAN,P_STD, loguniform:MIN,MAX, karras:MIN,MAX"

@@ -1,6 +1,7 @@
 """The folder of one run: NNNNN-desc/ with options, log, statistics, pictures, snapshots and states.
 
-Whole files are written aside, flushed to disk and renamed, so that a stopped run leaves the old file or the new one, never half of
+Whole files are written aside, flushed to disk and renamed, so that a stopped run leaves the old
+file or the new one, never half of
 one; lines are appended to log.txt and *.jsonl.
 """
 
@@ -21,7 +22,7 @@ RUN_PATTERN = re.compile(r"(\d{5})-.*")
 
 
 class RunFolder:
-    """One run's files; create() makes a new folder, latest() finds the newest that can be continued."""
+    """One run's files; create() makes a new folder, latest() finds the newest to continue."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -40,13 +41,14 @@ class RunFolder:
             path.mkdir()
         except OSError as error:
             raise ValueError(
-                f"cannot make a run folder in {outdir}: {error.strerror}; give a folder that can be written"
+                f"cannot make a run folder in {outdir}: {error.strerror}; "
+                "give a folder that can be written"
             ) from error
         return cls(path)
 
     @classmethod
     def latest(cls, outdir: Path) -> RunFolder:
-        """Return the newest run in outdir (or outdir itself, if it is a run) that has a training state."""
+        """Return the newest run in outdir, or outdir itself, that has a training state."""
         runs = [outdir, *sorted(outdir.glob("[0-9]*-*"))]
         runs = [run for run in runs if run.is_dir() and cls(run).states()]
         if not runs:

@@ -1,4 +1,4 @@
-"""refine(): a whole run from Python, with its folder, progress bar, statistics, pictures, snapshots and states."""
+"""A whole run from Python: refine(), with folder, progress, statistics, snapshots and states."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 import datasets
 from refiners.base import Method
-from refiners.loop import Refinement, Settings, draw_inputs, run
+from refiners.loop import Refinement, draw_inputs, run
 from refiners.methods import REFINERS
 from refiners.run_folder import RunFolder, read_state
+from refiners.settings import Settings
 
 GRID_COLUMNS = 16
 GRID_ROWS = 8
@@ -51,13 +52,17 @@ def refine(
         settings: everything else, see Settings; kimg and batch above take precedence.
         outdir: where to make a run folder; None writes nothing.
         folder: an existing run folder instead of outdir.
-        save: called as save(student, path) for each network-snapshot-NNNNNN.pkl; None writes no snapshots.
-        measure: called as measure(student, num_images) at each snapshot; its numbers go to the statistics.
-        resume: continue from the newest state in `folder`, to the same numbers as an undisturbed run.
+        save: called as save(student, path) for each network-snapshot-NNNNNN.pkl; None writes no
+            snapshots.
+        measure: called as measure(student, num_images) at each snapshot; its numbers go to the
+            statistics.
+        resume: continue from the newest state in `folder`, to the same numbers as an undisturbed
+            run.
         progress: show a progress bar; None shows it on a terminal.
 
     Raises:
-        ValueError: a pair that does not fit, an unknown method, a setting out of range, a state of other settings.
+        ValueError: a pair that does not fit, an unknown method, a setting out of range, a state of
+        other settings.
         FloatingPointError: a step that is not finite.
     """
     if isinstance(method, str):
@@ -126,7 +131,8 @@ class Session:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         line = (
             f"tick {int(stats.get('Progress/tick', 0)):<4d} kimg {stats['Progress/kimg']:<8.2f} "
-            f"time {stats['Timing/total_sec']:<7.0f} sec/kimg {stats.get('Timing/sec_per_kimg', 0):<7.2f} "
+            f"time {stats['Timing/total_sec']:<7.0f} "
+            f"sec/kimg {stats.get('Timing/sec_per_kimg', 0):<7.2f} "
             f"cpumem {memory:<5.2f} auxiliary/teacher error {min(share):.2f} to {max(share):.2f}"
         )
         if self.folder is None:
@@ -136,7 +142,7 @@ class Session:
         self.folder.append("stats.jsonl", as_stats({**stats, "Resources/peak_cpu_mem_gb": memory}))
 
     def on_snapshot(self, refinement: Refinement) -> None:
-        """Measure, and write pictures, the network, and last the state: a state's other files are always there."""
+        """Measure, write pictures and network, and last the state, whose other files then exist."""
         kimg = refinement.num_images // 1000
         numbers = self.measure(refinement.average, refinement.num_images) if self.measure else {}
         if self.folder is None:
@@ -164,7 +170,7 @@ def as_stats(numbers: Mapping[str, float]) -> dict[str, Any]:
 
 @torch.no_grad()
 def sample_grid(student: Any, seed: int) -> np.ndarray:
-    """Return uint8 [h, w] or [h, w, 3] with the same latents and labels for the same seed, noise as stored."""
+    """Return samples as uint8 [h, w] or [h, w, 3]; latents and labels depend on the seed alone."""
     device = next(student.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

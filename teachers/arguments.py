@@ -23,7 +23,7 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def check_levels(img_resolution: int, channel_mult: Sequence[int], num_blocks: int) -> None:
-    """Raise ValueError unless every level after the first halves the resolution, and has a block."""
+    """Raise ValueError unless every level can halve the one before, and has blocks."""
     step = 1 << (len(channel_mult) - 1) if channel_mult else 0
     if not step or img_resolution < step or img_resolution % step:
         raise ValueError(

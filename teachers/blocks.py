@@ -23,12 +23,19 @@ class Init:
     weight: float = 1.0
     bias: float = 0.0
 
-    def draw(self, shape: Sequence[int], fan_in: int, fan_out: int) -> torch.Tensor:
-        """Draw at factor 1: xavier_* (Glorot and Bengio 2010) or kaiming_* (He et al. 2015)."""
+    def parameter(
+        self, shape: Sequence[int], fan_in: int, fan_out: int, factor: float
+    ) -> torch.nn.Parameter:
+        """Draw as xavier_* (Glorot and Bengio 2010) or kaiming_* (He et al. 2015), times factor."""
         fan = (fan_in + fan_out) / 2 if self.mode.startswith("xavier") else fan_in
-        if self.mode.endswith("uniform"):
-            return (torch.rand(shape) * 2 - 1) * math.sqrt(3 / fan)
-        return torch.randn(shape) * math.sqrt(1 / fan)
+        std = factor * math.sqrt(1 / fan)
+        values = torch.empty(shape)
+        # Without values there is nothing to draw; to trace it costs more than to load the network.
+        if not values.is_meta:
+            bound = math.sqrt(3) * std
+            uniform = self.mode.endswith("uniform")
+            values = values.uniform_(-bound, bound) if uniform else values.normal_(std=std)
+        return torch.nn.Parameter(values)
 
 
 class Linear(torch.nn.Module):
@@ -39,12 +46,9 @@ class Linear(torch.nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         fans = in_features, out_features
-        weight = init.draw([out_features, in_features], *fans) * init.weight
-        self.weight = torch.nn.Parameter(weight)
+        self.weight = init.parameter([out_features, in_features], *fans, init.weight)
         # What is absent is a plain None attribute, here and below, as in the files.
-        self.bias = (
-            torch.nn.Parameter(init.draw([out_features], *fans) * init.bias) if bias else None
-        )
+        self.bias = init.parameter([out_features], *fans, init.bias) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x [n, in_features] to [n, out_features]."""
@@ -85,12 +89,15 @@ class Conv2d(torch.nn.Module):
         self.bias = None
         if kernel:
             fans = in_channels * kernel**2, out_channels * kernel**2
-            weight = init.draw([out_channels, in_channels, kernel, kernel], *fans) * init.weight
-            self.weight = torch.nn.Parameter(weight)
-            self.bias = torch.nn.Parameter(init.draw([out_channels], *fans) * init.bias)
-        f = torch.as_tensor(resample_filter, dtype=torch.float32)
-        f = torch.outer(f, f)[None, None] / f.sum().square()
-        self.register_buffer("resample_filter", f if up or down else None)
+            shape = [out_channels, in_channels, kernel, kernel]
+            self.weight = init.parameter(shape, *fans, init.weight)
+            self.bias = init.parameter([out_channels], *fans, init.bias)
+        f = None
+        if up or down:
+            total = sum(resample_filter) ** 2
+            taps = [[a * b / total for a in resample_filter] for b in resample_filter]
+            f = torch.tensor([[taps]], dtype=torch.float32)
+        self.register_buffer("resample_filter", f)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x [n, in_channels, h, w] to [n, out_channels, h', w'], h' being h, h / 2 or 2 h."""

@@ -97,9 +97,12 @@ def build(record: Record) -> torch.nn.Module:
     """Build a denoiser and give it its record's tensors; names and shapes must agree exactly.
 
     Raises:
-        ValueError: tensors are missing, unknown or of another shape.
+        ValueError: tensors are missing, unknown, of another shape or not finite.
     """
     tensors = checkpoints.tensors(record)
+    nonfinite = checkpoints.nonfinite(record)
+    if nonfinite:
+        raise ValueError(f"tensors that are not finite: {', '.join(nonfinite[:3])}")
     # A block has several tensors: more blocks than that are refused before they cost anything.
     num_blocks = record.init_kwargs.get("num_blocks", 1)
     if num_blocks > len(tensors):
@@ -147,8 +150,9 @@ def save(
     bad = [key for key, value in denoiser.state_dict().items() if not bool(value.isfinite().all())]
     if bad:
         raise ValueError(f"the {name} has weights that are not finite: {', '.join(bad[:3])}")
-    network = copy.deepcopy(denoiser).eval().requires_grad_(False)
-    network = network.to("cpu").to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(denoiser).cpu().eval().requires_grad_(False)
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.contiguous()
     record = checkpoints.describe(network, source=SOURCE)
     data = {"ema": record, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
     checkpoints.write({**data, **(extra or {})}, path)

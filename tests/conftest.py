@@ -12,10 +12,15 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+# The same examples in every run, and no time limit that a busy machine could break.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 
 def _refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:

@@ -89,7 +89,7 @@ class Original:
                 result: Any = Persistent(dict(zip(names, keys, strict=True)))
             else:
                 kind = self.type(value.module, value.class_name)
-                result = kind.__new__(kind)
+                result = object.__new__(kind)
                 result.__dict__.update(state)
         elif isinstance(value, dict):
             kind = self.easy_dict if isinstance(value, EasyDict) else type(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +40,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
         if asked and self.headers.get("If-Range") == self.server.etag:
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(body):
+            self.send_response(416)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         self.send_response(self.server.status or (206 if start else 200))
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -53,6 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         self.wfile.write(body[start : self.server.break_after])
+        return None
 
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -98,6 +102,14 @@ def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     assert checkpoints.fetch(server.url, cache_dir=tmp_path).read_bytes() == BODY
     assert server.ranges == [None, f"bytes={have}-"]
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_a_transfer_that_had_ended_but_was_not_recorded_starts_again(server, tmp_path):
+    path = checkpoints.fetch(server.url, cache_dir=tmp_path)
+    path.rename(path.with_name(path.name + ".part"))
+    path.with_name(path.name + ".part.etag").write_text('"one"')
+    assert checkpoints.fetch(server.url, cache_dir=tmp_path).read_bytes() == BODY
+    assert server.ranges == [None, f"bytes={len(BODY)}-", None]
 
 
 @pytest.mark.parametrize("etag", ['"two"', None, 'W/"one"'])

@@ -126,7 +126,8 @@ def test_changed_tensors_change_and_all_else_is_shared(net):
 
 def test_changed_tensors_are_copies_in_the_layout_of_the_old():
     weight = torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)
-    module = torch.nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    module = torch.nn.Conv2d(3, 4, 3, bias=False)
+    module.weight = torch.nn.Parameter(torch.zeros_like(weight))
     record = checkpoints.describe(module, source="")
     new = weight.contiguous().requires_grad_()
     got = checkpoints.tensors(checkpoints.with_tensors(record, {"weight": new}))["weight"]

@@ -7,6 +7,7 @@ import pickletools
 import subprocess
 import sys
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +15,19 @@ import torch
 
 import checkpoints
 from checkpoints import EasyDict, Record, atomic
+from checkpoints.names import PLAIN_CLASSES
 
 
 def globals_of(raw: bytes) -> set[str]:
     """The names that a protocol 4 pickle of ours refers to."""
-    memo: list[object] = []
-    stack: list[object] = []
+    memo: list[Any] = []
+    stack: list[Any] = []
     found = set()
     for opcode, argument, _ in pickletools.genops(raw):
         if "UNICODE" in opcode.name:
             stack.append(argument)
         elif opcode.name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
+            stack.append(memo[int(argument or 0)])
         elif opcode.name == "MEMOIZE":
             memo.append(stack[-1] if stack else None)
             continue
@@ -58,7 +60,7 @@ def test_writing_again_gives_the_same_bytes(snapshot, tmp_path):
 
 
 def test_samples_survive_a_round_trip_bit_by_bit(samples, original, assert_same, tmp_path):
-    for module, name in checkpoints.names.PLAIN_CLASSES:
+    for module, name in PLAIN_CLASSES:
         if not module.startswith("torch."):
             original.type(module, name)
     for path in sorted(samples.glob("*.pkl")):

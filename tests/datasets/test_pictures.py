@@ -54,7 +54,7 @@ def test_an_image_of_another_mode_is_taken_only_when_channels_are_named(mode: st
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_damaged_image_is_an_image_or_one_line_that_names_it(
     kind: str, data: st.DataObject

@@ -1,0 +1,78 @@
+"""The machine behind a figure: what it is, and how fast it multiplies matrices right now."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MATRIX_SIZE = 1024  # large enough that a core reaches its speed, small enough for every repeat
+
+
+def describe() -> dict[str, Any]:
+    """Return processor, cores, threads, versions and how busy the machine is."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def processor() -> str:
+    """Return the processor's name, as Linux or Python knows it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def headline(machine: Mapping[str, Any]) -> str:
+    """Return the description in one line; a load above the threads used means a busy machine."""
+    load = "" if machine["load_average"] is None else f", load average {machine['load_average']}"
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads used{load}"
+        f", {machine['system']}, Python {machine['python']}, torch {machine['torch']}"
+        f", {machine['date']}"
+    )
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Call once and return how long it took."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def matmul() -> Callable[[], object]:
+    """Return a float32 product of two square matrices, to be timed; matmul_flop() is its work."""
+    a, b = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE)
+    return lambda: torch.mm(a, b)
+
+
+def matmul_flop() -> int:
+    """Return the operations of matmul, a multiplication and an addition counted as two."""
+    return 2 * MATRIX_SIZE**3
+
+
+def spread(times: Sequence[float]) -> dict[str, float]:
+    """Return median, least and greatest of some times."""
+    return {"median": statistics.median(times), "min": min(times), "max": max(times)}
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a benchmark's result."""
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,31 @@
+"""Which teacher can judge which student."""
+
+from __future__ import annotations
+
+from refiners.base import Denoiser, Student
+
+
+def check_pair(student: Student, teacher: Denoiser) -> None:
+    """Raise ValueError unless the teacher can judge the student's images."""
+    for name in ("img_resolution", "img_channels"):
+        a, b = getattr(student, name), getattr(teacher, name)
+        if a != b:
+            raise ValueError(
+                f"the student has {name} {a}, the teacher {b}; choose a teacher with {name} {a}"
+            )
+    if student.c_dim and not teacher.label_dim:
+        raise ValueError(
+            f"the student has {student.c_dim} classes, the teacher none; "
+            "choose a conditional teacher"
+        )
+    if student.c_dim and student.c_dim != teacher.label_dim:
+        raise ValueError(
+            f"the student has {student.c_dim} classes, the teacher {teacher.label_dim}; "
+            "choose a teacher of the same classes"
+        )
+    if not student.c_dim and teacher.label_dim and not getattr(teacher, "label_dropout", 0):
+        raise ValueError(
+            f"the student is unconditional, the teacher has {teacher.label_dim} classes and was "
+            "trained without label dropout, so it has no unconditional model; "
+            "choose an unconditional teacher"
+        )

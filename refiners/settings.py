@@ -1,0 +1,73 @@
+"""The settings of a run, checked; names follow StyleGAN and EDM."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+TRAINABLE = ("all", "synthesis", "mapping")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the loop needs to know beside the method; kimg are thousands of the student's images.
+
+    Attributes:
+        kimg: length of the run.
+        batch: images per step.
+        glr: the student's learning rate (Adam).
+        lr: the auxiliary's learning rate (Adam).
+        beta1, beta2: Adam's decay rates, for both.
+        ema_kimg: half-life of the student's average, which is the result; 0 averages nothing.
+        warmup_kimg: images on which the auxiliary learns the student before the student moves.
+        auxiliary_steps: auxiliary updates per student update.
+        auxiliary_ema_kimg: half-life of the auxiliary's average, whose difference to the teacher is
+            followed.
+        train: which part of the student moves: "all", "synthesis" or "mapping".
+        seed: of every random draw.
+        tick: kimg between log lines.
+        snap: ticks between snapshots.
+    """
+
+    kimg: float
+    batch: int = 128
+    glr: float = 1e-4
+    lr: float = 1e-3
+    beta1: float = 0.0
+    beta2: float = 0.999
+    ema_kimg: float = 2.0
+    warmup_kimg: float = 10.0
+    auxiliary_steps: int = 1
+    auxiliary_ema_kimg: float = 2.0
+    train: str = "all"
+    seed: int = 0
+    tick: float = 1.0
+    snap: int = 5
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the first value that cannot be."""
+        above = ("kimg", "batch", "glr", "lr", "tick", "snap", "auxiliary_steps")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str):
+                continue
+            if not math.isfinite(value):
+                raise ValueError(f"{field.name} is {value}; it must be finite")
+            if field.name in above and not value > 0:
+                raise ValueError(f"{field.name} is {value}; it must be above 0")
+            if field.name not in above and value < 0:
+                raise ValueError(f"{field.name} is {value}; it must be at least 0")
+        if self.beta1 >= 1 or self.beta2 >= 1:
+            raise ValueError(f"beta1, beta2 are {self.beta1}, {self.beta2}; they must be below 1")
+        if self.train not in TRAINABLE:
+            raise ValueError(f"train is {self.train!r}; allowed are {', '.join(TRAINABLE)}")
+
+    @property
+    def num_steps(self) -> int:
+        """The number of student updates."""
+        return math.ceil(self.kimg * 1000 / self.batch)
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """The number of auxiliary updates before the first student update."""
+        return math.ceil(self.warmup_kimg * 1000 / self.batch)

@@ -1,0 +1,239 @@
+"""Paired comparison: what cancels, what the error bar means, what the verdict says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import metrics
+from metrics import Difference, Moments, Statistics
+
+
+def features_of(student, features, n: int, seed: int = 0) -> np.ndarray:
+    images = torch.cat(list(metrics.draw_images(student, n, seed=seed)))
+    return features(images)[0].double().numpy()
+
+
+def distance(x: np.ndarray, reference: Statistics) -> float:
+    sigma = np.cov(x, rowvar=False)
+    return metrics.frechet_distance(x.mean(0), sigma, reference.mu, reference.sigma)
+
+
+def test_a_student_compared_with_itself_changes_by_exactly_nothing(toy, features, reference):
+    found = metrics.compare(toy(), toy(), reference, features=features, num_images=200)
+    assert len(found.differences) == 5
+    for difference in found.differences:
+        assert (difference.change, difference.low, difference.high) == (0, 0, 0)
+        assert difference.verdict == "not resolved"
+    assert found.null is not None
+    assert found.null.change != 0
+
+
+def test_values_and_jackknife_equal_direct_recomputation(toy, features, reference):
+    before, after = toy(0.2), toy(0.1)
+    found = metrics.compare(before, after, reference, features=features, num_images=203, groups=7)
+    a, b = features_of(before, features, 203), features_of(after, features, 203)
+    got = found["frechet_distance"]
+    assert got.before == pytest.approx(distance(a, reference), rel=1e-9)
+    assert got.after == pytest.approx(distance(b, reference), rel=1e-9)
+    group = np.arange(203) % 7
+    changes = [
+        distance(b[group != k], reference) - distance(a[group != k], reference) for k in range(7)
+    ]
+    error = np.sqrt(6 / 7 * np.square(np.subtract(changes, np.mean(changes))).sum())
+    assert got.standard_error == pytest.approx(error, rel=1e-6)
+    # Student's t of 6 degrees of freedom, 97.5 %: 2.4469 in every table.
+    assert got.high - got.change == pytest.approx(2.4469 * error, rel=1e-4)
+    assert got.change - got.low == pytest.approx(2.4469 * error, rel=1e-4)
+
+
+def test_other_metrics_equal_their_definitions(toy, features, reference):
+    before, after = toy(0.2), toy(0.1)
+    found = metrics.compare(before, after, reference, features=features, num_images=300)
+    images = torch.cat(list(metrics.draw_images(after, 300)))
+    values, probabilities = features(images)
+    precision, recall = metrics.precision_recall(reference.features, values)
+    assert found["precision"].after == precision
+    assert found["recall"].after == recall
+    kernel = metrics.kernel_distance(reference.features, values)
+    assert found["kernel_distance"].after == pytest.approx(kernel, rel=1e-9)
+    score = metrics.inception_score(probabilities)[0]
+    assert found["inception_score"].after == pytest.approx(score, rel=1e-9)
+
+
+def test_metrics_over_pairs_say_of_how_many_images_they_are(toy, features, reference, monkeypatch):
+    monkeypatch.setattr("metrics.evaluate.SAMPLE", 60)
+    found = metrics.compare(toy(), toy(0.1), reference, features=features, num_images=200)
+    sizes = {d.metric: d.num_images for d in found.differences}
+    assert sizes == {
+        "frechet_distance": 200,
+        "inception_score": 200,
+        "kernel_distance": 60,
+        "precision": 60,
+        "recall": 60,
+    }
+    values = features_of(toy(0.1), features, 200)[:60]
+    assert found["recall"].after == metrics.precision_recall(reference.features, values).recall
+
+
+def test_metrics_that_the_reference_does_not_allow_are_left_out(toy, features, reference):
+    alone = Statistics(reference.mu, reference.sigma)
+    found = metrics.compare(
+        toy(), toy(0.1), alone, features=lambda images: features(images)[0], num_images=60
+    )
+    assert [d.metric for d in found.differences] == ["frechet_distance"]
+    with pytest.raises(KeyError, match="measured were frechet_distance"):
+        found["recall"]
+
+
+def test_moving_towards_the_reference_is_better_and_away_from_it_worse(toy, features, reference):
+    near, far = toy(0.1), toy(0.3)
+    options = {"features": features, "num_images": 300, "null": False}
+    there = metrics.compare(far, near, reference, **options)
+    back = metrics.compare(near, far, reference, **options)
+    assert there["frechet_distance"].verdict == "better"
+    assert there["precision"].verdict == "better"
+    assert back["frechet_distance"].verdict == "worse"
+    assert back["frechet_distance"].change == -there["frechet_distance"].change
+
+
+@pytest.mark.parametrize(
+    ("metric", "changes", "verdict"),
+    [
+        ("frechet_distance", (-3, -1), "better"),
+        ("frechet_distance", (1, 3), "worse"),
+        ("frechet_distance", (-1, 3), "not resolved"),
+        ("frechet_distance", (0, 3), "not resolved"),
+        ("inception_score", (1, 3), "better"),
+        ("inception_score", (-3, -1), "worse"),
+    ],
+)
+def test_the_verdict_follows_the_side_of_zero_that_the_interval_is_on(metric, changes, verdict):
+    assert Difference(metric, 5.0, 6.0, 0.5, *changes, num_images=9).verdict == verdict
+
+
+@pytest.mark.parametrize("batch", [1, 32, 1000])
+def test_the_result_does_not_depend_on_the_batch(toy, features, reference, batch):
+    options = {"features": features, "num_images": 210, "null": False}
+    want = metrics.compare(toy(0.2), toy(0.1), reference, **options)
+    got = metrics.compare(toy(0.2), toy(0.1), reference, batch=batch, **options)
+    assert got.differences == want.differences
+
+
+def test_measure_gives_the_numbers_of_compare_for_the_same_seed(toy, features, reference):
+    found = metrics.compare(toy(), toy(), reference, features=features, num_images=120, seed=4)
+    one = metrics.measure(toy(), reference, features=features, num_images=120, seed=4)
+    assert one.frechet_distance == pytest.approx(found["frechet_distance"].before, rel=1e-9)
+    assert one.inception_score == pytest.approx(found["inception_score"].before, rel=1e-9)
+    assert (one.num_images, one.seed, one.space) == (120, 4, "six pixels (toy)")
+
+
+def test_the_null_row_is_before_with_other_latents(toy, features, reference):
+    found = metrics.compare(toy(), toy(0.1), reference, features=features, num_images=100, seed=2)
+    assert found.null is not None
+    assert found.null.before == found["frechet_distance"].before
+    other = distance(features_of(toy(), features, 100, seed=3), reference)
+    assert found.null.after == pytest.approx(other, rel=1e-9)
+
+
+def test_pairing_shrinks_the_error_bar(toy, features, reference):
+    options = {"features": features, "num_images": 400}
+    found = metrics.compare(toy(0.2), toy(0.19), reference, **options)
+    assert found.null is not None
+    assert found["frechet_distance"].standard_error < 0.2 * found.null.standard_error
+
+
+def test_progress_goes_once_through_all_images_of_all_sets(toy, features, reference):
+    heard: list[tuple[int, int]] = []
+    metrics.compare(
+        toy(),
+        toy(),
+        reference,
+        features=features,
+        num_images=100,
+        batch=50,
+        progress=lambda done, total: heard.append((done, total)),
+    )
+    assert heard == [(50 * i, 300) for i in range(1, 7)]
+
+
+def test_facts_are_plain_data(toy, features, reference):
+    import json
+
+    found = metrics.compare(toy(), toy(0.1), reference, features=features, num_images=60)
+    facts = json.loads(json.dumps(found.facts(), allow_nan=False))
+    assert facts["space"]["name"] == "six pixels (toy)"
+    assert facts["space"]["is_inception"] is False
+    assert facts["reference"]["num_images"] == 4000
+    assert facts["differences"][0]["num_images"] == 60
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_images": 39}, "39 images in 20 groups"),
+        ({"num_images": 100, "groups": 1}, "at least 2 groups"),
+        ({"num_images": 10, "groups": 3}, "20 images in all"),
+    ],
+)
+def test_too_few_images_for_an_error_bar_are_refused(toy, features, reference, change, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.compare(toy(), toy(), reference, features=features, **change)
+    with pytest.raises(ValueError, match="at least 20"):
+        metrics.measure(toy(), reference, features=features, num_images=19)
+
+
+def test_students_of_other_classes_than_each_other_are_refused(toy, features, reference):
+    with pytest.raises(ValueError, match="c_dim is 0 before and 3 after"):
+        metrics.compare(toy(), toy(c_dim=3), reference, features=features, num_images=40)
+
+
+def test_features_of_another_size_than_the_reference_are_refused(toy, reference):
+    alone = Statistics(reference.mu, reference.sigma)
+    with pytest.raises(ValueError, match=r"gives 1 features and .* has 6"):
+        metrics.measure(toy(), alone, features=lambda x: x.float().mean((2, 3)), num_images=40)
+
+
+def coverage(repeats: int, n: int) -> tuple[int, float]:
+    """How often the interval covers the true change, and its mean error bar over the true one.
+
+    Before N(0.5, 1.2^2), after N(0.3, 1.1^2) in 4 dimensions, from the same normal numbers; the
+    reference is N(0, 1), exactly. True change: 4 ((0.3^2 + 0.1^2) - (0.5^2 + 0.2^2)).
+    """
+    rng = np.random.default_rng(5)
+    reference = Statistics(np.zeros(4), np.eye(4))
+    truth = 4 * (0.1 - 0.29)
+    covered, changes, errors = 0, [], []
+    group = np.arange(n) % 20
+    for _ in range(repeats):
+        z = rng.standard_normal((n, 4))
+        sides = [
+            [distance(x[group != k], reference) for k in range(-1, 20)]
+            for x in (0.5 + 1.2 * z, 0.3 + 1.1 * z)
+        ]
+        found = Difference.of("frechet_distance", sides[0], sides[1], num_images=n)
+        covered += found.low <= truth <= found.high
+        changes.append(found.change)
+        errors.append(found.standard_error)
+    return covered, float(np.mean(errors) / np.std(changes))
+
+
+def test_the_error_bar_is_about_the_spread_of_repeated_experiments():
+    covered, ratio = coverage(40, 400)
+    assert covered >= 34
+    assert 0.75 < ratio < 1.35
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_true_change_in_180_to_199_of_200_experiments():
+    covered, ratio = coverage(200, 1000)
+    assert 180 <= covered <= 199
+    assert 0.85 < ratio < 1.18
+
+
+def test_moments_are_a_reference(toy, features, reference):
+    x = torch.from_numpy(reference.features)
+    found = metrics.measure(toy(), Moments.of(x), features=features, num_images=40)
+    want = distance(features_of(toy(), features, 40), Statistics.of(Moments.of(x)))
+    assert found.frechet_distance == pytest.approx(want, rel=1e-9)

@@ -1,0 +1,116 @@
+"""What a student is measured against: files, folders, moments, and what does not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import datasets
+import metrics
+from metrics import Classifier, ClassifierFeatures, Moments, Statistics
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of 30 PNG files of 8 x 8, and their pixels."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8)
+    path = tmp_path / "images"
+    path.mkdir()
+    for i, image in enumerate(images):
+        datasets.save_png(path / f"{i:04d}.png", image[0])
+    return path, torch.from_numpy(images)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_a_folder_of_images_gives_the_statistics_of_its_features(folder, features, batch):
+    path, images = folder
+    heard = []
+    real = metrics.open_reference(
+        path, features, batch=batch, progress=lambda *done: heard.append(done)
+    )
+    values = features(images)[0]
+    np.testing.assert_allclose(real.statistics.mu, values.double().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(real.statistics.sigma, np.cov(values.double().T), rtol=1e-10)
+    assert real.statistics.features is not None
+    assert np.array_equal(real.statistics.features, values)
+    assert (real.statistics.num, real.space, real.source) == (30, features.name, str(path))
+    assert heard[-1] == (30, 30)
+
+
+def test_a_sample_for_pairs_is_spread_evenly_over_a_large_folder(folder, features, monkeypatch):
+    path, images = folder
+    monkeypatch.setattr("metrics.reference.SAMPLE", 8)
+    for batch in (1, 7, 30):
+        real = metrics.open_reference(path, features, batch=batch)
+        assert real.statistics.features is not None
+        assert np.array_equal(real.statistics.features, features(images[::4])[0])
+
+
+def test_an_npz_of_a_classifier_is_feature_space_and_reference_at_once(tmp_path):
+    classifier = Classifier()
+    statistics = Statistics.of(Moments.of(torch.randn(100, 64)))
+    metrics.save_features(tmp_path / "f.npz", classifier, statistics, name="digits")
+    real = metrics.open_reference(tmp_path / "f.npz")
+    assert (real.space, real.statistics.num) == ("digits", 100)
+    features = ClassifierFeatures(classifier)
+    assert getattr(real.extractor, "sha256", None) == features.sha256
+    assert real.sha256 == metrics.open_reference(statistics, features).sha256
+
+
+def test_moments_and_statistics_and_opened_references_are_taken_as_they_are(features, reference):
+    real = metrics.open_reference(reference, features)
+    assert real.statistics is reference
+    assert metrics.open_reference(real) is real
+    moments = Moments.of(torch.randn(9, 6))
+    assert np.array_equal(metrics.open_reference(moments, features).statistics.mu, moments.mean)
+
+
+def test_a_plain_function_is_a_feature_space_of_its_own_name(reference):
+    def brightness(images):
+        return images.float().mean((2, 3))
+
+    one = Moments.of(torch.randn(9, 1))
+    assert metrics.open_reference(one, brightness).space == "brightness"
+
+
+@pytest.mark.parametrize("kind", ["statistics", "folder"])
+def test_without_features_the_reference_asks_for_them(tmp_path, folder, reference, kind):
+    path = folder[0]
+    if kind == "statistics":
+        path = tmp_path / "s.npz"
+        metrics.save_statistics(path, reference)
+    with pytest.raises(ValueError, match="name the features"):
+        metrics.open_reference(path)
+
+
+def test_statistics_of_another_space_or_size_are_refused(features):
+    four = Statistics(np.zeros(4), np.eye(4))
+    with pytest.raises(
+        ValueError, match=r"statistics of 4 features, and 'six pixels \(toy\)' has 6"
+    ):
+        metrics.open_reference(four, features)
+    other = Statistics(np.zeros(6), np.eye(6), space="Inception")
+    with pytest.raises(ValueError, match=r"'Inception', and the features are 'six pixels \(toy\)'"):
+        metrics.open_reference(other, features)
+
+
+def test_paths_that_are_no_reference_are_refused_by_name(tmp_path, features):
+    with pytest.raises(FileNotFoundError, match=r"none.npz: no such file"):
+        metrics.open_reference(tmp_path / "none.npz", features)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"a.txt: not a reference"):
+        metrics.open_reference(tmp_path / "a.txt", features)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.full((30, 6), torch.nan), "NaN or infinite"),
+        (torch.zeros(29, 6), r"shape \(29, 6\) for 30 images"),
+        (torch.zeros(30, 2, 3), r"shape \(30, 2, 3\)"),
+    ],
+)
+def test_an_extractor_that_gives_no_features_is_refused(folder, values, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.open_reference(folder[0], lambda images: values)

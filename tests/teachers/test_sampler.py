@@ -1,0 +1,169 @@
+"""Laws of the sampler, with exact denoisers, and equality with the original's images."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import teachers
+from teachers.edm import VEPrecond, iDDPMPrecond
+from teachers.gaussian import Gaussian, GaussianMixture
+from teachers.sampler import noise_levels, sample
+
+TINY = {
+    "img_resolution": 4,
+    "img_channels": 1,
+    "model_channels": 4,
+    "channel_mult": [1],
+    "num_blocks": 1,
+}
+
+
+def error_on_a_gaussian(num_steps: int, solver: str) -> float:
+    """Distance from the exact solution m + (x - m) s / sqrt(s^2 + sigma_max^2)."""
+    denoiser = Gaussian(torch.full([1, 1, 1], 0.2, dtype=torch.float64), 0.5)
+    latents = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    options = {"sigma_min": 1e-4, "sigma_max": 20.0, "solver": solver}
+    got = float(sample(denoiser, latents, num_steps=num_steps, **options))
+    return abs(got - (0.2 + (20 - 0.2) * 0.5 / math.hypot(0.5, 20)))
+
+
+@pytest.mark.parametrize(("solver", "order"), [("heun", 2), ("euler", 1)])
+def test_the_error_falls_with_the_order_of_the_solver(solver, order):
+    errors = [error_on_a_gaussian(n, solver) for n in (40, 80, 160)]
+    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize("s_churn", [0.0, 10.0])
+def test_samples_of_an_exact_mixture_have_its_mean_and_covariance(s_churn):
+    n, means = 20_000, torch.tensor([[-1.0, 0.5, 0.0, 1.0], [0.8, 0.5, -1.0, 0.0]])
+    stds, weights = torch.tensor([0.2, 0.5]), torch.tensor([0.3, 0.7])
+    denoiser = GaussianMixture(means.reshape(2, 1, 2, 2), stds, weights)
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(n, 1, 2, 2, generator=generator)
+    options = {"num_steps": 40, "s_churn": s_churn, "generator": generator}
+    x = sample(denoiser, latents, **options).flatten(1).double()
+
+    means, stds, weights = means.double(), stds.double(), weights.double()
+    mean = weights @ means
+    second = torch.einsum("k,ki,kj->ij", weights, means, means)
+    covariance = second - torch.outer(mean, mean) + (weights * stds**2).sum() * torch.eye(4)
+    # Four standard errors of the mean; a covariance of n samples errs by about 1 / sqrt(n) too.
+    assert bool(((x.mean(0) - mean).abs() < 4 * (covariance.diag() / n).sqrt()).all())
+    torch.testing.assert_close(x.T.cov(), covariance, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("num_steps", [5, 18])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "edm-ddpmpp-edm-cifar-cond-small",
+        "edm-ncsnpp-ve-cifar-uncond-small",
+        "edm-adm-iddpm-32-cond-small",
+    ],
+)
+def test_sampled_images_equal_the_originals(samples, name, num_steps):
+    denoiser = teachers.load(samples / f"{name}.pkl")
+    ref = np.load(samples / f"{name}.ref.npz")
+    latents, expected = ref["sampler_latents"], ref[f"sampler_edm_{num_steps}"]
+    labels = torch.from_numpy(ref["class_labels"])[: len(latents)] if denoiser.label_dim else None
+    got = sample(denoiser, torch.from_numpy(latents).double(), labels=labels, num_steps=num_steps)
+    # A float32 network inside a float64 solver whose steps start at sigma 80.
+    torch.testing.assert_close(got, torch.from_numpy(expected), rtol=0, atol=1e-3)
+
+
+def test_noise_levels_are_those_of_the_paper():
+    """Eq. 5 with rho 1 is linear, with rho 7 its seventh root is."""
+    denoiser = Gaussian(0.0, 1.0, img_channels=1, img_resolution=1)
+    linear = noise_levels(denoiser, 5, sigma_min=1.0, sigma_max=9.0, rho=1.0)
+    assert linear == pytest.approx([9, 7, 5, 3, 1, 0])
+    levels = noise_levels(denoiser, 18, sigma_min=0.002, sigma_max=80.0, rho=7.0)
+    assert levels[0] == pytest.approx(80) and levels[-2:] == pytest.approx([0.002, 0])
+    steps = np.diff(np.array(levels[:-1]) ** (1 / 7))
+    assert steps == pytest.approx(np.full(17, steps[0]))
+
+
+def test_noise_levels_stay_within_the_denoisers_range_and_on_its_grid():
+    levels = noise_levels(VEPrecond(**TINY), 7, sigma_min=0.002, sigma_max=1000.0, rho=7.0)
+    assert levels[0] == pytest.approx(100) and levels[-2:] == pytest.approx([0.02, 0])
+    denoiser = iDDPMPrecond(**TINY)
+    grid = set(denoiser.u.double().tolist())
+    assert set(noise_levels(denoiser, 7, sigma_min=0.002, sigma_max=80.0, rho=7.0)) <= grid
+
+
+def test_churned_levels_are_on_the_grid_too():
+    denoiser, seen = iDDPMPrecond(**TINY), []
+
+    class Spy(torch.nn.Module):
+        sigma_min, sigma_max, round_sigma = (
+            denoiser.sigma_min,
+            denoiser.sigma_max,
+            denoiser.round_sigma,
+        )
+
+        def forward(self, x, sigma, labels=None):
+            seen.append(sigma)
+            return denoiser(x, sigma, labels)
+
+    sample(Spy(), torch.randn(1, 1, 4, 4), num_steps=6, s_churn=3.0)
+    assert len(seen) == 11 and set(seen) <= set(denoiser.u.double().tolist())
+
+
+def test_one_step_is_the_denoised_latent():
+    denoiser, latents = Gaussian(torch.randn(1, 4, 4), 0.5), torch.randn(3, 1, 4, 4)
+    got = sample(denoiser, latents, num_steps=1, sigma_max=10.0)
+    torch.testing.assert_close(got, denoiser(latents * 10, 10.0))
+
+
+def test_noise_is_drawn_only_where_it_is_asked_for_and_only_from_the_generator():
+    denoiser, latents = Gaussian(torch.zeros(1, 2, 2), 0.5), torch.randn(2, 1, 2, 2)
+    state, generator = torch.get_rng_state(), torch.Generator()
+
+    def images(seed: int, **options) -> torch.Tensor:
+        return sample(denoiser, latents, generator=generator.manual_seed(seed), **options)
+
+    plain = images(1)
+    fresh = torch.Generator().manual_seed(1).get_state()
+    torch.testing.assert_close(generator.get_state(), fresh, rtol=0, atol=0)
+    churned = images(1, s_churn=5.0)
+    torch.testing.assert_close(images(1, s_churn=5.0), churned, rtol=0, atol=0)
+    assert not torch.allclose(images(2, s_churn=5.0), churned)
+    assert not torch.allclose(churned, plain)
+    none = images(1, s_churn=5.0, s_min=100.0)
+    torch.testing.assert_close(none, plain, rtol=0, atol=0)
+    torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
+
+
+def test_images_have_the_type_of_the_latents_and_no_gradient():
+    denoiser = Gaussian(torch.zeros(1, 2, 2, requires_grad=True), 0.5)
+    for dtype in (torch.float32, torch.float64):
+        images = sample(denoiser, torch.randn(1, 1, 2, 2, dtype=dtype), num_steps=2)
+        assert images.dtype == dtype and not images.requires_grad
+
+
+def test_progress_counts_the_steps():
+    seen: list[tuple[int, int]] = []
+    denoiser = Gaussian(torch.zeros(1, 2, 2), 0.5)
+    sample(denoiser, torch.randn(1, 1, 2, 2), num_steps=3, progress=lambda *at: seen.append(at))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "rk4"}, "solver is 'rk4'; allowed are heun, euler"),
+        ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
+        ({"sigma_min": 5.0, "sigma_max": 2.0}, "give 0 < sigma_min <= sigma_max"),
+        ({"sigma_min": 0.0}, "noise levels 0.0 to 80.0 leave 0.0 to 80.0 within the teacher's"),
+        ({"sigma_max": math.inf}, "give 0 < sigma_min <= sigma_max"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    denoiser = Gaussian(torch.zeros(1, 2, 2), 0.5)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sample(denoiser, torch.zeros(1, 1, 2, 2), **options)
