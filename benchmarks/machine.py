@@ -58,14 +58,9 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def matmul() -> Callable[[], object]:
-    """Return a float32 product of two square matrices, to be timed; matmul_flop() is its work."""
+    """Return a float32 product of two square matrices, to be timed."""
     a, b = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE)
     return lambda: torch.mm(a, b)
-
-
-def matmul_flop() -> int:
-    """Return the operations of matmul, a multiplication and an addition counted as two."""
-    return 2 * MATRIX_SIZE**3
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""The networks that benchmarks run on: real sizes with random weights, as written by nobody's training.
+"""Networks of real sizes with random weights, to run benchmarks on without any download.
 
-Sizes are those of the published CIFAR-10 files: StyleGAN2-ADA's configuration "cifar" (Karras et al.
-2020, arXiv:2006.06676) and EDM's DDPM++ (Karras et al. 2022, arXiv:2206.00364).
+Sizes are those of the published CIFAR-10 files: StyleGAN2-ADA's configuration "cifar" (Karras et
+al. 2020, arXiv:2006.06676) and EDM's DDPM++ (Karras et al. 2022, arXiv:2206.00364).
 """
 
 from __future__ import annotations

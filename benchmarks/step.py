@@ -118,7 +118,7 @@ def measure(student: Any, teacher: Any, *, batch: int, repeats: int) -> dict[str
         name: {"seconds": machine.spread(times[name]), "gflop": flop[name] / 1e9} for name in timed
     }
     product, whole = rows.pop("matrix product"), rows.pop("whole step")
-    product_speed = machine.matmul_flop() / 1e9 / product["seconds"]["median"]
+    product_speed = product["gflop"] / product["seconds"]["median"]
     for row in (whole, *rows.values()):
         row["gflop_per_second"] = row["gflop"] / row["seconds"]["median"]
         row["share_of_matmul_speed"] = row["gflop_per_second"] / product_speed

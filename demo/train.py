@@ -1,8 +1,10 @@
 """Train the embedded demo networks on MNIST: classifier, diffusion teacher, StyleGAN2 student.
 
     python -m demo.train classifier --data mnist-png.tar.xz --workdir runs/demo
-    python -m demo.train teacher    --data mnist-png.tar.xz --workdir runs/demo --kimg 700
-    python -m demo.train student    --data mnist-png.tar.xz --workdir runs/demo --kimg 80
+    python -m demo.train teacher    --data mnist-png.tar.xz --workdir runs/demo --kimg 190
+    python -m demo.train teacher    --data mnist-png.tar.xz --workdir runs/demo --kimg 260 \
+                                    --label-dropout 0.8
+    python -m demo.train student    --data mnist-png.tar.xz --workdir runs/demo --kimg 100
     python -m demo.train pack       --workdir runs/demo
 
 Each stage saves its state every 20 kimg and continues from it when the same command is given again.
@@ -13,11 +15,11 @@ files beside this script. Seeds, times and the quality reached are in demo/READM
 from __future__ import annotations
 
 import copy
-import math
-import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -61,14 +63,14 @@ def batches(
         step += 1
 
 
-def save_state(path: Path, state: dict) -> None:
-    """Write aside, then rename, so that a stopped run never leaves half a file."""
-    aside = path.with_suffix(".tmp")
-    torch.save(state, aside)
-    os.replace(aside, path)
+def save_state(path: Path, modules: Mapping[str, Any], num_images: int) -> None:
+    """Write the modules' states and the number of images seen, as a whole or not at all."""
+    state = {name: module.state_dict() for name, module in modules.items()}
+    with checkpoints.replacing(path) as file:
+        torch.save(state | {"num_images": num_images}, file)
 
 
-def load_state(path: Path, modules: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> int:
+def load_state(path: Path, modules: Mapping[str, Any]) -> int:
     """Restore modules from a state file if there is one; return the number of images seen."""
     if not path.exists():
         return 0
@@ -164,13 +166,26 @@ def classifier(data: Path, workdir: Path, seed: int, threads: int, epochs: int) 
 
 @main.command()
 @stage
-@click.option("--kimg", type=float, default=700, show_default=True)
+@click.option("--kimg", type=float, default=190, show_default=True)
 @click.option("--batch", type=int, default=128, show_default=True)
 @click.option("--channels", type=int, default=16, show_default=True)
+@click.option("--label-dropout", type=float, default=0.3, show_default=True)
 def teacher(
-    data: Path, workdir: Path, seed: int, threads: int, kimg: float, batch: int, channels: int
+    data: Path,
+    workdir: Path,
+    seed: int,
+    threads: int,
+    kimg: float,
+    batch: int,
+    channels: int,
+    label_dropout: float,
 ) -> None:
-    """Train the EDM teacher (Karras et al. 2022), class-conditional with label dropout."""
+    """Train the EDM teacher (Karras et al. 2022), class-conditional with label dropout.
+
+    A longer second run with more dropout brings the unconditional model, which zero labels ask for,
+    up to the conditional
+    one; the learning rate follows the new length.
+    """
     torch.set_num_threads(threads)
     workdir.mkdir(parents=True, exist_ok=True)
     images, labels = load_images(data, workdir)
@@ -185,7 +200,7 @@ def teacher(
         num_blocks=1,
         attn_resolutions=[],
         dropout=0.0,
-        label_dropout=0.3,
+        label_dropout=label_dropout,
     ).to(memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
@@ -215,14 +230,14 @@ def teacher(
         follow(average, network, 0.5 ** (batch / min(20_000, max(seen / 10, 1))))
         progress(seen, loss.item())
         if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
-            save_state(path, {k: v.state_dict() for k, v in state.items()} | {"num_images": seen})
-            contiguous = copy.deepcopy(average).to(memory_format=torch.contiguous_format)
-            teachers.save(contiguous, workdir / "teacher.pkl")
+            save_state(path, state, seen)
+    teachers.save(average.to(memory_format=torch.contiguous_format), workdir / "teacher.pkl")
+    print(f"{workdir / 'teacher.pkl'} after {seen} images")
 
 
 @main.command()
 @stage
-@click.option("--kimg", type=float, default=80, show_default=True)
+@click.option("--kimg", type=float, default=100, show_default=True)
 @click.option("--batch", type=int, default=32, show_default=True)
 def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, batch: int) -> None:
     """Train the StyleGAN2 generator: logistic loss with R1 (Karras et al. 2020), stopped early."""
@@ -276,11 +291,24 @@ def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, bat
         follow(average, generator, 0.995)
         progress(seen, g_loss.item())
         if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
-            save_state(path, {k: v.state_dict() for k, v in state.items()} | {"num_images": seen})
-            networks = {"G": generator, "D": discriminator, "G_ema": average}
-            records = {k: checkpoints.describe(v, source=SOURCE) for k, v in networks.items()}
-            file = {"training_set_kwargs": {}, **records, "augment_pipe": None}
-            checkpoints.write(file, workdir / f"student-{math.floor(seen / 1000):06d}.pkl")
+            save_state(path, state, seen)
+    networks = {"G": generator, "D": discriminator, "G_ema": average}
+    records = {
+        name: checkpoints.describe(network.eval().requires_grad_(False), source=SOURCE)
+        for name, network in networks.items()
+    }
+    file = {"training_set_kwargs": {}, **records, "augment_pipe": None}
+    checkpoints.write(file, workdir / "student.pkl")
+    print(f"{workdir / 'student.pkl'} after {seen} images")
+
+
+@main.command()
+@click.option("--workdir", type=click.Path(exists=True, path_type=Path), required=True)
+def pack(workdir: Path) -> None:
+    """Copy the finished files beside this script."""
+    for name in ("features.npz", "teacher.pkl", "student.pkl"):
+        shutil.copyfile(workdir / name, HERE / name)
+        print(f"{name} {(HERE / name).stat().st_size / 2**20:.2f} MiB")
 
 
 if __name__ == "__main__":

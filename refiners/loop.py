@@ -107,6 +107,9 @@ class Refinement:
         g = self.method.pixel_gradient(
             x_0, labels, teacher=self.teacher, auxiliary=self.auxiliary_average
         )
+        ramp = self.settings.rampup_kimg * 1000
+        rate = self.settings.glr * min(1.0, (self.num_images + len(g)) / max(ramp, 1))
+        self.student_adam.param_groups[0]["lr"] = rate
         self.student_adam.zero_grad()
         images.backward(g / len(g))
         self.student_adam.step()

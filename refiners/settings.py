@@ -18,6 +18,8 @@ class Settings:
         glr: the student's learning rate (Adam).
         lr: the auxiliary's learning rate (Adam).
         beta1, beta2: Adam's decay rates, for both.
+        rampup_kimg: images over which the student's rate rises from 0 to glr; Adam's first steps,
+            all of full size, would otherwise move every weight before the gradient's mean is known.
         ema_kimg: half-life of the student's average, which is the result; 0 averages nothing.
         warmup_kimg: images on which the auxiliary learns the student before the student moves.
         auxiliary_steps: auxiliary updates per student update.
@@ -29,12 +31,13 @@ class Settings:
         snap: ticks between snapshots.
     """
 
-    kimg: float
+    kimg: float = 20.0
     batch: int = 128
     glr: float = 1e-4
     lr: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.999
+    rampup_kimg: float = 2.0
     ema_kimg: float = 2.0
     warmup_kimg: float = 10.0
     auxiliary_steps: int = 1

@@ -2,74 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
 
 import torch
 
 
-class Denoiser(Protocol):
+class Denoiser(torch.nn.Module):
     """D(x; sigma) = E[x_0 | x_0 + sigma eps = x] (Karras et al. 2022, arXiv:2206.00364, Section 2).
 
     Attributes:
-        img_resolution: height and width of the images.
         img_channels: channels of the images.
+        img_resolution: height and width of the images.
         label_dim: number of classes; 0 is unconditional.
         sigma_min: lowest noise level the denoiser knows.
         sigma_max: highest noise level the denoiser knows.
     """
 
-    img_resolution: int
-    img_channels: int
-    label_dim: int
-    sigma_min: float
-    sigma_max: float
+    def __init__(self, img_channels: int, img_resolution: int, *, label_dim: int = 0):
+        super().__init__()
+        self.img_channels = img_channels
+        self.img_resolution = img_resolution
+        self.label_dim = label_dim
+        self.sigma_min: float = 0.0
+        self.sigma_max: float = math.inf
 
-    def __call__(
+    def forward(
         self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Denoise x [n, c, h, w] of noise level sigma (number, [] or [n]).
+        """Return D(x; sigma) [n, c, h, w].
 
         Args:
-            x: clean images in about [-1, 1] plus sigma times unit Gaussian noise.
-            sigma: standard deviation of the noise.
+            x: clean images in about [-1, 1] plus sigma times unit Gaussian noise, [n, c, h, w].
+            sigma: noise level, a number, [] or [n].
             labels: one-hot [n, label_dim]; None is all zero, which is the unconditional model where
                 the denoiser was trained with label dropout.
 
         Raises:
             ValueError: a shape does not fit the denoiser.
         """
-        ...
+        raise NotImplementedError
 
+    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
+        """Return the nearest noise level the denoiser was trained for; here every level is one."""
+        return torch.as_tensor(sigma)
 
-def check_inputs(
-    denoiser: Denoiser,
-    x: torch.Tensor,
-    sigma: torch.Tensor | float,
-    labels: torch.Tensor | None,
-    *,
-    dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return x, sigma as [n or 1, 1, 1, 1] and labels as [n or 1, label_dim], in dtype.
+    def check_inputs(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor | float,
+        labels: torch.Tensor | None,
+        *,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return x, sigma as [n or 1, 1, 1, 1] and labels as [n or 1, label_dim], in dtype.
 
-    The labels are zeros where None was given, and None where the denoiser is unconditional.
+        The labels are zeros where None was given, and None where the denoiser is unconditional.
 
-    Raises:
-        ValueError: a shape does not fit the denoiser.
-    """
-    c, r, label_dim = denoiser.img_channels, denoiser.img_resolution, denoiser.label_dim
-    if x.ndim != 4 or list(x.shape[1:]) != [c, r, r]:
-        raise ValueError(f"x is {list(x.shape)}; this teacher takes [n, {c}, {r}, {r}]")
-    n = len(x)
-    sigma = torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
-    if len(sigma) not in (1, n):
-        raise ValueError(f"sigma has {len(sigma)} elements for {n} images; give 1 or {n}")
-    if labels is not None and list(labels.shape) not in ([n, label_dim], [1, label_dim]):
-        allowed = f"one-hot [{n}, {label_dim}]" if label_dim else "None, as it is unconditional"
-        raise ValueError(f"labels are {list(labels.shape)}; this teacher takes {allowed}")
-    if not label_dim:
-        labels = None
-    elif labels is None:
-        labels = torch.zeros([1, label_dim], dtype=dtype, device=x.device)
-    else:
-        labels = labels.to(dtype)
-    return x.to(dtype), sigma, labels
+        Raises:
+            ValueError: a shape does not fit the denoiser.
+        """
+        c, r, label_dim = self.img_channels, self.img_resolution, self.label_dim
+        if x.ndim != 4 or list(x.shape[1:]) != [c, r, r]:
+            raise ValueError(f"x is {list(x.shape)}; this teacher takes [n, {c}, {r}, {r}]")
+        n = len(x)
+        sigma = torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
+        if len(sigma) not in (1, n):
+            raise ValueError(f"sigma has {len(sigma)} elements for {n} images; give 1 or {n}")
+        if labels is not None and list(labels.shape) not in ([n, label_dim], [1, label_dim]):
+            allowed = f"one-hot [{n}, {label_dim}]" if label_dim else "None, as it is unconditional"
+            raise ValueError(f"labels are {list(labels.shape)}; this teacher takes {allowed}")
+        if not label_dim:
+            labels = None
+        elif labels is None:
+            labels = torch.zeros([1, label_dim], dtype=dtype, device=x.device)
+        else:
+            labels = labels.to(dtype)
+        return x.to(dtype), sigma, labels

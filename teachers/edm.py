@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from teachers.arguments import check_choice, recorded_call
-from teachers.denoiser import check_inputs
+from teachers.denoiser import Denoiser
 from teachers.dhariwal import DhariwalUNet
 from teachers.song import SongUNet
 
@@ -23,47 +23,27 @@ MAX_LEVELS = 100_000
 UNETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 
 
-class Precond(torch.nn.Module):
+class Precond(Denoiser):
     """What the columns share; each gives c_skip, c_out, c_in and c_noise, functions of any sigma.
 
     Attributes:
         model: the U-Net F.
-        img_resolution: height and width of the images.
-        img_channels: channels of the images.
-        label_dim: number of classes; 0 is unconditional.
         use_fp16: on CUDA, F computes in float16.
-        sigma_min: lowest noise level the denoiser knows.
-        sigma_max: highest noise level the denoiser knows.
     """
 
     model: SongUNet | DhariwalUNet
-    sigma_min: float
-    sigma_max: float
 
     def __init__(
-        self,
-        img_resolution: int,
-        img_channels: int,
-        label_dim: int,
-        use_fp16: bool,
-        model_type: str,
-        model_kwargs: dict[str, Any],
-        *,
-        out_channels: int | None = None,
+        self, call: dict[str, Any], model_kwargs: dict[str, Any], *, outputs_per_channel: int = 1
     ):
-        check_choice("model_type", model_type, list(UNETS))
-        super().__init__()
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
-        self.label_dim = label_dim
-        self.use_fp16 = use_fp16
-        self.model = UNETS[model_type](
-            img_resolution=img_resolution,
-            in_channels=img_channels,
-            out_channels=out_channels or img_channels,
-            label_dim=label_dim,
-            **model_kwargs,
-        )
+        """Take the column's recorded call, and the part of it that goes to F."""
+        c, r, label_dim = call["img_channels"], call["img_resolution"], call["label_dim"]
+        check_choice("model_type", call["model_type"], list(UNETS))
+        super().__init__(c, r, label_dim=label_dim)
+        self.init_kwargs = call
+        self.use_fp16 = call["use_fp16"]
+        unet = UNETS[call["model_type"]]
+        self.model = unet(r, c, c * outputs_per_channel, label_dim=label_dim, **model_kwargs)
 
     @property
     def label_dropout(self) -> float:
@@ -93,7 +73,7 @@ class Precond(torch.nn.Module):
         """
         weights = next(self.model.parameters()).dtype
         wide = torch.promote_types(weights, torch.float32)
-        x, sigma, labels = check_inputs(self, x, sigma, labels, dtype=wide)
+        x, sigma, labels = self.check_inputs(x, sigma, labels, dtype=wide)
         if labels is not None and self.training and self.label_dropout:
             keep = torch.rand([len(x), 1], device=x.device) >= self.label_dropout
             labels = labels * keep.to(labels.dtype)
@@ -102,10 +82,6 @@ class Precond(torch.nn.Module):
         c_noise = self.c_noise(sigma).flatten()
         raw = self.model(scaled, c_noise, labels, augment_labels)[:, : self.img_channels]
         return self.c_skip(sigma) * x + self.c_out(sigma) * raw.to(wide)
-
-    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
-        """Return the nearest noise level the network was trained for; here every level is one."""
-        return torch.as_tensor(sigma)
 
     def c_skip(self, sigma: torch.Tensor) -> torch.Tensor:
         """Weight of the input in the result: 1 in all columns but the last."""
@@ -143,11 +119,7 @@ class VPPrecond(Precond):
         model_type: str = "SongUNet",
         **model_kwargs: Any,
     ):
-        call = recorded_call(locals())
-        super().__init__(
-            img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs
-        )
-        self.init_kwargs = call
+        super().__init__(recorded_call(locals()), model_kwargs)
         self.beta_d = beta_d
         self.beta_min = beta_min
         self.M = M
@@ -192,11 +164,7 @@ class VEPrecond(Precond):
         model_type: str = "SongUNet",
         **model_kwargs: Any,
     ):
-        call = recorded_call(locals())
-        super().__init__(
-            img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs
-        )
-        self.init_kwargs = call
+        super().__init__(recorded_call(locals()), model_kwargs)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
 
@@ -234,19 +202,9 @@ class iDDPMPrecond(Precond):
         model_type: str = "DhariwalUNet",
         **model_kwargs: Any,
     ):
-        call = recorded_call(locals())
         if not 1 <= M <= MAX_LEVELS:
             raise ValueError(f"M is {M}; it must be in 1 to {MAX_LEVELS}")
-        super().__init__(
-            img_resolution,
-            img_channels,
-            label_dim,
-            use_fp16,
-            model_type,
-            model_kwargs,
-            out_channels=2 * img_channels,
-        )
-        self.init_kwargs = call
+        super().__init__(recorded_call(locals()), model_kwargs, outputs_per_channel=2)
         self.C_1 = C_1
         self.C_2 = C_2
         self.M = M
@@ -294,11 +252,7 @@ class EDMPrecond(Precond):
         model_type: str = "DhariwalUNet",
         **model_kwargs: Any,
     ):
-        call = recorded_call(locals())
-        super().__init__(
-            img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs
-        )
-        self.init_kwargs = call
+        super().__init__(recorded_call(locals()), model_kwargs)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
         self.sigma_data = sigma_data

@@ -18,7 +18,7 @@ from checkpoints import Record
 from teachers.denoiser import Denoiser
 from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
 
-FAMILIES: dict[str, Callable[..., torch.nn.Module]] = {
+FAMILIES: dict[str, Callable[..., Denoiser]] = {
     "VPPrecond": VPPrecond,
     "VEPrecond": VEPrecond,
     "iDDPMPrecond": iDDPMPrecond,
@@ -60,7 +60,7 @@ def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> Deno
     """
     record = find_teacher(checkpoints.read(path_or_url), path_or_url)
     try:
-        denoiser: Any = build(record)
+        denoiser = build(record)
     except BROKEN_CALL as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -93,7 +93,7 @@ def find_teacher(data: Any, source: str | Path) -> Record:
     )
 
 
-def build(record: Record) -> torch.nn.Module:
+def build(record: Record) -> Denoiser:
     """Build a denoiser and give it its record's tensors; names and shapes must agree exactly.
 
     Raises:
@@ -130,9 +130,7 @@ def build(record: Record) -> torch.nn.Module:
     return denoiser.eval().requires_grad_(False)
 
 
-def save(
-    denoiser: torch.nn.Module, path: str | Path, *, extra: Mapping[str, Any] | None = None
-) -> None:
+def save(denoiser: Denoiser, path: str | Path, *, extra: Mapping[str, Any] | None = None) -> None:
     """Write a denoiser of teachers.edm as a network file in EDM's layout.
 
     Args:

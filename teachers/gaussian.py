@@ -6,15 +6,14 @@ With x_0 ~ N(m, s^2 I) and x = x_0 + sigma eps: D(x; sigma) = (s^2 x + sigma^2 m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 
-from teachers.denoiser import check_inputs
+from teachers.denoiser import Denoiser
 
 
-class GaussianMixture(torch.nn.Module):
+class GaussianMixture(Denoiser):
     """The denoiser of sum_k weights_k N(means_k, stds_k^2 I).
 
     Args:
@@ -36,7 +35,6 @@ class GaussianMixture(torch.nn.Module):
         stds: Sequence[float] | torch.Tensor,
         weights: Sequence[float] | torch.Tensor,
     ):
-        super().__init__()
         k = means.size(0)
         s = torch.as_tensor(stds, dtype=means.dtype)
         w = torch.as_tensor(weights, dtype=means.dtype)
@@ -46,20 +44,17 @@ class GaussianMixture(torch.nn.Module):
             raise ValueError(f"give {k} stds and {k} weights, one for each of the means")
         if not bool((s >= 0).all()) or not bool((w > 0).all()):
             raise ValueError("stds must be 0 or more, weights above 0")
+        super().__init__(means.size(1), means.size(2))
         self.register_buffer("means", means)
         self.register_buffer("stds", s)
         self.register_buffer("log_weights", (w / w.sum()).log())
-        self.img_channels, self.img_resolution = means.shape[1], means.shape[2]
-        self.label_dim = 0
-        self.sigma_min = 0.0
-        self.sigma_max = math.inf
 
     def forward(
         self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return D(x; sigma) [n, c, h, w]; sigma must be above 0 where a std is 0. See Denoiser."""
         dtype = torch.promote_types(x.dtype, self.means.dtype)
-        x, level, _ = check_inputs(self, x, sigma, labels, dtype=dtype)
+        x, level, _ = self.check_inputs(x, sigma, labels, dtype=dtype)
         prior, noise = self.stds.square()[:, None, None, None], level.square()[:, None]
         total = prior + noise  # [n or 1, k, 1, 1, 1]
         distance = (x[:, None] - self.means).square().sum(dim=[2, 3, 4])
@@ -70,7 +65,7 @@ class GaussianMixture(torch.nn.Module):
         return (posterior * (prior * x[:, None] + noise * self.means) / total).sum(dim=1)
 
 
-class Gaussian(torch.nn.Module):
+class Gaussian(Denoiser):
     """The denoiser of N(mean, std^2 I).
 
     Args:
@@ -93,7 +88,6 @@ class Gaussian(torch.nn.Module):
         img_channels: int | None = None,
         img_resolution: int | None = None,
     ):
-        super().__init__()
         m = torch.as_tensor(mean)
         if m.ndim == 0:
             if img_channels is None or img_resolution is None:
@@ -103,18 +97,15 @@ class Gaussian(torch.nn.Module):
             raise ValueError(f"mean is {list(m.shape)}; give a square image [c, r, r]")
         if std < 0:
             raise ValueError(f"std is {std}; it must be 0 or more")
+        super().__init__(m.size(0), m.size(1))
         self.register_buffer("mean", m)
         self.std = std
-        self.img_channels, self.img_resolution = m.shape[0], m.shape[1]
-        self.label_dim = 0
-        self.sigma_min = 0.0
-        self.sigma_max = math.inf
 
     def forward(
         self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return D(x; sigma) [n, c, h, w]; sigma must be above 0 where std is 0. See Denoiser."""
         dtype = torch.promote_types(x.dtype, self.mean.dtype)
-        x, level, _ = check_inputs(self, x, sigma, labels, dtype=dtype)
+        x, level, _ = self.check_inputs(x, sigma, labels, dtype=dtype)
         prior, noise = self.std**2, level.square()
         return (prior * x + noise * self.mean) / (prior + noise)

@@ -111,7 +111,7 @@ def sample(
 
 
 def _round_sigma(denoiser: Denoiser, sigma: float) -> float:
-    """Nearest noise level the denoiser was trained for: any, where it has no round_sigma."""
+    """Nearest noise level the denoiser was trained for: any, if it does not say."""
     round_sigma = getattr(denoiser, "round_sigma", None)
     if round_sigma is None:
         return sigma

@@ -1,4 +1,4 @@
-"""Objects of a file are only what a network's state needs: names, tensors, modules, and no hooks."""
+"""Objects of a file are what a network state needs: names, tensors, modules, and no hooks."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ COLUMNS = (VPPrecond, VEPrecond, iDDPMPrecond, EDMPrecond)
 SIGMAS = torch.tensor([0.02, 0.3, 1.0, 5.0, 70.0], dtype=torch.float64)
 
 
-def tiny(column: type[Precond] = EDMPrecond, **kwargs) -> Precond:
+def tiny(column: type[Precond] = EDMPrecond, **kwargs) -> Any:
     """A small denoiser of 8 x 8 images whose every layer matters."""
     given = {"img_resolution": 8, "img_channels": 2, "model_type": "SongUNet", **kwargs}
     narrow = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "channel_mult_emb": 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ VARIANTS = {
 }
 
 
-def shaken(variant: str) -> edm.Precond:
+def shaken(variant: str) -> Any:
     """A small network with no weight at its special initial value."""
     network = edm.EDMPrecond(**VARIANTS[variant]).eval()
     for parameter in network.parameters():
@@ -95,10 +96,10 @@ def test_published_configurations_have_the_names_shapes_and_order_of_their_files
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_denoised_images_equal_the_originals(samples, name):
-    denoiser = teachers.load(samples / f"{name}.pkl")
-    ref = {
-        k: torch.from_numpy(np.asarray(v)) for k, v in np.load(samples / f"{name}.ref.npz").items()
-    }
+    denoiser: Any = teachers.load(samples / f"{name}.pkl")
+    arrays = dict(np.load(samples / f"{name}.ref.npz"))
+    del arrays["param_names"]
+    ref = {key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}
     x, sigma, labels = ref["x"], ref["sigma"], ref.get("class_labels")
 
     def close(got: torch.Tensor, key: str) -> None:
@@ -121,7 +122,7 @@ def test_denoised_images_equal_the_originals(samples, name):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_gradients_equal_the_originals(samples, name):
-    denoiser = teachers.load(samples / f"{name}.pkl").requires_grad_(True)
+    denoiser: Any = teachers.load(samples / f"{name}.pkl").requires_grad_(True)
     ref = np.load(samples / f"{name}.ref.npz")
     x = torch.from_numpy(ref["x"]).requires_grad_(True)
     labels = torch.from_numpy(ref["class_labels"]) if "class_labels" in ref else None
@@ -165,17 +166,17 @@ def test_every_parameter_is_trained(variant):
 
 @pytest.mark.parametrize("variant", ["ddpm++", "adm"])
 def test_a_network_learns_its_data_from_scratch(variant):
-    network = edm.EDMPrecond(**{**VARIANTS[variant], "dropout": 0.0}).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    network = edm.EDMPrecond(**{**VARIANTS[variant], "channel_mult": [1], "dropout": 0.0}).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     x_0 = torch.full([8, 1, 8, 8], 0.7)
     losses = []
-    for _ in range(30):
+    for _ in range(25):
         loss = (network(x_0 + torch.randn_like(x_0), 1.0) - x_0).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    # Data of one point at sigma 1: the untrained network errs by 0.63 on average, the best not at all.
+    # The data are one point, so the best network makes no error.
     assert np.mean(losses[-5:]) < 0.2 * losses[0]
 
 
@@ -183,7 +184,8 @@ def test_a_network_learns_its_data_from_scratch(variant):
 @pytest.mark.parametrize("kernel", [0, 1, 3])
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_repeating_and_averaging_equal_convolving_with_equal_taps(way, kernel, fused):
-    layer = Conv2d(3, 3, kernel, init=XAVIER, fused_resample=fused, **{way: True})
+    flag: Any = {way: True}
+    layer = Conv2d(3, 3, kernel, init=XAVIER, fused_resample=fused, **flag)
     x = torch.randn(2, 3, 6, 6)
     quick = layer(x)
     layer.box_filter = False
@@ -192,7 +194,7 @@ def test_repeating_and_averaging_equal_convolving_with_equal_taps(way, kernel, f
 
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_fused_resampling_differs_at_the_border_only(way):
-    taps = {"resample_filter": [1, 3, 3, 1], way: True}
+    taps: Any = {"resample_filter": [1, 3, 3, 1], way: True}
     apart = Conv2d(2, 3, 3, init=Init("kaiming_normal", bias=1), **taps)
     fused = Conv2d(2, 3, 3, init=XAVIER, fused_resample=True, **taps)
     fused.load_state_dict(apart.state_dict())
@@ -208,7 +210,8 @@ def test_fused_resampling_differs_at_the_border_only(way):
 def test_resampling_keeps_constants_inside_the_image(taps):
     x = torch.full([1, 2, 8, 8], 0.3)
     for way, size in (("up", 16), ("down", 4)):
-        y = Conv2d(2, 2, 0, init=XAVIER, resample_filter=taps, **{way: True})(x)
+        flag: Any = {way: True}
+        y = Conv2d(2, 2, 0, init=XAVIER, resample_filter=taps, **flag)(x)
         assert list(y.shape) == [1, 2, size, size]
         inside = y[..., 1:-1, 1:-1]
         torch.testing.assert_close(inside, torch.full_like(inside, 0.3))
@@ -226,7 +229,7 @@ def test_attention_equals_that_of_torch():
 
 
 def test_a_narrow_block_with_heads_of_64_channels_has_no_attention():
-    inits = {"init": XAVIER, "init_zero": XAVIER, "init_attn": XAVIER}
+    inits: Any = {"init": XAVIER, "init_zero": XAVIER, "init_attn": XAVIER}
     assert UNetBlock(32, 32, emb_channels=8, attention=True, **inits).num_heads == 0
 
 
@@ -240,7 +243,7 @@ def test_a_narrow_block_with_heads_of_64_channels_has_no_attention():
     ],
 )
 def test_initial_weights_have_the_variance_of_their_rule(mode, variance):
-    weight = Init(mode).parameter([600, 200], 200, 600, 0.5)
+    weight = Init(mode).parameter([600, 200], 200, 600, 0.5).detach()
     assert float(weight.var()) == pytest.approx(0.25 * variance, rel=0.03)
     if mode.endswith("uniform"):
         assert float(weight.abs().max()) == pytest.approx(0.5 * math.sqrt(3 * variance), rel=0.01)
