@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,8 +18,13 @@ from students.discriminator import Discriminator
 from students.stylegan2 import SOURCE, Generator
 from teachers.edm import EDMPrecond
 
-SIZES = {"img_resolution": 32, "img_channels": 3}
-WIDTH = {"channel_base": 32768, "channel_max": 512, "num_fp16_res": 4, "conv_clamp": 256}
+SIZES: dict[str, Any] = {"img_resolution": 32, "img_channels": 3}
+WIDTH: dict[str, Any] = {
+    "channel_base": 32768,
+    "channel_max": 512,
+    "num_fp16_res": 4,
+    "conv_clamp": 256,
+}
 
 
 def cifar_student() -> Generator:

@@ -31,7 +31,7 @@ DEMO = Path(__file__).parent.parent / "demo"
 class StepParts:
     """The work of Refinement.advance() cut into parts that can be timed alone, in their order."""
 
-    def __init__(self, refinement: Refinement):
+    def __init__(self, refinement: Any):
         self.job = refinement
         self.batch = refinement.settings.batch
         self.z, self.labels = draw_inputs(refinement.student, self.batch, refinement.device)

@@ -9,6 +9,13 @@ With s(x) = (D(x; sigma) - x) / sigma^2 and w = sigma^2 it is D_q - D_p, which i
 weighting. s_q is not known: an
 auxiliary denoiser is trained on the student's own samples, by EDM's denoising loss, and stands for
 D_q.
+
+A short run can hold the contrast: the quickest way to be less at odds with a denoiser is to pale,
+since it is less sure of the
+student's samples than the auxiliary is, so the gradient's mean over a batch has a large component
+along x_0 - E x_0 that returns only
+once the shapes have moved. hold_contrast removes that one direction (measured in
+docs/experiments.md; not in the paper).
 """
 
 from __future__ import annotations
@@ -32,6 +39,12 @@ def dmd(x_0: torch.Tensor, d_teacher: torch.Tensor) -> torch.Tensor:
     return 1 / (x_0 - d_teacher).abs().mean(dim=[1, 2, 3], keepdim=True).clamp(min=1e-5)
 
 
+def along_contrast(g: torch.Tensor, x_0: torch.Tensor) -> torch.Tensor:
+    """Return the part of a batch's gradient [n, c, h, w] that scales x_0 about the batch's mean."""
+    deviation = x_0 - x_0.mean(dim=0, keepdim=True)
+    return (g * deviation).sum() / deviation.square().sum().clamp(min=1e-12) * deviation
+
+
 WEIGHTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"one": one, "dmd": dmd}
 
 
@@ -44,12 +57,15 @@ class DiffInstruct:
             move layout.
         auxiliary_sigma: law of sigma in the auxiliary's loss; it must cover the student's.
         weight: "one" (published) or "dmd".
+        hold_contrast: share of the batch's gradient along its contrast that is removed, 0 to 1; 0
+            is published.
         sigma_data: the teacher's sigma_data, for the auxiliary's loss.
     """
 
     student_sigma: str = "lognormal:-1.2,1.2"
     auxiliary_sigma: str = "lognormal:-1.2,1.2"
     weight: str = "one"
+    hold_contrast: float = 0.0
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
@@ -57,6 +73,8 @@ class DiffInstruct:
         parse_law(self.auxiliary_sigma)
         if self.weight not in WEIGHTS:
             raise ValueError(f"weight is {self.weight!r}; allowed are {', '.join(WEIGHTS)}")
+        if not 0 <= self.hold_contrast <= 1:
+            raise ValueError(f"hold_contrast is {self.hold_contrast}; allowed: 0 to 1")
         if not self.sigma_data > 0:
             raise ValueError(f"sigma_data is {self.sigma_data}; it must be above 0")
 
@@ -73,7 +91,8 @@ class DiffInstruct:
         sigma = draw_sigma(self.student_sigma, len(x_0), x_0.device)
         x = add_noise(x_0, sigma)
         d_teacher = teacher(x, sigma, labels)
-        return WEIGHTS[self.weight](x_0, d_teacher) * (auxiliary(x, sigma, labels) - d_teacher)
+        g = WEIGHTS[self.weight](x_0, d_teacher) * (auxiliary(x, sigma, labels) - d_teacher)
+        return g - self.hold_contrast * along_contrast(g, x_0) if self.hold_contrast else g
 
     def auxiliary_loss(
         self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser

@@ -30,9 +30,7 @@ class Refinement:
     The student given is copied, never changed; `average` is the refined student.
     """
 
-    def __init__(
-        self, student: torch.nn.Module, teacher: torch.nn.Module, method: Method, settings: Settings
-    ):
+    def __init__(self, student: Any, teacher: Any, method: Method, settings: Settings):
         check_pair(student, teacher)
         self.method = method
         self.settings = settings
@@ -175,7 +173,7 @@ class Refinement:
         self.step = state["step"]
 
 
-def trainable(student: torch.nn.Module, train: str) -> list[torch.nn.Parameter]:
+def trainable(student: Any, train: str) -> list[torch.nn.Parameter]:
     """Switch on the gradients of the part of the student that moves and return its parameters."""
     prefix = "" if train == "all" else f"{train}."
     chosen = [p for name, p in student.named_parameters() if name.startswith(prefix)]
@@ -203,7 +201,8 @@ def follow(
 ) -> None:
     """Move an average towards its network, num_images of a half-life on; buffers are copied."""
     beta = 0.5 ** (num_images / half_life) if half_life > 0 else 0.0
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - beta)
+    for a, p in zip(average.parameters(), network.parameters(), strict=True):
+        a.lerp_(p, 1 - beta)
     for a, b in zip(average.buffers(), network.buffers(), strict=True):
         a.copy_(b)
 

@@ -27,8 +27,8 @@ GRID_ROWS = 8
 
 
 def refine(
-    student: torch.nn.Module,
-    teacher: torch.nn.Module,
+    student: Any,
+    teacher: Any,
     *,
     method: str | Method = "diff-instruct",
     kimg: float,
@@ -36,16 +36,16 @@ def refine(
     settings: Settings | None = None,
     outdir: str | Path | None = None,
     folder: RunFolder | None = None,
-    save: Callable[[torch.nn.Module, Path], object] | None = None,
-    measure: Callable[[torch.nn.Module, int], Mapping[str, Any]] | None = None,
+    save: Callable[[Any, Path], object] | None = None,
+    measure: Callable[[Any, int], Mapping[str, Any]] | None = None,
     resume: bool = False,
     progress: bool | None = None,
-) -> torch.nn.Module:
+) -> Any:
     """Refine a student by a teacher and return the refined student; the one given is not changed.
 
     Args:
-        student: a Student on the teacher's device, images in about [-1, 1].
-        teacher: a Denoiser of the same resolution and channels; stays as it is.
+        student: a module that is a Student (see base), on the teacher's device.
+        teacher: a module that is a Denoiser of the same resolution and channels; stays as it is.
         method: a name in REFINERS, with its default knobs, or one of its dataclasses.
         kimg: length of the run in thousands of the student's images; above 0.
         batch: images per step.
@@ -68,9 +68,11 @@ def refine(
     if isinstance(method, str):
         if method not in REFINERS:
             raise ValueError(f"method is {method!r}; allowed are {', '.join(REFINERS)}")
-        method = REFINERS[method]()
+        chosen: Method = REFINERS[method]()
+    else:
+        chosen = method
     settings = dataclasses.replace(settings or Settings(kimg=kimg), kimg=kimg, batch=batch)
-    refinement = Refinement(student, teacher, method, settings)
+    refinement = Refinement(student, teacher, chosen, settings)
     if folder is None and outdir is not None:
         folder = RunFolder.create(Path(outdir), "refine")
     if resume:
@@ -185,7 +187,7 @@ def sample_grid(student: Any, seed: int) -> np.ndarray:
     return datasets.image_grid(pixels.numpy(), GRID_COLUMNS)
 
 
-def save_grid(path: Path, student: torch.nn.Module, seed: int) -> np.ndarray:
+def save_grid(path: Path, student: Any, seed: int) -> np.ndarray:
     """Write a grid of the student's samples as PNG and return its pixels."""
     grid = sample_grid(student, seed)
     datasets.save_png(path, grid)

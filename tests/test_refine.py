@@ -40,9 +40,9 @@ def write_student(path, *, c_dim=0, resolution=32, channels=1):
     )
     file = {
         "training_set_kwargs": {"path": "x.zip"},
-        "G": record,
+        "G": generators[0],
         "D": discriminator,
-        "G_ema": record,
+        "G_ema": generators[1],
     }
     checkpoints.write(file, path)
     return path

@@ -10,10 +10,10 @@ from scipy.stats import kstest, norm, uniform
 
 from refiners.noise import add_noise, denoising_weight, draw_sigma, parse_law
 from teachers.edm import EDMPrecond
-from teachers.gaussian import Gaussian
 from teachers.sampler import noise_levels
 
 N = 20_000
+SMALLEST = {"model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
 
 
 def test_lognormal_has_the_mean_and_the_standard_deviation_of_ln_sigma_that_its_name_says() -> None:
@@ -32,7 +32,7 @@ def test_loguniform_is_uniform_in_ln_sigma_between_its_bounds() -> None:
 
 
 def test_karras_has_the_samplers_noise_levels_as_its_quantiles() -> None:
-    teacher = Gaussian(0.0, 1.0, img_channels=1, img_resolution=4)
+    teacher = EDMPrecond(4, 1, model_type="SongUNet", **SMALLEST)
     grid = noise_levels(teacher, 21, sigma_min=0.002, sigma_max=80, rho=7)[:-1]
     sigma = draw_sigma("karras:0.002,80", N).double()
     assert 0.002 * (1 - 1e-5) <= sigma.min() <= sigma.max() <= 80 * (1 + 1e-5)
@@ -111,6 +111,3 @@ def test_the_denoising_weight_is_1_over_sigma_squared_below_and_sigma_data_squar
     low, high = torch.tensor([1e-4, 1e4], dtype=torch.float64)
     assert (denoising_weight(low, 0.5) * low**2).item() == pytest.approx(1, rel=1e-6)
     assert denoising_weight(high, 0.5).item() == pytest.approx(4, rel=1e-6)
-
-
-SMALLEST = {"model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}

@@ -18,7 +18,7 @@ from refiners.session import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
 SHORT = {"batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16, "tick": 0.064, "snap": 2}
 
 
-def start(affine: Any, gaussian: Any, **arguments: Any) -> torch.nn.Module:
+def start(affine: Any, gaussian: Any, **arguments: Any) -> Any:
     """Refine the toy for 20 steps of 16 images, or as the arguments say."""
     chosen = {"kimg": 0.32, "batch": 16, "progress": False, **arguments}
     options = Settings(**{**SHORT, "kimg": chosen["kimg"], **chosen.pop("changes", {})})
@@ -34,7 +34,7 @@ def test_the_refined_student_is_a_new_one_that_moved_towards_the_teacher(
 ) -> None:
     student = affine(-0.4, 0.3)
     options = Settings(kimg=0.32, **SHORT)
-    refined = refine(student, gaussian(0.3, 0.5), kimg=0.32, batch=16, settings=options)
+    refined: Any = refine(student, gaussian(0.3, 0.5), kimg=0.32, batch=16, settings=options)
     assert student.mean.item() == pytest.approx(-0.4)
     assert -0.39 < refined.mean.item() < 0.3
     assert not any(parameter.requires_grad for parameter in refined.parameters())
@@ -92,7 +92,7 @@ def test_what_is_measured_is_the_average_at_every_snapshot(
         seen.append((num_images, student.mean.item()))
         return {"distance": 1.25}
 
-    refined: Any = start(affine, gaussian, outdir=tmp_path, measure=measure)
+    refined = start(affine, gaussian, outdir=tmp_path, measure=measure)
     assert [num_images for num_images, _ in seen] == [0, 128, 256, 320]
     assert seen[0][1] == pytest.approx(-0.4)
     assert seen[-1][1] == refined.mean.item()
@@ -121,8 +121,8 @@ def test_resuming_without_a_state_is_refused(affine: Any, gaussian: Any, tmp_pat
 
 
 def test_a_method_goes_by_its_name_or_as_its_dataclass(affine: Any, gaussian: Any) -> None:
-    by_name: Any = start(affine, gaussian, method="diff-instruct")
-    as_object: Any = start(affine, gaussian, method=DiffInstruct())
+    by_name = start(affine, gaussian, method="diff-instruct")
+    as_object = start(affine, gaussian, method=DiffInstruct())
     assert by_name.mean.item() == as_object.mean.item()
     with pytest.raises(ValueError, match="method is 'gan'; allowed are diff-instruct"):
         start(affine, gaussian, method="gan")

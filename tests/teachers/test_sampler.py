@@ -44,19 +44,20 @@ def test_the_error_falls_with_the_order_of_the_solver(solver, order):
 
 @pytest.mark.parametrize("s_churn", [0.0, 10.0])
 def test_samples_of_an_exact_mixture_have_its_mean_and_covariance(s_churn):
-    n, means = 10_000, torch.tensor([[-1.0, 0.5, 0.0, 1.0], [0.8, 0.5, -1.0, 0.0]])
+    n, means = 5_000, torch.tensor([[-1.0, 0.5, 0.0, 1.0], [0.8, 0.5, -1.0, 0.0]])
     stds, weights = torch.tensor([0.2, 0.5]), torch.tensor([0.3, 0.7])
     denoiser = GaussianMixture(means.reshape(2, 1, 2, 2), stds, weights)
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(n, 1, 2, 2, generator=generator)
-    options: Any = {"num_steps": 30, "s_churn": s_churn, "generator": generator}
+    options: Any = {"num_steps": 80, "s_churn": s_churn, "generator": generator}
     x = sample(denoiser, latents, **options).flatten(1).double()
 
     means, stds, weights = means.double(), stds.double(), weights.double()
     mean = weights @ means
     second = torch.einsum("k,ki,kj->ij", weights, means, means)
     covariance = second - torch.outer(mean, mean) + (weights * stds**2).sum() * torch.eye(4)
-    # Four standard errors; of a covariance, that of Gaussian samples (Anderson 2003, Eq. 3.4.4).
+    # Four standard errors; those of a covariance are of Gaussian samples (Anderson 2003, Sec. 3.4).
+    # The solver's own error at 80 steps is a quarter of one.
     variance = covariance.diag()
     assert bool(((x.mean(0) - mean).abs() < 4 * (variance / n).sqrt()).all())
     standard_error = ((torch.outer(variance, variance) + covariance**2) / n).sqrt()
@@ -112,7 +113,9 @@ def test_churned_levels_are_on_the_grid_too():
             seen.append(sigma)
             return denoiser(x, sigma, labels)
 
-    sample(Spy(1, 4), torch.randn(1, 1, 4, 4), num_steps=6, s_churn=3.0)
+    spy = Spy(1, 4)
+    spy.sigma_min = denoiser.sigma_min
+    sample(spy, torch.randn(1, 1, 4, 4), num_steps=6, s_churn=3.0)
     assert len(seen) == 11 and set(seen) <= set(denoiser.u.double().tolist())
 
 
