@@ -9,6 +9,7 @@ machine that slows down slows all of them.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,22 +77,27 @@ class StepParts:
         """Let Adam move the student."""
         self.job.student_adam.step()
 
-    def averages(self) -> None:
-        """Move both exponential averages."""
-        follow(self.job.auxiliary_average, self.job.auxiliary, self.batch, 1e4)
-        follow(self.job.average, self.job.student, self.batch, 1e4)
+    def auxiliary_ema(self) -> None:
+        """Move the auxiliary's average."""
+        follow(self.job.auxiliary_average, self.job.auxiliary, 1, 100)
 
-    def named(self) -> dict[str, Callable[[], object]]:
-        """Return the parts by the names of the table."""
+    def student_ema(self) -> None:
+        """Move the student's average."""
+        follow(self.job.average, self.job.student, 1, 100)
+
+    def named(self) -> dict[str, tuple[int, Callable[[], object]]]:
+        """Return name -> how often a step does it, and the part."""
+        updates = self.job.settings.auxiliary_steps
         return {
-            "student forward": self.student_forward,
-            "auxiliary forward and backward": self.auxiliary_forward_backward,
-            "auxiliary optimiser": self.auxiliary_optimiser,
-            "auxiliary forward, for the gradient": self.auxiliary_forward,
-            "teacher forward": self.teacher_forward,
-            "student backward": self.student_backward,
-            "student optimiser": self.student_optimiser,
-            "averages of both": self.averages,
+            "student forward": (1, self.student_forward),
+            "auxiliary forward and backward": (updates, self.auxiliary_forward_backward),
+            "auxiliary optimiser": (updates, self.auxiliary_optimiser),
+            "auxiliary EMA": (updates, self.auxiliary_ema),
+            "auxiliary forward, for the gradient": (1, self.auxiliary_forward),
+            "teacher forward": (1, self.teacher_forward),
+            "student backward": (1, self.student_backward),
+            "student optimiser": (1, self.student_optimiser),
+            "student EMA": (1, self.student_ema),
         }
 
 
@@ -107,66 +113,81 @@ def measure(student: Any, teacher: Any, *, batch: int, repeats: int) -> dict[str
     settings = Settings(kimg=1e9, batch=batch, warmup_kimg=0)
     refinement = Refinement(student, teacher, DiffInstruct(), settings)
     parts = StepParts(refinement).named()
-    timed = {**parts, "whole step": refinement.advance, "matrix product": machine.matmul()}
+    extra = {"whole step": (1, refinement.advance), "matrix product": (1, machine.matmul())}
+    timed = {**parts, **extra}
     # The first calls, which also warm up, are for counting.
-    flop = {name: count_flop(function) for name, function in timed.items()}
+    flop = {name: count_flop(function) for name, (_, function) in timed.items()}
     times: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
-        for name, function in timed.items():
+        for name, (_, function) in timed.items():
             times[name].append(machine.seconds(function))
-    rows = {
-        name: {"seconds": machine.spread(times[name]), "gflop": flop[name] / 1e9} for name in timed
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "calls": calls,
+            "seconds": machine.spread(times[name]),
+            "gflop": flop[name] / 1e9,
+            "gflop_per_second": flop[name] / 1e9 / statistics.median(times[name]),
+        }
+        for name, (calls, _) in timed.items()
     }
     product, whole = rows.pop("matrix product"), rows.pop("whole step")
-    product_speed = product["gflop"] / product["seconds"]["median"]
+    step = whole["seconds"]["median"]
     for row in (whole, *rows.values()):
-        row["gflop_per_second"] = row["gflop"] / row["seconds"]["median"]
-        row["share_of_matmul_speed"] = row["gflop_per_second"] / product_speed
+        row["share_of_step"] = row["calls"] * row["seconds"]["median"] / step
+        row["share_of_matmul_speed"] = row["gflop_per_second"] / product["gflop_per_second"]
     return {
         "machine": machine.describe(),
         "batch": batch,
         "repeats": repeats,
         "parameters": {
-            "student": sum(p.numel() for p in student.parameters()),
-            "teacher": sum(p.numel() for p in teacher.parameters()),
+            "student": count_parameters(refinement.student),
+            "teacher": count_parameters(refinement.teacher),
         },
-        "matmul_gflop_per_second": product_speed,
-        "images_per_second": batch / whole["seconds"]["median"],
+        "matmul": product,
+        "images_per_second": batch / step,
         "whole_step": whole,
         "parts": rows,
     }
 
 
+def count_parameters(network: torch.nn.Module) -> int:
+    """Return the number of a network's parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """Return one line of the table."""
+    times = " ".join(f"{1000 * row['seconds'][key]:9.2f}" for key in ("median", "min", "max"))
+    text = f"{name:36} {times} {row['calls']:5d} {100 * row['share_of_step']:5.0f}%"
+    if not row["gflop"]:
+        return text
+    speed = f"{row['gflop_per_second']:8.1f} {100 * row['share_of_matmul_speed']:5.0f}%"
+    return f"{text} {row['gflop']:9.3f} {speed}"
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the result as text, one line a part."""
-    sizes = result["parameters"]
-    lines = [
-        machine.headline(result["machine"]),
-        f"student {sizes['student'] / 1e6:.2f} M parameters, teacher and auxiliary "
-        f"{sizes['teacher'] / 1e6:.2f} M, batch {result['batch']}, median of {result['repeats']}",
-        "",
-        f"{'part':36} {'ms':>9} {'min':>9} {'max':>9} {'step':>6} {'GFLOP':>9} "
-        f"{'GFLOP/s':>8} {'of mm':>6}",
-    ]
-    step = result["whole_step"]["seconds"]["median"]
-    for name, row in {**result["parts"], "whole step": result["whole_step"]}.items():
-        times = [1000 * row["seconds"][key] for key in ("median", "min", "max")]
-        work = f"{row['gflop']:9.3f} {row['gflop_per_second']:8.1f} "
-        work += f"{100 * row['share_of_matmul_speed']:5.0f}%"
-        lines.append(
-            f"{name:36} {times[0]:9.2f} {times[1]:9.2f} {times[2]:9.2f} "
-            f"{100 * times[0] / 1000 / step:5.0f}% {work if row['gflop'] else '':>24}".rstrip()
-        )
-    total = sum(row["seconds"]["median"] for row in result["parts"].values())
-    lines += [
-        "",
-        f"The parts' medians sum to {100 * total / step:.0f} % of the whole step.",
-        f"{result['images_per_second']:.2f} images/s; the step runs at "
-        f"{100 * result['whole_step']['share_of_matmul_speed']:.0f} % of this machine's float32 "
-        f"matrix product ({result['matmul_gflop_per_second']:.1f} GFLOP/s at "
-        f"{machine.MATRIX_SIZE} x {machine.MATRIX_SIZE}, same run).",
-    ]
-    return "\n".join(lines)
+    sizes, whole = result["parameters"], result["whole_step"]
+    total = sum(row["share_of_step"] for row in result["parts"].values())
+    return "\n".join(
+        [
+            machine.headline(result["machine"]),
+            f"student {sizes['student'] / 1e6:.2f} M parameters, teacher and auxiliary "
+            f"{sizes['teacher'] / 1e6:.2f} M, batch {result['batch']}, "
+            f"{result['repeats']} repeats",
+            "",
+            f"{'part':36} {'ms':>9} {'min':>9} {'max':>9} {'calls':>5} {'step':>6} "
+            f"{'GFLOP':>9} {'GFLOP/s':>8} {'of mm':>6}",
+            *(line(name, row) for name, row in result["parts"].items()),
+            line("whole step", whole),
+            "",
+            f"The parts sum to {100 * total:.0f} % of the whole step.",
+            f"{result['images_per_second']:.2f} images/s; the step runs at "
+            f"{100 * whole['share_of_matmul_speed']:.0f} % of this machine's float32 matrix product"
+            f" ({result['matmul']['gflop_per_second']:.1f} GFLOP/s at "
+            f"{machine.MATRIX_SIZE} x {machine.MATRIX_SIZE}, same run).",
+        ]
+    )
 
 
 @click.command()

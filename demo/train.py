@@ -4,12 +4,12 @@
     python -m demo.train teacher    --data mnist-png.tar.xz --workdir runs/demo --kimg 190
     python -m demo.train teacher    --data mnist-png.tar.xz --workdir runs/demo --kimg 260 \
                                     --label-dropout 0.8
-    python -m demo.train student    --data mnist-png.tar.xz --workdir runs/demo --kimg 100
+    python -m demo.train student    --data mnist-png.tar.xz --workdir runs/demo --kimg 60
     python -m demo.train pack       --workdir runs/demo
 
-Each stage saves its state every 20 kimg and continues from it when the same command is given again.
-`pack` writes the finished
-files beside this script. Seeds, times and the quality reached are in demo/README.md.
+Each stage saves its state every 20 kimg and continues from it when the same command is given again;
+`pack` copies the finished files beside this script. Seeds, times and the quality reached are in
+demo/README.md.
 """
 
 from __future__ import annotations
@@ -201,7 +201,8 @@ def teacher(
         attn_resolutions=[],
         dropout=0.0,
         label_dropout=label_dropout,
-    ).to(memory_format=torch.channels_last)
+    )
+    network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     average = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
     path = workdir / "teacher.pt"
@@ -231,13 +232,13 @@ def teacher(
         progress(seen, loss.item())
         if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
             save_state(path, state, seen)
-    teachers.save(average.to(memory_format=torch.contiguous_format), workdir / "teacher.pkl")
+    teachers.save(average, workdir / "teacher.pkl")
     print(f"{workdir / 'teacher.pkl'} after {seen} images")
 
 
 @main.command()
 @stage
-@click.option("--kimg", type=float, default=100, show_default=True)
+@click.option("--kimg", type=float, default=60, show_default=True)
 @click.option("--batch", type=int, default=32, show_default=True)
 def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, batch: int) -> None:
     """Train the StyleGAN2 generator: logistic loss with R1 (Karras et al. 2020), stopped early."""
@@ -245,8 +246,8 @@ def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, bat
     workdir.mkdir(parents=True, exist_ok=True)
     images, labels = load_images(data, workdir)
     torch.manual_seed(seed)
-    width = {"channel_base": 1024, "channel_max": 64}
-    sizes = {"c_dim": 0, "img_resolution": 32, "img_channels": 1}
+    width: dict[str, Any] = {"channel_base": 1024, "channel_max": 64}
+    sizes: dict[str, Any] = {"c_dim": 0, "img_resolution": 32, "img_channels": 1}
     generator = Generator(
         z_dim=64, w_dim=64, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=width, **sizes
     )

@@ -10,12 +10,10 @@ weighting. s_q is not known: an
 auxiliary denoiser is trained on the student's own samples, by EDM's denoising loss, and stands for
 D_q.
 
-A short run can hold the contrast: the quickest way to be less at odds with a denoiser is to pale,
-since it is less sure of the
-student's samples than the auxiliary is, so the gradient's mean over a batch has a large component
-along x_0 - E x_0 that returns only
-once the shapes have moved. hold_contrast removes that one direction (measured in
-docs/experiments.md; not in the paper).
+A short run can hold the contrast. The teacher is less sure of the student's samples than the
+auxiliary is, so the quickest way to agree with it is to pale: g has a large component along
+x_0 - E x_0, which Adam follows at full speed and which returns only once the shapes have moved.
+hold_contrast removes it, per sample (measured in docs/experiments.md; not in the paper).
 """
 
 from __future__ import annotations
@@ -40,9 +38,11 @@ def dmd(x_0: torch.Tensor, d_teacher: torch.Tensor) -> torch.Tensor:
 
 
 def along_contrast(g: torch.Tensor, x_0: torch.Tensor) -> torch.Tensor:
-    """Return the part of a batch's gradient [n, c, h, w] that scales x_0 about the batch's mean."""
+    """Return the part of each sample's gradient g [n, c, h, w] that scales x_0 about its mean."""
     deviation = x_0 - x_0.mean(dim=0, keepdim=True)
-    return (g * deviation).sum() / deviation.square().sum().clamp(min=1e-12) * deviation
+    dims = [1, 2, 3]
+    length = deviation.square().sum(dim=dims, keepdim=True).clamp(min=1e-12)
+    return (g * deviation).sum(dim=dims, keepdim=True) / length * deviation
 
 
 WEIGHTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"one": one, "dmd": dmd}

@@ -89,13 +89,7 @@ class Refinement:
             self.auxiliary_adam.zero_grad()
             loss.backward()
             self.auxiliary_adam.step()
-            # Ramp up: an average over the first half of what has been seen, until the half-life is
-            # reached.
-            updates = (self.step + 1) * self.settings.auxiliary_steps
-            half_life = min(
-                self.settings.auxiliary_ema_kimg * 1000, updates * self.settings.batch / 4
-            )
-            follow(self.auxiliary_average, self.auxiliary, self.settings.batch, half_life)
+            follow(self.auxiliary_average, self.auxiliary, 1, self.settings.auxiliary_ema)
         return loss.item()
 
     def _advance_student(
@@ -197,10 +191,10 @@ def draw_inputs(
 
 @torch.no_grad()
 def follow(
-    average: torch.nn.Module, network: torch.nn.Module, num_images: int, half_life: float
+    average: torch.nn.Module, network: torch.nn.Module, amount: float, half_life: float
 ) -> None:
-    """Move an average towards its network, num_images of a half-life on; buffers are copied."""
-    beta = 0.5 ** (num_images / half_life) if half_life > 0 else 0.0
+    """Move an average towards its network, `amount` of a half-life on; buffers are copied."""
+    beta = 0.5 ** (amount / half_life) if half_life > 0 else 0.0
     for a, p in zip(average.parameters(), network.parameters(), strict=True):
         a.lerp_(p, 1 - beta)
     for a, b in zip(average.buffers(), network.buffers(), strict=True):

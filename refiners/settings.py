@@ -23,8 +23,9 @@ class Settings:
         ema_kimg: half-life of the student's average, which is the result; 0 averages nothing.
         warmup_kimg: images on which the auxiliary learns the student before the student moves.
         auxiliary_steps: auxiliary updates per student update.
-        auxiliary_ema_kimg: half-life of the auxiliary's average, whose difference to the teacher is
-            followed.
+        auxiliary_ema: half-life, in auxiliary updates, of the auxiliary's average, whose difference
+            to the teacher is followed. Too long, it lags behind the student and the run overshoots;
+            too short, the difference is the auxiliary's own training noise.
         train: which part of the student moves: "all", "synthesis" or "mapping".
         seed: of every random draw.
         tick: kimg between log lines.
@@ -32,16 +33,16 @@ class Settings:
     """
 
     kimg: float = 20.0
-    batch: int = 128
+    batch: int = 64
     glr: float = 1e-4
     lr: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.999
-    rampup_kimg: float = 2.0
-    ema_kimg: float = 2.0
-    warmup_kimg: float = 10.0
-    auxiliary_steps: int = 1
-    auxiliary_ema_kimg: float = 2.0
+    rampup_kimg: float = 0.5
+    ema_kimg: float = 1.0
+    warmup_kimg: float = 8.0
+    auxiliary_steps: int = 3
+    auxiliary_ema: float = 5.0
     train: str = "all"
     seed: int = 0
     tick: float = 1.0

@@ -1,6 +1,7 @@
-"""The StyleGAN2 discriminator (Karras et al. 2020, arXiv:1912.04958), architectures orig, skip and resnet.
+"""The StyleGAN2 discriminator (Karras et al. 2020, arXiv:1912.04958, figure 7).
 
-No refinement method here needs one; files carry it, adversarial methods and the script that trains the demo generator use it.
+No refinement method here needs one; files carry it, and the script that trains the demo generator
+uses it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,17 @@ from typing import Any
 
 import torch
 
+from students.base import check_labels
+from students.blocks import block_channels, check_architecture, fp16_from
+from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer
+from students.mapping import MappingNetwork
 from stylegan_ops import downsample2d, setup_filter
-from students.stylegan2 import (
-    FILTER,
-    Conv2dLayer,
-    FullyConnectedLayer,
-    MappingNetwork,
-    block_resolutions,
-    fp16_from,
-)
-
-ARCHITECTURES = ("orig", "skip", "resnet")
 
 
 class DiscriminatorBlock(torch.nn.Module):
     """The layers of one resolution: [fromrgb], conv0, conv1 (halving), [skip]."""
+
+    resample_filter: torch.Tensor
 
     def __init__(
         self,
@@ -37,7 +34,7 @@ class DiscriminatorBlock(torch.nn.Module):
         img_channels: int,
         architecture: str,
         activation: str = "lrelu",
-        resample_filter: Sequence[float] | None = FILTER,
+        resample_filter: Sequence | None = FILTER,
         conv_clamp: float | None = None,
         use_fp16: bool = False,
         fp16_channels_last: bool = False,
@@ -75,29 +72,37 @@ class DiscriminatorBlock(torch.nn.Module):
     def forward(
         self, x: torch.Tensor | None, img: torch.Tensor | None, *, force_fp32: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return features [n, out, h / 2, w / 2], and the halved image where blocks pass it on.
+
+        Args:
+            x: features [n, in, h, w]; None in the first block.
+            img: image [n, img_channels, h, w], or None where no layer looks at it.
+            force_fp32: compute in single precision even where this block was trained in half.
+        """
         half = self.use_fp16 and not force_fp32
         layout = torch.channels_last if self.channels_last and half else torch.contiguous_format
         source = img if x is None else x
         assert source is not None
         dtype = torch.float16 if half else torch.promote_types(source.dtype, torch.float32)
-        if x is not None:
-            x = x.to(dtype=dtype, memory_format=layout)
+        features = None if x is None else x.to(dtype=dtype, memory_format=layout)
         if self.in_channels == 0 or self.architecture == "skip":
             assert img is not None
             img = img.to(dtype=dtype, memory_format=layout)
             y = self.fromrgb(img)
-            x = y if x is None else x + y
+            features = y if features is None else features + y
             img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
+        assert features is not None
         if self.architecture == "resnet":
-            y = self.skip(x, gain=math.sqrt(0.5))
-            x = y + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
-        else:
-            x = self.conv1(self.conv0(x))
-        return x, img
+            y = self.skip(features, gain=math.sqrt(0.5))
+            return y + self.conv1(self.conv0(features), gain=math.sqrt(0.5)), img
+        return self.conv1(self.conv0(features)), img
 
 
 class MinibatchStdLayer(torch.nn.Module):
-    """Append the standard deviation within groups of samples (Karras et al. 2018, arXiv:1710.10196, section 3)."""
+    """Append the deviation within groups of samples (Karras et al. 2018, arXiv:1710.10196, sec. 3).
+
+    A group is group_size samples, or the batch where that is smaller or group_size is None.
+    """
 
     def __init__(self, group_size: int | None, num_channels: int = 1):
         super().__init__()
@@ -105,6 +110,11 @@ class MinibatchStdLayer(torch.nn.Module):
         self.num_channels = num_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [n, c + num_channels, h, w] of x [n, c, h, w].
+
+        Raises:
+            ValueError: n is above the group's size and no multiple of it.
+        """
         n, c, h, w = x.shape
         group = n if self.group_size is None else min(self.group_size, n)
         if n % group:
@@ -142,6 +152,10 @@ class DiscriminatorEpilogue(torch.nn.Module):
             self.fromrgb = Conv2dLayer(
                 img_channels, in_channels, kernel_size=1, activation=activation
             )
+        if mbstd_num_channels and in_channels % mbstd_num_channels:
+            raise ValueError(
+                f"mbstd_num_channels is {mbstd_num_channels}; it must divide {in_channels} channels"
+            )
         self.mbstd = (
             MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels else None
         )
@@ -160,6 +174,13 @@ class DiscriminatorEpilogue(torch.nn.Module):
     def forward(
         self, x: torch.Tensor, img: torch.Tensor | None, cmap: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return logits [n, 1].
+
+        Args:
+            x: features [n, in_channels, 4, 4].
+            img: image [n, img_channels, 4, 4] in architecture "skip".
+            cmap: mapped labels [n, cmap_dim]; None where there are no classes.
+        """
         x = x.to(
             dtype=torch.promote_types(x.dtype, torch.float32),
             memory_format=torch.contiguous_format,
@@ -194,23 +215,21 @@ class Discriminator(torch.nn.Module):
         mapping_kwargs: Mapping[str, Any] | None = None,
         epilogue_kwargs: Mapping[str, Any] | None = None,
     ):
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture is {architecture!r}; allowed are {ARCHITECTURES}")
+        check_architecture(architecture)
         super().__init__()
         self.c_dim = c_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
-        self.block_resolutions = block_resolutions(img_resolution)[:0:-1]
-        channels = {r: min(channel_base // r, channel_max) for r in [*self.block_resolutions, 4]}
+        channels = block_channels(img_resolution, channel_base, channel_max)
+        self.block_resolutions = sorted(channels, reverse=True)[:-1]
         cmap_dim = 0 if c_dim == 0 else channels[4] if cmap_dim is None else cmap_dim
         common = {
             "img_channels": img_channels,
             "architecture": architecture,
             "conv_clamp": conv_clamp,
         }
-        options = dict(block_kwargs or {})
-        # Frozen layers (freeze_layers) are buffers in their file; which they are does not change the function.
-        options.pop("freeze_layers", None)
+        # Frozen layers (freeze_layers) are buffers in their file: the names and the function stay.
+        options = {k: v for k, v in (block_kwargs or {}).items() if k != "freeze_layers"}
         for r in self.block_resolutions:
             block = DiscriminatorBlock(
                 0 if r == img_resolution else channels[r],
@@ -228,7 +247,8 @@ class Discriminator(torch.nn.Module):
                 c_dim=c_dim,
                 w_dim=cmap_dim,
                 num_ws=None,
-                **{"w_avg_beta": None, **(mapping_kwargs or {})},
+                w_avg_beta=None,
+                **(mapping_kwargs or {}),
             )
         self.b4 = DiscriminatorEpilogue(
             channels[4], cmap_dim=cmap_dim, resolution=4, **(epilogue_kwargs or {}), **common
@@ -255,26 +275,21 @@ class Discriminator(torch.nn.Module):
         *,
         force_fp32: bool | None = None,
     ) -> torch.Tensor:
-        """Return logits [n, 1] of images [n, img_channels, h, w] and one-hot labels [n, c_dim]."""
+        """Return logits [n, 1] of images [n, img_channels, h, w] and one-hot labels [n, c_dim].
+
+        force_fp32 None means single precision off CUDA.
+
+        Raises:
+            ValueError: images or labels of another shape, a batch that the minibatch deviation
+                cannot divide.
+        """
+        shape = [self.img_channels, self.img_resolution, self.img_resolution]
+        if img.ndim != 4 or list(img.shape[1:]) != shape:
+            raise ValueError(f"img is {list(img.shape)}; this network takes {['n', *shape]}")
         if force_fp32 is None:
             force_fp32 = img.device.type != "cuda"
         x, rest = None, img
         for resolution in self.block_resolutions:
             x, rest = getattr(self, f"b{resolution}")(x, rest, force_fp32=force_fp32)
-        cmap = self.mapping(None, c) if self.c_dim else None
+        cmap = self.mapping(None, check_labels(c, self.c_dim, len(img))) if self.c_dim else None
         return self.b4(x, rest, cmap)
-
-
-def kwargs_from(init_kwargs: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Discriminator's arguments for a file's constructor call, its writer's defaults filled in.
-
-    The StyleGAN3 repository's discriminator is told by the resolution-wise default that it sets: blocks clamp and run in half
-    precision although the call names neither.
-    """
-    named = dict(init_kwargs)
-    blocks = state["_modules"]
-    top = blocks.get(f"b{named.get('img_resolution')}")
-    if top is not None and "conv_clamp" not in named:
-        clamp = top.state["_modules"]["conv0"].state.get("conv_clamp")
-        named["conv_clamp"] = clamp
-    return named

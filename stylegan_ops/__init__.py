@@ -1,7 +1,8 @@
 """The operations of StyleGAN-family networks, defined in plain torch.
 
-Each file holds one operation and is its specification: ordinary differentiable torch code, right to any order of derivative,
-on any device, with nothing to compile. Images are float [n, c, h, w]; filters are float32, 1-D (separable) or 2-D.
+Each file holds one operation and is its specification: ordinary differentiable torch code, right to
+any order of derivative, on any device, with nothing to compile. Images are float [n, c, h, w];
+filters are float32, 1-D (separable) or 2-D.
 """
 
 from stylegan_ops.bias_act import ACTIVATIONS, bias_act

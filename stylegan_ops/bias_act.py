@@ -34,6 +34,7 @@ ACTIVATIONS = {
 def bias_act(
     x: torch.Tensor,
     b: torch.Tensor | None = None,
+    *,
     dim: int = 1,
     act: str = "linear",
     alpha: float | None = None,
@@ -51,12 +52,15 @@ def bias_act(
         gain: factor after the activation; None means the activation's own.
         clamp: limit to [-clamp, clamp], at least 0; None means no limit.
 
+    Returns:
+        The shape and dtype of x.
+
     Raises:
         ValueError: an unknown activation, a bias of another size or dtype, a negative clamp.
     """
     if act not in ACTIVATIONS:
         raise ValueError(f"act is {act!r}; allowed are {', '.join(ACTIVATIONS)}")
-    if clamp is not None and clamp < 0:
+    if clamp is not None and not clamp >= 0:
         raise ValueError(f"clamp is {clamp}; it must be at least 0, or None for no clamp")
     activation = ACTIVATIONS[act]
     if b is not None:

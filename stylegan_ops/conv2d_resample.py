@@ -1,7 +1,8 @@
 """Convolution with resampling: upsample with f, convolve with w, downsample with f.
 
-The three are linear and shift-invariant, so their order is free where nothing is decimated in between; each branch below picks the
-order with the least work. All give the same numbers up to rounding.
+The three are linear and shift-invariant, so their order is free where nothing is decimated in
+between; each branch below picks the order with the least work. All give the same numbers up to
+rounding.
 """
 
 from __future__ import annotations
@@ -9,20 +10,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from stylegan_ops.upfirdn2d import Pair, _sides, _taps, upfirdn2d
-
-
-def _transposed(w: torch.Tensor, groups: int) -> torch.Tensor:
-    """Turn [out, in / groups, kh, kw] into conv_transpose2d's [in, out / groups, kh, kw]."""
-    out, inner, kh, kw = w.shape
-    w = w.reshape(groups, out // groups, inner, kh, kw).transpose(1, 2)
-    return w.reshape(groups * inner, out // groups, kh, kw)
+from stylegan_ops.upfirdn2d import Pair, filter_size, padding_sides, upfirdn2d
 
 
 def conv2d_resample(
     x: torch.Tensor,
     w: torch.Tensor,
     f: torch.Tensor | None = None,
+    *,
     up: int = 1,
     down: int = 1,
     padding: Pair = 0,
@@ -36,7 +31,8 @@ def conv2d_resample(
         x: [n, in, h, w].
         w: [out, in / groups, kh, kw] in the dtype of x.
         f: float32 resampling filter, or None.
-        up, down: integer factors.
+        up: integer factor.
+        down: integer factor.
         padding: relative to the upsampled image: integer, [x, y] or [x0, x1, y0, y1].
         groups: as in torch.nn.functional.conv2d.
         flip_weight: True correlates with w (torch's convention), False convolves.
@@ -44,9 +40,13 @@ def conv2d_resample(
 
     Returns:
         [n, out, h', w']; with padding k // 2, h' = h * up / down.
+
+    Raises:
+        ValueError: a weight that does not fit x, a factor below 1, a malformed filter or padding.
     """
+    _check(x, w, up, down, groups)
     kh, kw = w.shape[-2:]
-    (tx, ty), (x0, x1, y0, y1) = _taps(f), _sides(padding)
+    (tx, ty), (x0, x1, y0, y1) = filter_size(f), padding_sides(padding)
     if up > 1:
         x0, x1 = x0 + (tx + up - 1) // 2, x1 + (tx - up) // 2
         y0, y1 = y0 + (ty + up - 1) // 2, y1 + (ty - up) // 2
@@ -56,22 +56,47 @@ def conv2d_resample(
     if not flip_weight and kh * kw > 1:
         w = w.flip([2, 3])
 
+    sides = [x0, x1, y0, y1]
     if up == 1 and down == 1:
         if x0 == x1 >= 0 and y0 == y1 >= 0:
             return F.conv2d(x, w, padding=(y0, x0), groups=groups)
-        return F.conv2d(F.pad(x, [x0, x1, y0, y1]), w, groups=groups)
+        return F.conv2d(F.pad(x, sides), w, groups=groups)
     if kh == kw == 1 and up == 1:
-        x = upfirdn2d(x, f, down=down, padding=[x0, x1, y0, y1], flip_filter=flip_filter)
+        x = upfirdn2d(x, f, down=down, padding=sides, flip_filter=flip_filter)
         return F.conv2d(x, w, groups=groups)
     if kh == kw == 1 and down == 1:
         x = F.conv2d(x, w, groups=groups)
-        return upfirdn2d(x, f, up, 1, [x0, x1, y0, y1], flip_filter, gain=up**2)
+        return upfirdn2d(x, f, up=up, padding=sides, flip_filter=flip_filter, gain=up**2)
     if up == 1:
-        x = upfirdn2d(x, f, padding=[x0, x1, y0, y1], flip_filter=flip_filter)
+        x = upfirdn2d(x, f, padding=sides, flip_filter=flip_filter)
         return F.conv2d(x, w, stride=down, groups=groups)
-    # Zero insertion followed by a full convolution is one transposed convolution; it starts k - 1 pixels early and lacks the
-    # up - 1 zeros after the last pixel, which the padding of the filter step makes good.
+    # Zero insertion followed by a full convolution is one transposed convolution; it starts k - 1
+    # pixels early and lacks the up - 1 zeros after the last pixel, which the padding of the filter
+    # step makes good.
     x = F.conv_transpose2d(x, _transposed(w.flip([2, 3]), groups), stride=up, groups=groups)
     sides = [x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)]
     x = upfirdn2d(x, f, padding=sides, flip_filter=flip_filter, gain=up**2)
     return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
+
+
+def _check(x: torch.Tensor, w: torch.Tensor, up: int, down: int, groups: int) -> None:
+    """Raise ValueError, naming the argument, unless the shapes and factors belong together."""
+    if x.ndim != 4:
+        raise ValueError(f"x is {list(x.shape)}; it must be [n, in, h, w]")
+    if w.ndim != 4 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups:
+        raise ValueError(
+            f"w is {list(w.shape)}; it must be [out, {x.shape[1]} / groups, kh, kw], "
+            f"groups is {groups}"
+        )
+    if w.dtype != x.dtype:
+        raise ValueError(f"w is {w.dtype}; it must be {x.dtype} as x is")
+    for name, factor in (("up", up), ("down", down)):
+        if factor < 1:
+            raise ValueError(f"{name} is {factor}; it must be at least 1")
+
+
+def _transposed(w: torch.Tensor, groups: int) -> torch.Tensor:
+    """Turn [out, in / groups, kh, kw] into conv_transpose2d's [in, out / groups, kh, kw]."""
+    out, inner, kh, kw = w.shape
+    w = w.reshape(groups, out // groups, inner, kh, kw).transpose(1, 2)
+    return w.reshape(groups * inner, out // groups, kh, kw)

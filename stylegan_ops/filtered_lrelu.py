@@ -1,6 +1,7 @@
-"""Leaky ReLU between an upsampling and a downsampling filter (Karras et al. 2021, arXiv:2106.12423, section 3.2).
+"""Leaky ReLU between two resampling filters (Karras et al. 2021, arXiv:2106.12423, section 3.2).
 
-The nonlinearity acts on a signal of higher sampling rate, so that the frequencies it makes are filtered away before they alias.
+The nonlinearity acts on a signal of higher sampling rate, so that the frequencies it makes are
+filtered away before they alias.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ def filtered_lrelu(
     fu: torch.Tensor | None = None,
     fd: torch.Tensor | None = None,
     b: torch.Tensor | None = None,
+    *,
     up: int = 1,
     down: int = 1,
     padding: Pair = 0,
@@ -30,15 +32,22 @@ def filtered_lrelu(
 
     Args:
         x: [n, c, h, w].
-        fu, fd: float32 filters of the two resampling steps; None is the identity.
+        fu: float32 filter of the upsampling step; None is the identity.
+        fd: float32 filter of the downsampling step; None is the identity.
         b: [c] or None.
-        up, down: integer factors.
+        up: integer factor.
+        down: integer factor.
         padding: relative to the upsampled image, as in upfirdn2d.
-        gain, slope, clamp: of the activation, see bias_act.
+        gain: factor after the activation.
+        slope: of the activation below zero.
+        clamp: limit to [-clamp, clamp]; None means no limit.
         flip_filter: False convolves with both filters, True correlates.
 
     Returns:
         [n, c, (h * up + y0 + y1 - (taps_u - 1) - (taps_d - 1) + down - 1) // down, likewise for w].
+
+    Raises:
+        ValueError: what bias_act and upfirdn2d refuse.
     """
     x = bias_act(x, b)
     x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=up**2)

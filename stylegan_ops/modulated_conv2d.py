@@ -1,4 +1,12 @@
-"""Weight modulation and demodulation (Karras et al. 2020, arXiv:1912.04958, equations 1 to 3)."""
+"""Weight modulation and demodulation (Karras et al. 2020, arXiv:1912.04958, equations 1 to 3).
+
+    w'_ijk = s_i w_ijk                                          modulation (1)
+    w''_ijk = w'_ijk / sqrt(sum over i, k of w'_ijk^2 + eps)    demodulation (3)
+
+with i over input maps, j over output maps, k over the kernel. Both factors are taken out of the
+convolution: conv(x, w'') = conv(s_i x, w) / norm_j, the same numbers in one ordinary convolution
+for the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +17,15 @@ import torch
 from stylegan_ops.conv2d_resample import conv2d_resample
 from stylegan_ops.fma import fma
 
+EPS = 1e-8
+
 
 def modulated_conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
     styles: torch.Tensor,
     noise: torch.Tensor | None = None,
+    *,
     up: int = 1,
     down: int = 1,
     padding: int = 0,
@@ -24,20 +35,26 @@ def modulated_conv2d(
 ) -> torch.Tensor:
     """Convolve each sample with its own modulated weights.
 
-    The weights w' = s_i w are applied as conv(s_i x, w), and demodulation divides the output by the norm of w': the same numbers as
-    per-sample weights, in one ordinary convolution for the whole batch.
-
     Args:
         x: [n, in, h, w].
         weight: [out, in, kh, kw].
         styles: [n, in], the factors s_i.
-        noise: added to the result, [n, 1, h', w'] or a shape that broadcasts to it; None adds nothing.
-        up, down, padding, resample_filter, flip_weight: as in conv2d_resample.
+        noise: added to the result, [n, 1, h', w'] or a shape that broadcasts to it; None adds none.
+        up: integer factor, as in conv2d_resample.
+        down: integer factor, as in conv2d_resample.
+        padding: relative to the upsampled image.
+        resample_filter: float32 filter of up and down, or None.
         demodulate: normalise every output channel to unit expected variance.
+        flip_weight: True correlates with the weights, False convolves.
 
     Returns:
         [n, out, h', w'].
+
+    Raises:
+        ValueError: styles that do not fit x, and what conv2d_resample refuses.
     """
+    if list(styles.shape) != list(x.shape[:2]):
+        raise ValueError(f"styles is {list(styles.shape)}; it must be {list(x.shape[:2])} as x is")
     if demodulate and x.dtype == torch.float16:
         # Half precision would overflow; both factors cancel in the demodulation.
         fan_in = math.sqrt(weight[0].numel())
@@ -56,5 +73,5 @@ def modulated_conv2d(
     if not demodulate:
         return x if noise is None else x + noise.to(x.dtype)
     squared = weight.square().sum(dim=[2, 3])
-    scale = (styles.square() @ squared.T + 1e-8).rsqrt().to(x.dtype)[:, :, None, None]
+    scale = (styles.square() @ squared.T + EPS).rsqrt().to(x.dtype)[:, :, None, None]
     return x * scale if noise is None else fma(x, scale, noise.to(x.dtype))

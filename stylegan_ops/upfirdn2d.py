@@ -1,7 +1,8 @@
 """Upsample, filter, downsample: the one resampling primitive of StyleGAN 2 and 3.
 
-Per channel: insert up - 1 zeros after every pixel, pad (negative padding crops), convolve with the filter, keep every down-th
-pixel. Everything is linear in x, so torch's own derivatives are exact to any order.
+Per channel: insert up - 1 zeros after every pixel, pad (negative padding crops), convolve with the
+filter, keep every down-th pixel. Everything is linear in x, so torch's own derivatives are exact to
+any order.
 """
 
 from __future__ import annotations
@@ -14,15 +15,7 @@ import torch.nn.functional as F
 Pair = int | Sequence[int]
 
 
-def _pair(value: Pair, name: str) -> tuple[int, int]:
-    """Return (x, y) factors from one integer or two."""
-    x, y = (value, value) if isinstance(value, int) else value
-    if x < 1 or y < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
-    return x, y
-
-
-def _sides(padding: Pair) -> tuple[int, int, int, int]:
+def padding_sides(padding: Pair) -> tuple[int, int, int, int]:
     """Return (x0, x1, y0, y1) from one integer, [x, y], or all four."""
     if isinstance(padding, int):
         return padding, padding, padding, padding
@@ -35,8 +28,8 @@ def _sides(padding: Pair) -> tuple[int, int, int, int]:
     raise ValueError(f"padding is {padding}; give an integer, [x, y] or [x0, x1, y0, y1]")
 
 
-def _taps(f: torch.Tensor | None) -> tuple[int, int]:
-    """Return the filter's (width, height); a 1-D filter is separable, so both are its length."""
+def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
+    """Return the filter's (width, height) in taps; a 1-D filter is separable and counts twice."""
     if f is None:
         return 1, 1
     if f.ndim not in (1, 2):
@@ -44,8 +37,17 @@ def _taps(f: torch.Tensor | None) -> tuple[int, int]:
     return f.shape[-1], f.shape[0]
 
 
+def _factors(value: Pair, name: str) -> tuple[int, int]:
+    """Return (x, y) factors from one integer or two."""
+    x, y = (value, value) if isinstance(value, int) else value
+    if x < 1 or y < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+    return x, y
+
+
 def setup_filter(
     f: torch.Tensor | Sequence | float | None,
+    *,
     device: torch.device | str | None = None,
     normalize: bool = True,
     flip_filter: bool = False,
@@ -60,26 +62,33 @@ def setup_filter(
         normalize: divide by the sum, so that constants pass unchanged.
         flip_filter: reverse the coefficients.
         gain: overall factor on a signal that is filtered along both axes.
-        separable: keep a 1-D filter 1-D; None keeps it so from 8 taps on, where two 1-D passes are cheaper.
+        separable: keep a 1-D filter 1-D; None keeps it so from 8 taps on, where two 1-D passes are
+            cheaper.
+
+    Returns:
+        [taps] or [height, width].
+
+    Raises:
+        ValueError: coefficients of more than two dimensions, or none.
     """
-    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
-    if f.ndim > 2 or f.numel() == 0:
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
+    if taps.ndim > 2 or taps.numel() == 0:
         raise ValueError(
-            f"the filter is {list(f.shape)}; it must be one or two dimensions, not empty"
+            f"the filter is {list(taps.shape)}; it must have one or two dimensions and not be empty"
         )
-    f = f.reshape(1) if f.ndim == 0 else f
-    keep_1d = f.ndim == 1 and (f.numel() >= 8 if separable is None else separable)
-    if f.ndim == 1 and not keep_1d:
-        f = torch.outer(f, f)
+    taps = taps.reshape(1) if taps.ndim == 0 else taps
+    keep_1d = taps.ndim == 1 and (taps.numel() >= 8 if separable is None else separable)
+    if taps.ndim == 1 and not keep_1d:
+        taps = torch.outer(taps, taps)
     if normalize:
-        f = f / f.sum()
+        taps = taps / taps.sum()
     if flip_filter:
-        f = f.flip(list(range(f.ndim)))
-    return f * gain ** (f.ndim / 2)
+        taps = taps.flip(list(range(taps.ndim)))
+    return taps * gain ** (taps.ndim / 2)
 
 
 def _correlate(x: torch.Tensor, f: torch.Tensor, stride: tuple[int, int]) -> torch.Tensor:
-    """Correlate every channel of x [n, c, h, w] with f [kh, kw], keeping every stride-th position."""
+    """Correlate each channel of x [n, c, h, w] with f [kh, kw]; keep every stride-th position."""
     c = x.shape[1]
     return F.conv2d(x, f.expand(c, 1, *f.shape), stride=stride, groups=c)
 
@@ -87,6 +96,7 @@ def _correlate(x: torch.Tensor, f: torch.Tensor, stride: tuple[int, int]) -> tor
 def upfirdn2d(
     x: torch.Tensor,
     f: torch.Tensor | None = None,
+    *,
     up: Pair = 1,
     down: Pair = 1,
     padding: Pair = 0,
@@ -98,8 +108,10 @@ def upfirdn2d(
     Args:
         x: [n, c, h, w].
         f: float32 filter, [taps] (separable) or [height, width]; None is the identity.
-        up, down: integer factors, or [x, y].
-        padding: relative to the upsampled image; integer, [x, y] or [x0, x1, y0, y1]; negative values crop.
+        up: integer factor, or [x, y].
+        down: integer factor, or [x, y].
+        padding: relative to the upsampled image; integer, [x, y] or [x0, x1, y0, y1]; negative
+            values crop.
         flip_filter: False convolves, True correlates.
         gain: overall factor.
 
@@ -109,13 +121,16 @@ def upfirdn2d(
     Raises:
         ValueError: a factor below 1, a malformed filter or padding, an output without pixels.
     """
-    (up_x, up_y), (down_x, down_y) = _pair(up, "up"), _pair(down, "down")
-    x0, x1, y0, y1 = _sides(padding)
-    taps_x, taps_y = _taps(f)
+    (up_x, up_y), (down_x, down_y) = _factors(up, "up"), _factors(down, "down")
+    x0, x1, y0, y1 = padding_sides(padding)
+    taps_x, taps_y = filter_size(f)
+    if x.ndim != 4:
+        raise ValueError(f"x is {list(x.shape)}; it must be [n, c, h, w]")
     n, c, h, w = x.shape
     if w * up_x + x0 + x1 < taps_x or h * up_y + y0 + y1 < taps_y:
         raise ValueError(
-            f"x is {h} x {w}: with up {up} and padding {padding} it is smaller than the filter's {taps_y} x {taps_x} taps"
+            f"x is {h} x {w}: with up {up} and padding {padding} it is smaller than the filter, "
+            f"{taps_y} x {taps_x} taps"
         )
     if up_x > 1 or up_y > 1:
         x = x.reshape(n, c, h, 1, w, 1)
@@ -125,27 +140,41 @@ def upfirdn2d(
     if f is None:
         return x[:, :, ::down_y, ::down_x] * gain
     # Scaled in the filter's own float32 before the cast, as files were trained with.
-    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
+    taps = (f * gain ** (f.ndim / 2)).to(x.dtype)
     if not flip_filter:
-        f = f.flip(list(range(f.ndim)))
-    if f.ndim == 2:
-        return _correlate(x, f, (down_y, down_x))
-    x = _correlate(x, f[:, None], (down_y, 1))
-    return _correlate(x, f[None, :], (1, down_x))
+        taps = taps.flip(list(range(taps.ndim)))
+    if taps.ndim == 2:
+        return _correlate(x, taps, (down_y, down_x))
+    x = _correlate(x, taps[:, None], (down_y, 1))
+    return _correlate(x, taps[None, :], (1, down_x))
 
 
-def filter2d(x, f, padding: Pair = 0, flip_filter: bool = False, gain: float = 1) -> torch.Tensor:
-    """Filter x [n, c, h, w] with f at the same size; padding is added to the one that keeps the size."""
-    (tx, ty), (x0, x1, y0, y1) = _taps(f), _sides(padding)
+def filter2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    *,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
+    """Filter x [n, c, h, w] at the same size; padding is beyond what keeps the size."""
+    (tx, ty), (x0, x1, y0, y1) = filter_size(f), padding_sides(padding)
     sides = [x0 + tx // 2, x1 + (tx - 1) // 2, y0 + ty // 2, y1 + (ty - 1) // 2]
     return upfirdn2d(x, f, padding=sides, flip_filter=flip_filter, gain=gain)
 
 
 def upsample2d(
-    x, f, up: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    *,
+    up: Pair = 2,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
 ) -> torch.Tensor:
-    """Upsample x [n, c, h, w] by integer factors; f is centred and the mean is kept."""
-    (ux, uy), (tx, ty), (x0, x1, y0, y1) = _pair(up, "up"), _taps(f), _sides(padding)
+    """Upsample x [n, c, h, w] to [n, c, h * up, w * up]; f is centred and the mean is kept."""
+    (ux, uy), (tx, ty) = _factors(up, "up"), filter_size(f)
+    x0, x1, y0, y1 = padding_sides(padding)
     sides = [
         x0 + (tx + ux - 1) // 2,
         x1 + (tx - ux) // 2,
@@ -156,10 +185,17 @@ def upsample2d(
 
 
 def downsample2d(
-    x, f, down: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    *,
+    down: Pair = 2,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
 ) -> torch.Tensor:
-    """Downsample x [n, c, h, w] by integer factors; f is centred."""
-    (dx, dy), (tx, ty), (x0, x1, y0, y1) = _pair(down, "down"), _taps(f), _sides(padding)
+    """Downsample x [n, c, h, w] to [n, c, h / down, w / down]; f is centred."""
+    (dx, dy), (tx, ty) = _factors(down, "down"), filter_size(f)
+    x0, x1, y0, y1 = padding_sides(padding)
     sides = [
         x0 + (tx - dx + 1) // 2,
         x1 + (tx - dx) // 2,

@@ -7,7 +7,7 @@ Karras et al. 2022 (arXiv:2206.00364), Table 7 and Appendix F.2, after Dhariwal 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -67,35 +67,9 @@ class DhariwalUNet(torch.nn.Module):
             init_attn=INIT,
         )
         levels = [(img_resolution >> i, model_channels * m) for i, m in enumerate(channel_mult)]
+        self.enc, widths = _encoder(levels, block, in_channels, num_blocks, attn_resolutions)
+        self.dec = _decoder(levels, block, widths, num_blocks, attn_resolutions)
         width = levels[0][1]
-        self.enc = torch.nn.ModuleDict()
-        self.enc[f"{img_resolution}x{img_resolution}_conv"] = Conv2d(
-            in_channels, width, 3, init=INIT
-        )
-        widths = [width]
-        for r, level_width in levels:
-            if r != img_resolution:
-                self.enc[f"{r}x{r}_down"] = block(width, width, down=True)
-                widths.append(width)
-            for i in range(num_blocks):
-                attention = r in attn_resolutions
-                self.enc[f"{r}x{r}_block{i}"] = block(width, level_width, attention=attention)
-                width = level_width
-                widths.append(width)
-
-        self.dec = torch.nn.ModuleDict()
-        for r, level_width in reversed(levels):
-            if r == levels[-1][0]:
-                self.dec[f"{r}x{r}_in0"] = block(width, width, attention=True)
-                self.dec[f"{r}x{r}_in1"] = block(width, width)
-            else:
-                self.dec[f"{r}x{r}_up"] = block(width, width, up=True)
-            for i in range(num_blocks + 1):
-                attention = r in attn_resolutions
-                self.dec[f"{r}x{r}_block{i}"] = block(
-                    width + widths.pop(), level_width, attention=attention
-                )
-                width = level_width
         self.out_norm = GroupNorm(width)
         self.out_conv = Conv2d(width, out_channels, 3, init=INIT_ZERO)
 
@@ -122,3 +96,51 @@ class DhariwalUNet(torch.nn.Module):
         for name, layer in self.dec.items():
             x = layer(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, emb)
         return self.out_conv(F.silu(self.out_norm(x)))
+
+
+def _encoder(
+    levels: list[tuple[int, int]],
+    block: Callable[..., UNetBlock],
+    in_channels: int,
+    num_blocks: int,
+    attn_resolutions: Sequence[int],
+) -> tuple[torch.nn.ModuleDict, list[int]]:
+    """Return the layers of levels [(resolution, width)] and the widths they hand to the decoder."""
+    layers: dict[str, torch.nn.Module] = {}
+    widths: list[int] = []
+    for r, width in levels:
+        if not widths:
+            layers[f"{r}x{r}_conv"] = Conv2d(in_channels, width, 3, init=INIT)
+            widths.append(width)
+        else:
+            layers[f"{r}x{r}_down"] = block(widths[-1], widths[-1], down=True)
+            widths.append(widths[-1])
+        for i in range(num_blocks):
+            attention = r in attn_resolutions
+            layers[f"{r}x{r}_block{i}"] = block(widths[-1], width, attention=attention)
+            widths.append(width)
+    return torch.nn.ModuleDict(layers), widths
+
+
+def _decoder(
+    levels: list[tuple[int, int]],
+    block: Callable[..., UNetBlock],
+    widths: list[int],
+    num_blocks: int,
+    attn_resolutions: Sequence[int],
+) -> torch.nn.ModuleDict:
+    """Return the layers of levels [(resolution, width)], which take the encoder's widths back."""
+    layers: dict[str, torch.nn.Module] = {}
+    width = widths[-1]
+    for r, level_width in reversed(levels):
+        if r == levels[-1][0]:
+            layers[f"{r}x{r}_in0"] = block(width, width, attention=True)
+            layers[f"{r}x{r}_in1"] = block(width, width)
+        else:
+            layers[f"{r}x{r}_up"] = block(width, width, up=True)
+        for i in range(num_blocks + 1):
+            layers[f"{r}x{r}_block{i}"] = block(
+                width + widths.pop(), level_width, attention=r in attn_resolutions
+            )
+            width = level_width
+    return torch.nn.ModuleDict(layers)

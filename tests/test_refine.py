@@ -1,4 +1,4 @@
-"""The command line: bad input is one line and exit code 2 and writes nothing; runs end with their files."""
+"""The command line: bad input is one line and exit code 2; runs end with the files they promise."""
 
 from __future__ import annotations
 

@@ -80,8 +80,8 @@ def settings() -> Callable[..., Settings]:
 
     def make(**changes: Any) -> Settings:
         short = {"kimg": 0.32, "batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16}
-        averages = {"ema_kimg": 0.1, "auxiliary_ema_kimg": 0.1, "tick": 0.064}
-        return Settings(**{**short, **averages, **changes})
+        averages = {"rampup_kimg": 0, "ema_kimg": 0.1, "auxiliary_ema": 5.0, "auxiliary_steps": 1}
+        return Settings(**{**short, **averages, "tick": 0.064, **changes})
 
     return make
 

@@ -161,6 +161,19 @@ def test_the_students_gradient_is_the_pixel_gradients_mean_over_the_batch(refine
     assert job.student.mean.grad.item() == pytest.approx(16 * 0.25)
 
 
+def test_the_students_rate_rises_linearly_over_the_ramp_and_then_stays(refinement: Any) -> None:
+    job = refinement(warmup_kimg=0, batch=16, glr=0.02, rampup_kimg=0.064)
+    rates, steps = [], []
+    for _ in range(6):
+        before = job.student.mean.item()
+        job.advance()
+        rates.append(job.student_adam.param_groups[0]["lr"])
+        steps.append(abs(job.student.mean.item() - before))
+    assert rates == pytest.approx([0.005, 0.01, 0.015, 0.02, 0.02, 0.02])
+    # Adam's first step is the rate itself, whatever the gradient.
+    assert steps[0] == pytest.approx(0.005, rel=1e-3)
+
+
 def test_one_generated_batch_serves_both_networks_and_every_update_of_the_auxiliary(
     refinement: Any,
 ) -> None:
@@ -187,7 +200,7 @@ def test_average_halves_its_distance_every_half_life_however_the_images_are_batc
 
 
 def test_average_without_a_half_life_is_the_network(refinement: Any) -> None:
-    job = refinement(ema_kimg=0, auxiliary_ema_kimg=0)
+    job = refinement(ema_kimg=0, auxiliary_ema=0)
     run(job, **NOTHING)
     assert changed(job.student.state_dict(), job.average.state_dict()) == set()
     assert changed(job.auxiliary.state_dict(), job.auxiliary_average.state_dict()) == set()
@@ -264,6 +277,8 @@ def test_a_step_that_is_not_finite_stops_the_run_with_its_number_and_the_seed(
         ({"beta2": -0.1}, "beta2 is -0.1; it must be at least 0"),
         ({"ema_kimg": -1}, "ema_kimg is -1; it must be at least 0"),
         ({"warmup_kimg": math.nan}, "warmup_kimg is nan; it must be finite"),
+        ({"auxiliary_ema": -5.0}, "auxiliary_ema is -5.0; it must be at least 0"),
+        ({"rampup_kimg": -1}, "rampup_kimg is -1; it must be at least 0"),
         ({"auxiliary_steps": 0}, "auxiliary_steps is 0; it must be above 0"),
         ({"tick": 0}, "tick is 0; it must be above 0"),
         ({"snap": 0}, "snap is 0; it must be above 0"),

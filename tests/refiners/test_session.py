@@ -15,7 +15,10 @@ from refiners import RunFolder, Settings, read_state, refine
 from refiners.diff_instruct import DiffInstruct
 from refiners.session import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
 
-SHORT = {"batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16, "tick": 0.064, "snap": 2}
+SHORT: dict[str, Any] = {
+    **{"batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16, "rampup_kimg": 0},
+    **{"auxiliary_steps": 1, "tick": 0.064, "snap": 2},
+}
 
 
 def start(affine: Any, gaussian: Any, **arguments: Any) -> Any:

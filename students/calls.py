@@ -1,0 +1,114 @@
+"""From the constructor call that a file records to the arguments of the network here.
+
+Two programs write StyleGAN2 files, ADA's and the StyleGAN3 repository. They differ in how the call
+is laid out and in the defaults of what it does not say (`options.DEFAULTS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from checkpoints import Record
+from students.options import (
+    DEFAULTS,
+    DISCRIMINATOR,
+    DISCRIMINATOR_BLOCK,
+    DISCRIMINATOR_EPILOGUE,
+    DISCRIMINATOR_MAPPING,
+    DISCRIMINATOR_OPTIONS,
+    GENERATOR,
+    MAPPING,
+    SYNTHESIS,
+    Reader,
+    read_options,
+)
+
+
+def is_generator(record: Record) -> bool:
+    """Tell a StyleGAN2 generator by its class name and the 4 x 4 block of its synthesis."""
+    return record.class_name == "Generator" and _part(record, "synthesis", "b4") is not None
+
+
+def generator_kwargs(record: Record) -> dict[str, Any]:
+    """Return Generator's arguments for a file's generator, its writer's defaults filled in.
+
+    The ADA program nests the synthesis options in synthesis_kwargs; the StyleGAN3 repository passes
+    them flat.
+
+    Raises:
+        ValueError: a size is missing, an option is unknown or has a value that is not allowed.
+    """
+    call = constructor_call(record, GENERATOR)
+    sizes = read_options({name: call.pop(name) for name in GENERATOR}, GENERATOR, "")
+    mapping = read_options(call.pop("mapping_kwargs", {}), MAPPING, "mapping_kwargs")
+    nested = "synthesis_kwargs" in call
+    if nested:
+        synthesis = read_options(call.pop("synthesis_kwargs"), SYNTHESIS, "synthesis_kwargs")
+        read_options(call, {}, "")
+    else:
+        synthesis = read_options(call, SYNTHESIS, "")
+    block = _part(record, "synthesis", "b4")
+    remembers = block is not None and "fused_modconv_default" in block.state
+    defaults = DEFAULTS["stylegan3" if remembers and not nested else "stylegan2-ada"]
+    # Modulation by the input or by the weights gives the same numbers, so this has no effect here.
+    synthesis.pop("fused_modconv_default", None)
+    return {
+        **sizes,
+        "mapping_kwargs": {**defaults["mapping"], **mapping},
+        "synthesis_kwargs": {**defaults["synthesis"], **synthesis},
+    }
+
+
+def is_discriminator(record: Record) -> bool:
+    """Tell a StyleGAN2 discriminator by its class name and its 4 x 4 layers."""
+    return record.class_name == "Discriminator" and _part(record, "b4") is not None
+
+
+def discriminator_kwargs(record: Record) -> dict[str, Any]:
+    """Return Discriminator's arguments for a file's one, its writer's defaults filled in.
+
+    Raises:
+        ValueError: a size is missing, an option is unknown or has a value that is not allowed.
+    """
+    call = constructor_call(record, DISCRIMINATOR)
+    # Only the layers of the StyleGAN3 repository remember their widths.
+    out = _part(record, "b4", "out")
+    writer = "stylegan3" if out is not None and "in_features" in out.state else "stylegan2-ada"
+    arguments = {
+        **DEFAULTS[writer]["discriminator"],
+        **read_options(call, {**DISCRIMINATOR, **DISCRIMINATOR_OPTIONS}, ""),
+    }
+    for name, table in (
+        ("block_kwargs", DISCRIMINATOR_BLOCK),
+        ("mapping_kwargs", DISCRIMINATOR_MAPPING),
+        ("epilogue_kwargs", DISCRIMINATOR_EPILOGUE),
+    ):
+        arguments[name] = read_options(arguments.get(name, {}), table, name)
+    return arguments
+
+
+def constructor_call(record: Record, required: Mapping[str, Reader]) -> dict[str, Any]:
+    """Return a recorded call's arguments by name; positional ones are the required, in order.
+
+    Raises:
+        ValueError: a required argument is missing, or there are more positional ones.
+    """
+    if len(record.init_args) > len(required):
+        raise ValueError(
+            f"its constructor call has {len(record.init_args)} positional arguments; "
+            f"allowed are {', '.join(required)}"
+        )
+    call = {**dict(zip(required, record.init_args, strict=False)), **record.init_kwargs}
+    missing = [name for name in required if name not in call]
+    if missing:
+        raise ValueError(f"its constructor call lacks {', '.join(missing)}")
+    return call
+
+
+def _part(record: Record, *path: str) -> Record | None:
+    """Return the module at this path inside another, or None."""
+    part: Any = record
+    for name in path:
+        part = part.state.get("_modules", {}).get(name) if isinstance(part, Record) else None
+    return part

@@ -1,0 +1,205 @@
+"""What the constructor calls in StyleGAN2 files may say, and what they mean when they say nothing.
+
+A file records the call that made each network. Files are not trusted, so every option is listed
+here with its allowed values and is checked before anything is built from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from students.blocks import ARCHITECTURES
+from stylegan_ops import ACTIVATIONS
+
+WHOLE = (int, np.integer)
+REAL = (*WHOLE, float, np.floating)
+MAX_WIDTH = 2**16  # of latents, labels and hidden layers; published networks have at most 1024
+MAX_RESOLUTION = 2**14
+MAX_LAYERS = 100
+MAX_TAPS = 64
+
+# An option's reader returns its value as a plain one, or raises ValueError with what is allowed.
+Reader = Callable[[Any], Any]
+
+
+def whole(least: int, most: int, *, optional: bool = False) -> Reader:
+    """Read a whole number of [least, most]; optional ones may be None."""
+
+    def read(value: Any) -> int | None:
+        if value is None and optional:
+            return None
+        if isinstance(value, WHOLE) and type(value) is not bool and least <= value <= most:
+            return int(value)
+        raise ValueError(f"a whole number from {least} to {most}{' or None' if optional else ''}")
+
+    return read
+
+
+def number(least: float, most: float, *, optional: bool = False) -> Reader:
+    """Read a number of [least, most]; optional ones may be None."""
+
+    def read(value: Any) -> float | None:
+        if value is None and optional:
+            return None
+        if isinstance(value, REAL) and type(value) is not bool and least <= value <= most:
+            return int(value) if isinstance(value, WHOLE) else float(value)
+        raise ValueError(f"a number from {least:g} to {most:g}{' or None' if optional else ''}")
+
+    return read
+
+
+def one_of(*allowed: Any) -> Reader:
+    """Read one of a few values."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, (str, bool, np.bool_)) and value in allowed:
+            return bool(value) if isinstance(value, np.bool_) else value
+        raise ValueError(", ".join(str(choice) for choice in allowed))
+
+    return read
+
+
+def taps(value: Any) -> list[Any] | None:
+    """Read a filter's coefficients, a list or a list of rows; None is the single tap 1."""
+    if value is None:
+        return None
+    rows = value if _is_list(value) and all(map(_is_list, value)) else [value]
+    if all(_is_list(row) and len(row) == len(rows[0]) for row in rows):
+        flat = [tap for row in rows for tap in row]
+        plain = all(isinstance(tap, REAL) and abs(tap) <= 1e6 for tap in flat)
+        # A filter is scaled to unit sum, in float32.
+        if flat and plain and float(np.asarray(flat, dtype=np.float32).sum()):
+            return [list(row) if rows is value else row for row in value]
+    raise ValueError(f"up to {MAX_TAPS} numbers, or rows of them, whose sum is not 0")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and 1 <= len(value) <= MAX_TAPS
+
+
+def options(value: Any) -> Mapping[str, Any]:
+    """Read a nested dict of options; its own table checks what is in it."""
+    if isinstance(value, Mapping):
+        return value
+    raise ValueError("a dict of options")
+
+
+FLAG = one_of(True, False)
+WIDTH = whole(1, MAX_WIDTH)
+OPTIONAL_WIDTH = whole(1, MAX_WIDTH, optional=True)
+ACTIVATION = one_of(*ACTIVATIONS)
+CLAMP = number(0, 1e9, optional=True)
+
+GENERATOR: dict[str, Reader] = {
+    "z_dim": whole(0, MAX_WIDTH),
+    "c_dim": whole(0, MAX_WIDTH),
+    "w_dim": WIDTH,
+    "img_resolution": whole(4, MAX_RESOLUTION),
+    "img_channels": WIDTH,
+}
+MAPPING: dict[str, Reader] = {
+    "num_layers": whole(0, MAX_LAYERS),
+    "embed_features": OPTIONAL_WIDTH,
+    "layer_features": OPTIONAL_WIDTH,
+    "activation": ACTIVATION,
+    "lr_multiplier": number(1e-6, 1e6),
+    "w_avg_beta": number(0, 1, optional=True),
+}
+BLOCKS: dict[str, Reader] = {
+    "channel_base": whole(1, MAX_WIDTH * MAX_RESOLUTION),
+    "channel_max": WIDTH,
+    "num_fp16_res": whole(0, MAX_LAYERS),
+    "conv_clamp": CLAMP,
+    "architecture": one_of(*ARCHITECTURES),
+}
+SYNTHESIS: dict[str, Reader] = {
+    **BLOCKS,
+    "resample_filter": taps,
+    "fp16_channels_last": FLAG,
+    "kernel_size": whole(1, MAX_TAPS),
+    "use_noise": FLAG,
+    "activation": ACTIVATION,
+    "fused_modconv_default": one_of(True, False, "inference_only"),
+}
+DISCRIMINATOR: dict[str, Reader] = {
+    "c_dim": whole(0, MAX_WIDTH),
+    "img_resolution": whole(4, MAX_RESOLUTION),
+    "img_channels": WIDTH,
+}
+DISCRIMINATOR_OPTIONS: dict[str, Reader] = {
+    **BLOCKS,
+    "cmap_dim": OPTIONAL_WIDTH,
+    "block_kwargs": options,
+    "mapping_kwargs": options,
+    "epilogue_kwargs": options,
+}
+DISCRIMINATOR_BLOCK: dict[str, Reader] = {
+    "activation": ACTIVATION,
+    "resample_filter": taps,
+    "fp16_channels_last": FLAG,
+    "freeze_layers": whole(0, MAX_LAYERS),
+}
+# Labels alone are mapped, and no w is averaged.
+DISCRIMINATOR_MAPPING = {name: MAPPING[name] for name in MAPPING if name != "w_avg_beta"}
+DISCRIMINATOR_EPILOGUE: dict[str, Reader] = {
+    "mbstd_group_size": whole(1, MAX_WIDTH, optional=True),
+    "mbstd_num_channels": whole(0, MAX_WIDTH),
+    "activation": ACTIVATION,
+}
+
+# Two programs write such files; options that a call does not name take the writer's defaults.
+DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "stylegan2-ada": {
+        "mapping": {"w_avg_beta": 0.995},
+        "synthesis": {"num_fp16_res": 0, "conv_clamp": None},
+        "discriminator": {"num_fp16_res": 0, "conv_clamp": None},
+    },
+    "stylegan3": {
+        "mapping": {"w_avg_beta": 0.998},
+        "synthesis": {"num_fp16_res": 4, "conv_clamp": 256},
+        "discriminator": {"num_fp16_res": 4, "conv_clamp": 256},
+    },
+}
+
+
+def read_options(given: Any, table: Mapping[str, Reader], where: str) -> dict[str, Any]:
+    """Return the given options as plain values.
+
+    Args:
+        given: the options of a file.
+        table: every option that there is, and its reader.
+        where: the name of the dict that holds them, for messages; "" is the call itself.
+
+    Raises:
+        ValueError: an option that is not in the table, or a value that is not allowed.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where} is {brief(given)}; it must be a dict of options")
+    unknown = [brief(name) for name in given if not isinstance(name, str) or name not in table]
+    if unknown:
+        raise ValueError(
+            f"{where or 'its constructor call'} has unknown options: {', '.join(unknown[:5])}"
+        )
+    values = {}
+    for name, value in given.items():
+        try:
+            values[name] = table[name](value)
+        except ValueError as allowed:
+            prefix = f"{where}: " if where else ""
+            raise ValueError(f"{prefix}{name} is {brief(value)}; allowed: {allowed}") from None
+    return values
+
+
+def brief(value: Any) -> str:
+    """Describe a file's value in a few words on one line, however large it is."""
+    if isinstance(value, WHOLE) and abs(value) >= 1 << 64:
+        return f"a whole number of {int(value).bit_length()} bits"
+    if isinstance(value, str):
+        return ascii(value[:30])
+    if isinstance(value, (*REAL, type(None))):
+        return str(value)
+    size = f" of {len(value)} items" if isinstance(value, (list, tuple, Mapping)) else ""
+    return f"a {type(value).__name__}{size}"

@@ -1,0 +1,54 @@
+"""Images by seed: one whole number stands for one image."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from students.base import Student, check_noise_mode
+
+
+@torch.no_grad()
+def generate(
+    student: Student,
+    seeds: Sequence[int],
+    *,
+    truncation_psi: float = 1.0,
+    label: int | None = None,
+    noise_mode: str = "const",
+) -> Iterator[np.ndarray]:
+    """Yield one uint8 image [c, h, w] per seed; everything random about it comes from that seed.
+
+    Torch's random state is afterwards what it was.
+
+    Args:
+        student: a generator in eval mode.
+        seeds: non-negative integers.
+        truncation_psi: 1 is no truncation.
+        label: the class of a conditional student; None draws it from the seed.
+        noise_mode: "const", "random" or "none".
+
+    Raises:
+        ValueError: a class that the student does not have, a negative seed, an unknown noise_mode,
+            truncation of a student that has none.
+    """
+    check_noise_mode(noise_mode)
+    if label is not None and not 0 <= label < student.c_dim:
+        raise ValueError(f"the class is {label}; this student has {student.c_dim} classes, from 0")
+    if any(seed < 0 for seed in seeds):
+        raise ValueError(f"a seed is {min(seeds)}; it must be at least 0")
+    tensor = next(itertools.chain(student.parameters(), student.buffers()), torch.empty(0))
+    device = tensor.device
+    for seed in seeds:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            z = student.sample_latents(1).to(device)
+            c = None
+            if student.c_dim:
+                k = torch.randint(student.c_dim, [1]) if label is None else torch.tensor([label])
+                c = torch.nn.functional.one_hot(k, student.c_dim).float().to(device)
+            image = student(z, c, truncation_psi=truncation_psi, noise_mode=noise_mode)[0]
+        yield (image.float().cpu() * 127.5 + 128).clamp(0, 255).to(torch.uint8).numpy()
