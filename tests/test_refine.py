@@ -17,7 +17,8 @@ import students
 import teachers
 from metrics.features import Classifier, ClassifierFeatures, save_features
 from metrics.moments import Moments, Statistics
-from refine import main, parse_seeds
+from refine import GAN_KNOBS, METHODS, PRESETS, main, parse_seeds
+from refiners import REFINERS
 from students.stylegan2 import SOURCE, Generator
 from teachers.edm import EDMPrecond
 
@@ -314,3 +315,18 @@ def test_report_of_a_generator_against_itself_resolves_no_difference(files, tmp_
     report = json.loads((tmp_path / "report.json").read_text())
     assert {d["verdict"] for d in report["comparison"]["differences"]} == {"not resolved"}
     assert {d["change"] for d in report["comparison"]["differences"]} == {0.0}
+
+
+def test_the_command_line_names_exactly_the_methods_of_the_table():
+    assert set(METHODS) == set(REFINERS) == set(GAN_KNOBS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_stands_in_for_defaults_and_flags_beat_it_in_any_order(files, tmp_path, preset):
+    row = PRESETS[preset]
+    shown = json.loads(gan(files, tmp_path, "-n", "--preset", preset).output)
+    assert {key: shown[key] for key in row if key != "knobs"} == {
+        key: value for key, value in row.items() if key != "knobs"
+    }
+    for arguments in (("--preset", preset, "--batch", "7"), ("--batch", "7", "--preset", preset)):
+        assert json.loads(gan(files, tmp_path, "-n", *arguments).output)["batch"] == 7
