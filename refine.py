@@ -35,8 +35,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "kimg": 7.0,
         "batch": 32,
-        "glr": 5e-4,
-        "ema_kimg": 0.5,
+        "glr": 1e-3,
+        "rampup_kimg": 1.0,
+        "ema_kimg": 0.7,
         "warmup_kimg": 4.0,
         "auxiliary_steps": 2,
         "snap": 2,
