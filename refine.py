@@ -33,12 +33,12 @@ GAN_KNOBS: dict[str, dict[str, Any]] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # The embedded example; what it reaches is in README.
     "demo": {
-        "kimg": 7.0,
+        "kimg": 8.0,
         "batch": 32,
         "glr": 1e-3,
         "rampup_kimg": 1.0,
         "ema_kimg": 0.7,
-        "warmup_kimg": 4.0,
+        "warmup_kimg": 3.0,
         "auxiliary_steps": 2,
         "snap": 2,
         "knobs": ("student_sigma=lognormal:0.3,1.0", "auxiliary_sigma=lognormal:0.0,1.4"),

@@ -1,0 +1,84 @@
+"""Values, first and second gradients of the original implementations, in float64.
+
+A first gradient is that of <out, gy>; a second one is the gradient of the sum of the squares of all
+first gradients.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import stylegan_ops
+
+OPS = (
+    "bias_act",
+    "conv2d_resample",
+    "downsample2d",
+    "filter2d",
+    "filtered_lrelu",
+    "fma",
+    "setup_filter",
+    "upfirdn2d",
+    "upsample2d",
+)
+
+
+@pytest.fixture(scope="module")
+def cases(samples: Path) -> dict[str, list[dict[str, Any]]]:
+    """The cases of each operation."""
+    listed = json.loads((samples / "ops.cases.json").read_text())
+    return {op: [case for case in listed if case["op"] == op] for op in OPS}
+
+
+@pytest.fixture(scope="module")
+def vectors(samples: Path) -> Mapping[str, np.ndarray]:
+    with np.load(samples / "ops.ref.npz") as file:
+        return dict(file)
+
+
+def close(ours: torch.Tensor, vectors: Mapping[str, np.ndarray], name: str, atol: float) -> None:
+    torch.testing.assert_close(
+        ours, torch.from_numpy(vectors[name]), rtol=0, atol=atol, msg=lambda text: f"{name}: {text}"
+    )
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op != "setup_filter"])
+def test_an_operation_equals_the_original_in_value_and_first_and_second_gradient(
+    op, cases, vectors
+):
+    assert cases[op]
+    for case in cases[op]:
+        key = case["key"]
+        inputs = {
+            name: torch.from_numpy(vectors[f"{key}/in_{name}"])
+            for name in case["inputs"]
+            if f"{key}/in_{name}" in vectors
+        }
+        leaves = {n: v.requires_grad_() for n, v in inputs.items() if v.dtype == torch.float64}
+        out = getattr(stylegan_ops, op)(**inputs, **case["kwargs"])
+        close(out, vectors, f"{key}/out", 1e-10)
+        gy = torch.from_numpy(vectors[f"{key}/gy"])
+        first = torch.autograd.grad(out, list(leaves.values()), gy, create_graph=True)
+        for name, gradient in zip(leaves, first, strict=True):
+            close(gradient, vectors, f"{key}/grad_{name}", 1e-8)
+        wanted = [name for name in leaves if f"{key}/grad2_{name}" in vectors]
+        if wanted:
+            squares = sum(gradient.square().sum() for gradient in first)
+            second = torch.autograd.grad(squares, [leaves[n] for n in wanted], allow_unused=True)
+            for name, gradient in zip(wanted, second, strict=True):
+                gradient = torch.zeros_like(leaves[name]) if gradient is None else gradient
+                close(gradient, vectors, f"{key}/grad2_{name}", 1e-8)
+
+
+def test_setup_filter_equals_the_original(cases, vectors):
+    assert cases["setup_filter"]
+    for case in cases["setup_filter"]:
+        f = stylegan_ops.setup_filter(case["f"], **case["kwargs"])
+        close(f, vectors, case["key"], 1e-7)
