@@ -143,11 +143,9 @@ class DiscriminatorEpilogue(torch.nn.Module):
         conv_clamp: float | None = None,
     ):
         super().__init__()
-        self.in_channels = in_channels
+        self.architecture, self.resolution = architecture, resolution
+        self.in_channels, self.img_channels = in_channels, img_channels
         self.cmap_dim = cmap_dim
-        self.resolution = resolution
-        self.img_channels = img_channels
-        self.architecture = architecture
         if architecture == "skip":
             self.fromrgb = Conv2dLayer(
                 img_channels, in_channels, kernel_size=1, activation=activation
