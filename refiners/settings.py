@@ -33,15 +33,15 @@ class Settings:
     """
 
     kimg: float = 20.0
-    batch: int = 64
-    glr: float = 1e-4
+    batch: int = 32
+    glr: float = 1e-3
     lr: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.999
-    rampup_kimg: float = 0.5
-    ema_kimg: float = 1.0
-    warmup_kimg: float = 8.0
-    auxiliary_steps: int = 3
+    rampup_kimg: float = 1.0
+    ema_kimg: float = 0.7
+    warmup_kimg: float = 5.0
+    auxiliary_steps: int = 2
     auxiliary_ema: float = 5.0
     train: str = "all"
     seed: int = 0

@@ -41,14 +41,14 @@ def test_value_first_and_second_gradient_are_those_of_per_sample_weights(way, si
     options = {**WAYS[way], "padding": size // 2}
     leaves = world(size)
     noise = torch.randn([], dtype=torch.float64)
+    x, weight, styles = leaves
     results = []
-    for function in (
-        lambda *args: modulated_conv2d(*args, noise, resample_filter=FILTER, **options),
-        lambda *args: per_sample(*args, noise, **options),
+    for y in (
+        modulated_conv2d(x, weight, styles, noise, resample_filter=FILTER, **options),
+        per_sample(x, weight, styles, noise, **options),
     ):
-        y = function(*leaves)
         first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
-        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        second = torch.autograd.grad(torch.stack([g.square().sum() for g in first]).sum(), leaves)
         results.append([y, *first, *second])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

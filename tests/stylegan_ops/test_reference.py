@@ -70,7 +70,7 @@ def test_an_operation_equals_the_original_in_value_and_first_and_second_gradient
             close(gradient, vectors, f"{key}/grad_{name}", 1e-8)
         wanted = [name for name in leaves if f"{key}/grad2_{name}" in vectors]
         if wanted:
-            squares = sum(gradient.square().sum() for gradient in first)
+            squares = torch.stack([gradient.square().sum() for gradient in first]).sum()
             second = torch.autograd.grad(squares, [leaves[n] for n in wanted], allow_unused=True)
             for name, gradient in zip(wanted, second, strict=True):
                 gradient = torch.zeros_like(leaves[name]) if gradient is None else gradient
