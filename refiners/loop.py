@@ -35,8 +35,12 @@ class Refinement:
         self.method = method
         self.settings = settings
         self.teacher = teacher.eval().requires_grad_(False)
-        self.student = copy.deepcopy(student).train().requires_grad_(False)
+        self.student = copy.deepcopy(student).eval().requires_grad_(False)
         self.trained = trainable(self.student, settings.train)
+        # Only what moves is in training mode, and only when it moves: its running means follow it.
+        self.moving = (
+            self.student if settings.train == "all" else getattr(self.student, settings.train)
+        )
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
         # Dropout stays off in the auxiliary: its difference to the teacher is the signal, and
         # dropout would be noise on it.
@@ -48,7 +52,7 @@ class Refinement:
             self.auxiliary.parameters(), lr=settings.lr, betas=betas
         )
         self.step = 0  # warm-up included
-        self.device = next(teacher.parameters()).device
+        self.device = next(self.student.parameters()).device
 
     @property
     def num_images(self) -> int:
@@ -66,6 +70,7 @@ class Refinement:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(settings.seed * 1_000_003 + self.step)
             z, labels = draw_inputs(self.student, settings.batch, self.device)
+            self.moving.train(moves_student)
             with torch.set_grad_enabled(moves_student):
                 images = self.student(z, labels)
             x_0 = images.detach()
@@ -140,6 +145,7 @@ class Refinement:
             "num_images": self.num_images,
             "step": self.step,
             "settings": asdict(self.settings),
+            "method": {"method": type(self.method).__name__, **vars(self.method)},
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
@@ -154,7 +160,8 @@ class Refinement:
         Raises:
             ValueError: settings that differ, with the difference.
         """
-        mine, theirs = asdict(self.settings), state["settings"]
+        now = self.state_dict()
+        mine, theirs = ({**s["settings"], **s.get("method", {})} for s in (now, state))
         free = {"kimg", "tick", "snap"}
         drift = [f"{k} {theirs.get(k)} -> {v}" for k, v in mine.items() if theirs.get(k) != v]
         drift = [d for d in drift if d.split()[0] not in free]

@@ -59,7 +59,8 @@ class RunFolder:
 
     def states(self) -> list[Path]:
         """Return the training states, oldest first."""
-        return sorted(p for p in self.path.iterdir() if STATE_PATTERN.fullmatch(p.name))
+        found = [(m, p) for p in self.path.iterdir() if (m := STATE_PATTERN.fullmatch(p.name))]
+        return [p for _, p in sorted(found, key=lambda pair: int(pair[0][1]))]
 
     def log(self, text: str) -> None:
         """Append a line to log.txt and print it."""
@@ -101,7 +102,8 @@ def read_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files; all mean the same here
         raise ValueError(
-            f"{path} cannot be read as a training state: {str(error).splitlines()[0]}"
+            f"{path} cannot be read as a training state: "
+            f"{(str(error) or type(error).__name__).splitlines()[0]}"
         ) from error
     if not isinstance(state, dict) or "num_images" not in state:
         raise ValueError(f"{path} is no training state; give a training-state-*.pt of this program")

@@ -32,7 +32,7 @@ def refine(
     *,
     method: str | Method = "diff-instruct",
     kimg: float,
-    batch: int = Settings.batch,
+    batch: int | None = None,
     settings: Settings | None = None,
     outdir: str | Path | None = None,
     folder: RunFolder | None = None,
@@ -48,7 +48,7 @@ def refine(
         teacher: a module that is a Denoiser of the same resolution and channels; stays as it is.
         method: a name in REFINERS, with its default knobs, or one of its dataclasses.
         kimg: length of the run in thousands of the student's images; above 0.
-        batch: images per step.
+        batch: images per step; None takes that of the settings.
         settings: everything else, see Settings; kimg and batch above take precedence.
         outdir: where to make a run folder; None writes nothing.
         folder: an existing run folder instead of outdir.
@@ -71,7 +71,9 @@ def refine(
         chosen: Method = REFINERS[method]()
     else:
         chosen = method
-    settings = dataclasses.replace(settings or Settings(kimg=kimg), kimg=kimg, batch=batch)
+    settings = dataclasses.replace(settings or Settings(), kimg=kimg)
+    if batch is not None:
+        settings = dataclasses.replace(settings, batch=batch)
     refinement = Refinement(student, teacher, chosen, settings)
     if folder is None and outdir is not None:
         folder = RunFolder.create(Path(outdir), "refine")
