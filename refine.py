@@ -32,7 +32,7 @@ GAN_KNOBS: dict[str, dict[str, Any]] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     # The embedded example; what it reaches is in README.
-    "demo": {"kimg": 7.0, "warmup_kimg": 3.0, "snap": 2},
+    "demo": {"kimg": 6.0, "warmup_kimg": 3.0, "snap": 2},
     # The official one-step distillation's settings; not measured here on a GAN.
     "published": {
         "kimg": 1000.0,
