@@ -85,7 +85,8 @@ class MappingNetwork(torch.nn.Module):
         if self.num_ws is None:
             return w
         if self.training and self.w_avg_beta is not None:
-            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+            mean = w.detach().mean(dim=0).to(self.w_avg.dtype)
+            self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
         if truncation_psi == 1:
             return ws
