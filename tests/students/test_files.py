@@ -43,6 +43,10 @@ def changed(record: Record, **call: Any) -> Record:
     return record.with_state({**record.state, "_init_kwargs": kwargs})
 
 
+def built(record: Record) -> Any:
+    return students.family_of(record).build(record)
+
+
 def by_its_source(record: Record) -> Any:
     """What the original tools do: run the file's text, make the class without its constructor."""
     module = types.ModuleType("imported")
@@ -175,9 +179,8 @@ def test_a_stylegan3_repository_file_has_flat_options_and_its_own_defaults(
     nested = changed(generator, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=call)
     short = {"c_dim": 0, "img_resolution": 8, "img_channels": 2, **call}
     plain = discriminator.with_state({**discriminator.state, "_init_kwargs": short})
-    ada = students.family_of(nested).build(nested), students.family_of(plain).build(plain)
-    assert ada[0].mapping.w_avg_beta == 0.995
-    for block in (ada[0].synthesis.b8, ada[1].b8):
+    assert built(nested).mapping.w_avg_beta == 0.995
+    for block in (built(nested).synthesis.b8, built(plain).b8):
         assert (block.use_fp16, block.conv0.conv_clamp) == (False, None)
 
     generator.state["_modules"]["synthesis"].state["_modules"]["b4"].state[
@@ -186,16 +189,13 @@ def test_a_stylegan3_repository_file_has_flat_options_and_its_own_defaults(
     kwargs = {"fused_modconv_default": "inference_only", "synthesis_kwargs": None, **call}
     flat = changed(generator, mapping_kwargs={"num_layers": 2}, **kwargs)
     discriminator.state["_modules"]["b4"].state["_modules"]["out"].state["in_features"] = 6
-    sg3 = students.family_of(flat).build(flat), students.family_of(plain).build(plain)
-    assert sg3[0].mapping.w_avg_beta == 0.998
-    for block in (sg3[0].synthesis.b8, sg3[1].b8):
+    assert built(flat).mapping.w_avg_beta == 0.998
+    for block in (built(flat).synthesis.b8, built(plain).b8):
         assert (block.use_fp16, block.conv0.conv_clamp) == (True, 256)
     # What is said counts, whoever wrote it.
-    said = changed(flat, conv_clamp=7.0, num_fp16_res=0, mapping_kwargs={"w_avg_beta": 0.5})
-    said_network = students.family_of(said).build(said)
-    assert said_network.mapping.w_avg_beta == 0.5
-    assert said_network.synthesis.b8.conv0.conv_clamp == 7.0
-    assert said_network.synthesis.b8.use_fp16 is False
+    said = built(changed(flat, conv_clamp=7.0, num_fp16_res=0, mapping_kwargs={"w_avg_beta": 0.5}))
+    assert said.mapping.w_avg_beta == 0.5
+    assert (said.synthesis.b8.use_fp16, said.synthesis.b8.conv0.conv_clamp) == (False, 7.0)
 
 
 def test_a_call_with_positional_sizes_is_understood(make_generator, record_of, write):
