@@ -85,15 +85,15 @@ class MappingNetwork(torch.nn.Module):
         if self.num_ws is None:
             return w
         if self.training and self.w_avg_beta is not None:
-            mean = w.detach().mean(dim=0).to(self.w_avg.dtype)
-            self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
+            w_avg = self.w_avg.to(w.dtype)
+            self.w_avg.copy_(w.detach().mean(dim=0).lerp(w_avg, self.w_avg_beta))
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
         if truncation_psi == 1:
             return ws
         if self.w_avg_beta is None:
             raise ValueError("this network keeps no w_avg, so truncation_psi must be 1")
         cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
-        head = self.w_avg.lerp(ws[:, :cut], truncation_psi)
+        head = self.w_avg.to(w.dtype).lerp(ws[:, :cut], truncation_psi)
         return torch.cat([head, ws[:, cut:]], dim=1)
 
     def embedded(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
