@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # and teachers only as protocols. A new name needs its reason in CONTRIBUTING.md.
 LAYERS = (
     ("refine", "benchmarks"),
+    ("commands",),
     ("demo",),
     ("students", "teachers", "refiners", "metrics"),
     ("checkpoints", "stylegan_ops", "datasets"),

@@ -15,9 +15,11 @@ from click.testing import CliRunner
 import checkpoints
 import students
 import teachers
+from commands.generate import parse_seeds
+from commands.recipes import GAN_KNOBS, METHODS, PRESETS
 from metrics.features import Classifier, ClassifierFeatures, save_features
 from metrics.moments import Moments, Statistics
-from refine import GAN_KNOBS, METHODS, PRESETS, main, parse_seeds
+from refine import main
 from refiners import REFINERS
 from students.stylegan2 import SOURCE, Generator
 from teachers.edm import EDMPrecond

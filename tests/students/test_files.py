@@ -198,6 +198,24 @@ def test_a_stylegan3_repository_file_has_flat_options_and_its_own_defaults(
     assert (said.synthesis.b8.use_fp16, said.synthesis.b8.conv0.conv_clamp) == (False, 7.0)
 
 
+def test_layers_that_do_not_resample_have_the_default_filter(make_generator, make_discriminator):
+    """As in the originals' constructors, so that their files of other filters fit."""
+    long = [1, 2, 3, 4, 4, 3, 2, 1]
+    networks = {
+        "G": make_generator(architecture="resnet", resample_filter=long),
+        "D": make_discriminator(block_kwargs={"resample_filter": long}),
+    }
+    filters = {
+        f"{network}.{name.removesuffix('.resample_filter')}"
+        for network, module in networks.items()
+        for name, buffer in module.named_buffers()
+        if name.endswith("resample_filter") and buffer.shape == (8,)
+    }
+    resampling = {"synthesis.b4", "synthesis.b8", "synthesis.b8.conv0", "synthesis.b8.skip"}
+    expected = {f"G.{name}" for name in resampling} | {"D.b8", "D.b8.conv1", "D.b8.skip"}
+    assert filters == expected
+
+
 def test_a_call_with_positional_sizes_is_understood(make_generator, record_of, write):
     written = make_generator()
     record = record_of(written)

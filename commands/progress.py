@@ -1,0 +1,21 @@
+"""A stage's progress on a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+
+def stage_bar(description: str):
+    """Return a callback (done, total) that shows a stage's progress on a terminal."""
+    from tqdm import tqdm
+
+    bar = tqdm(unit="img", dynamic_ncols=True, disable=None, file=sys.stderr, leave=False)
+    bar.set_description(description)
+
+    def update(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return update

@@ -1,0 +1,95 @@
+"""`refine.py report`: measure two generators on the same latents."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands.device import pick_device
+from commands.progress import stage_bar
+from commands.provenance import provenance, sha256
+
+
+def show_report(folder: Path, facts: dict[str, Any], grids: dict[str, Any]) -> None:
+    """Write report.json, .md and .html, and print the headline and where they are."""
+    from metrics import report
+
+    report.write_report(folder, facts, grids=grids)
+    print(report.headline(facts))
+    print(f"report: {folder / 'report.html'}")
+
+
+@click.command()
+@click.option("--before", metavar="PKL|URL", required=True, help="The original generator.")
+@click.option("--after", metavar="PKL|URL", required=True, help="The refined generator.")
+@click.option(
+    "--reference",
+    metavar="NPZ|ZIP|DIR",
+    required=True,
+    help="Statistics with their features, or images.",
+)
+@click.option(
+    "--features", metavar="NPZ", help="The feature space, where the reference brings none."
+)
+@click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "--num",
+    metavar="INT",
+    type=click.IntRange(min=100),
+    default=50000,
+    show_default=True,
+    help="Images on each side.",
+)
+@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+def report(
+    before: str,
+    after: str,
+    reference: str,
+    features: str | None,
+    outdir: Path,
+    num: int,
+    seed: int,
+    device: str,
+) -> None:
+    """Measure two generators on the same latents and write report.json, .md and .html."""
+    import metrics
+    import students
+    from refiners.session import sample_grid
+
+    started = time.time()
+    device = pick_device(device)
+    pair = {
+        name: students.load(path, device=device)
+        for name, path in (("before", before), ("after", after))
+    }
+    space = metrics.load_features(features) if features else None
+    real = metrics.open_reference(reference, space)
+    outdir.mkdir(parents=True, exist_ok=True)
+    comparison = metrics.compare(
+        pair["before"],
+        pair["after"],
+        real,
+        num_images=num,
+        seed=seed,
+        progress=stage_bar("compare"),
+    )
+    facts = {
+        "title": f"{Path(before).name} and {Path(after).name}",
+        "comparison": comparison.facts(),
+        "settings": {
+            "before": before,
+            "after": after,
+            "reference": reference,
+            "num": num,
+            "seed": seed,
+        },
+        "provenance": provenance(started)
+        | {"before_sha256": sha256(before), "after_sha256": sha256(after)},
+    }
+    show_report(outdir, facts, {name: sample_grid(student, seed) for name, student in pair.items()})
