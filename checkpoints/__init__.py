@@ -3,16 +3,19 @@
 `read` runs the pickle on a small machine (`machine`) over bounded windows of the file (`window`).
 The names a file may use are one table (`reader.NAMES`); tensor storages (`storages`) and NumPy data
 (`arrays`) are parsed here; `settle` takes the last look. Objects become `Record` nodes (`records`).
-`write` (`writer`) is the way back. `modules` finds the tensors of a record, changes them, and makes
-records of modules born here. `fetch` (`cache`) keeps files from the web, and `replacing` (`atomic`)
-is how every file here is written.
+`torch_files` reads and writes whole files of `torch.save` (`zips`). `write` (`writer`) is the way
+back. `modules` finds the tensors of a record, changes them, and makes records of modules born here.
+`fetch` (`cache`) keeps files from the web, and `replacing` (`atomic`) is how every file here is
+written.
 """
 
 from checkpoints.atomic import replacing
-from checkpoints.cache import fetch
+from checkpoints.cache import fetch, local
 from checkpoints.modules import buffers, describe, nonfinite, parameters, tensors, with_tensors
 from checkpoints.reader import read
 from checkpoints.records import EasyDict, Record, UnsafeCheckpoint
+from checkpoints.safetensors import write_safetensors
+from checkpoints.torch_files import write_torch_file
 from checkpoints.writer import write
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "buffers",
     "describe",
     "fetch",
+    "local",
     "nonfinite",
     "parameters",
     "read",
@@ -29,4 +33,6 @@ __all__ = [
     "tensors",
     "with_tensors",
     "write",
+    "write_safetensors",
+    "write_torch_file",
 ]

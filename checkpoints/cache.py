@@ -20,6 +20,7 @@ import requests
 from tqdm import tqdm
 
 from checkpoints.atomic import replacing
+from checkpoints.published import ADDRESSES
 
 try:
     import fcntl
@@ -41,6 +42,26 @@ def is_url(place: str | Path) -> bool:
             f"{place} cannot be fetched; give an http:// or https:// address, or a path"
         )
     return True
+
+
+def local(place: str | Path) -> Path:
+    """Path of a file given by its path, its address, or the name of a published network.
+
+    A file of that path comes before a published network of that name.
+
+    Raises:
+        ValueError, OSError: as `fetch`; for a published name that is not kept here and cannot be
+            fetched, the line names both the name and the address.
+    """
+    if is_url(place):
+        return fetch(str(place))
+    path = Path(place)
+    if isinstance(place, Path) or place not in ADDRESSES or path.exists():
+        return path
+    try:
+        return fetch(ADDRESSES[place])
+    except OSError as error:
+        raise OSError(f"the published network {place} is not kept here: {error}") from error
 
 
 def fetch(url: str, *, cache_dir: str | Path | None = None, max_bytes: int = MAX_BYTES) -> Path:

@@ -50,7 +50,7 @@ def nonfinite(record: Record) -> list[str]:
 def _named_tensors(record: Record, group: str) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
-    for prefix, module in _named_modules(record):
+    for prefix, module in named_modules(record):
         for name, value in module.state.get(group, {}).items():
             if value is not None and id(value) not in seen:
                 seen.add(id(value))
@@ -58,7 +58,7 @@ def _named_tensors(record: Record, group: str) -> dict[str, torch.Tensor]:
     return found
 
 
-def _named_modules(record: Record) -> Iterator[tuple[str, Record]]:
+def named_modules(record: Record) -> Iterator[tuple[str, Record]]:
     """Each module once, parents first, with the prefix of its members' names."""
     seen: set[int] = set()
     waiting = [("", record)]
@@ -107,17 +107,21 @@ def _rebuilt(record: Record, changed: dict[int, torch.Tensor], done: dict[int, R
     """The record with the tensors of these ids replaced; itself where there are none in it."""
     if id(record) in done:
         return done[id(record)]
-    replaced: dict[str, Any] = {}
-    for group in ("_parameters", "_buffers"):
-        members = record.state.get(group, {})
-        if any(id(member) in changed for member in members.values()):
-            pairs = ((name, changed.get(id(old), old)) for name, old in members.items())
-            replaced[group] = type(members)(pairs)
+    groups = [(key, record.state.get(key, {})) for key in ("_parameters", "_buffers")]
+    touched = any(id(member) in changed for _, group in groups for member in group.values())
     children = record.state.get("_modules", {})
-    rebuilt = [(name, child and _rebuilt(child, changed, done)) for name, child in children.items()]
-    if any(new is not children[name] for name, new in rebuilt):
-        replaced["_modules"] = type(children)(rebuilt)
-    result = record.with_state({**record.state, **replaced}) if replaced else record
+    rebuilt = {name: child and _rebuilt(child, changed, done) for name, child in children.items()}
+    result = record
+    if touched or any(new is not children[name] for name, new in rebuilt.items()):
+        # New dicts even where nothing in them is new: the old record, which may be another network
+        # of the same file, keeps its own, and a file in which two records share one is refused.
+        state = dict(record.state)
+        for key, group in groups:
+            if key in state:
+                state[key] = type(group)((n, changed.get(id(old), old)) for n, old in group.items())
+        if "_modules" in state:
+            state["_modules"] = type(children)(rebuilt)
+        result = record.with_state(state)
     done[id(record)] = result
     return result
 

@@ -62,4 +62,4 @@ PLAIN_CLASSES = frozenset(
     (f"{package}.{entry.rpartition('.')[0]}", entry.rpartition(".")[2])
     for package, entries in _MODULES.items()
     for entry in entries.split()
-)
+) | {("argparse", "Namespace")}  # the options of a training script, in files of torch.save

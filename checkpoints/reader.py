@@ -1,4 +1,4 @@
-"""Network pickles as plain data, with no code of the file run.
+"""Network files as plain data, with no code of the file run: pickles, and files of `torch.save`.
 
 The table NAMES is the whole list of globals a file may refer to; each stands for a function or a
 token of this package. The embedded source text of persistent objects stays text.
@@ -10,6 +10,7 @@ import io
 import os
 import stat
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,25 +19,28 @@ import numpy as np
 import torch
 
 from checkpoints import arrays
-from checkpoints.cache import fetch, is_url
+from checkpoints.cache import local
 from checkpoints.machine import Machine
 from checkpoints.names import PLAIN_CLASSES, Call, New, Token
 from checkpoints.records import DICTS, PERSISTENCE_VERSION, EasyDict, Record, UnsafeCheckpoint
+from checkpoints.safetensors import read_safetensors
 from checkpoints.settle import Settler
-from checkpoints.storages import Storage, parse_storage, view_storage
+from checkpoints.storages import HEADER, Storage, parse_storage, view_storage
+from checkpoints.torch_files import Build, Names, read_archive, read_old
 from checkpoints.window import Budget, Window
 
 META_KEYS = {"type", "version", "module_src", "class_name", "state"}
 SIZES = (tuple, torch.Size)
+OLD = HEADER[:12]  # how files of torch.save began before it wrote zip archives
 
 
 def read(path_or_url: str | Path) -> Any:
-    """What a network pickle holds, as plain data; nothing in the file is run or imported.
+    """What a network file holds, as plain data; nothing in the file is run or imported.
 
     Returns dicts, lists, tuples, sets, text, bytes, numbers, `EasyDict`, NumPy numbers and arrays,
     torch tensors on the CPU (`torch.nn.Parameter` without gradient where the file has parameters),
     torch dtypes and `Record` nodes. Each tensor has memory of its own. Any pickle of plain data can
-    be read; whether there is a network in it is the caller's question.
+    be read, and any file of `torch.save`; whether there is a network in it is the caller's affair.
 
     Raises:
         UnsafeCheckpoint: the file refers to or asks for something outside of the allow-list; it is
@@ -44,9 +48,11 @@ def read(path_or_url: str | Path) -> Any:
         ValueError: the file is no pickle, is broken or is truncated, or the address cannot be used.
         OSError: the file cannot be opened, or the address cannot be reached.
     """
-    path = fetch(str(path_or_url)) if is_url(path_or_url) else Path(path_or_url)
+    path = local(path_or_url)
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError(f"{path} is not a file; give the path of a network pickle")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     with open(path, "rb") as file:
         try:
             return read_stream(file, os.fstat(file.fileno()).st_size)
@@ -60,25 +66,33 @@ def read_stream(file: BinaryIO, size: int) -> Any:
     """As `read`, from an open binary file of size bytes that can be sought."""
     budget = Budget(2 * size + 2**24)
     window = Window(file, 0, size, budget)
-    _check_signature(window)
     names = {**NAMES, **protocol_2_names(budget)}
+    return Settler().settle(_format(window)(window, names, build))
+
+
+def _format(window: Window) -> Callable[[Window, Names, Build], Any]:
+    """What reads this file, by its first bytes."""
+    head = Window(window.file, 0, window.stop, window.budget).take(min(window.stop, len(OLD)))
+    if not head:
+        raise ValueError("is empty")
+    if head.startswith(b"PK\x03\x04"):
+        return read_archive
+    if head == OLD:
+        return read_old
+    if head[:1] != b"\x80":
+        raise ValueError(f"is not a network pickle: it begins with the bytes {head[:4].hex(' ')}")
+    return _read_pickle
+
+
+def _read_pickle(window: Window, names: Names, build: Build) -> Any:
+    """What the one pickle in the window holds."""
     value = Machine(window, names, build=build).run()
     if window.position != window.stop:
         rest = window.stop - window.position
         raise ValueError(
             f"has {rest} bytes after the end of its pickle; it is not a network pickle"
         )
-    return Settler().settle(value)
-
-
-def _check_signature(window: Window) -> None:
-    head = Window(window.file, 0, window.stop, window.budget).take(min(window.stop, 4))
-    if not head:
-        raise ValueError("is empty")
-    if head.startswith(b"PK"):
-        raise ValueError("is a zip archive, such as torch.save writes, and not a network pickle")
-    if head[:1] != b"\x80":
-        raise ValueError(f"is not a network pickle: it begins with the bytes {head.hex(' ')}")
+    return value
 
 
 def protocol_2_names(budget: Budget) -> dict[tuple[str, str], Any]:

@@ -72,13 +72,7 @@ def parse_storage(blob: Window) -> Storage:
     """The one storage of a `torch.storage._load_from_bytes` blob."""
     header = blob_header(blob)
     start = header.position
-    if Machine(header, {}).run() != MAGIC:
-        raise UnsafeCheckpoint("holds a tensor storage that is not of torch's old format")
-    if Machine(header, {}).run() != FORMAT_VERSION:
-        raise ValueError(f"holds a tensor storage whose format version is not {FORMAT_VERSION}")
-    machine = Machine(header, {}).run()
-    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        raise ValueError("holds a tensor storage that is not little endian")
+    check_head(header)
     reference = Machine(header, STORAGE_NAMES, persistent=_Reference).run()
     if not isinstance(reference, _Reference):
         raise UnsafeCheckpoint("holds a tensor blob without a storage")
@@ -95,6 +89,17 @@ def parse_storage(blob: Window) -> Storage:
         )
     data = Window(blob.file, blob.start + size, blob.stop, blob.budget)
     return Storage(data, reference.dtype, reference.numel)
+
+
+def check_head(header: Window) -> None:
+    """Read the magic number, version and machine that begin torch's old format; refuse others."""
+    if Machine(header, {}).run() != MAGIC:
+        raise UnsafeCheckpoint("holds a tensor storage that is not of torch's old format")
+    if Machine(header, {}).run() != FORMAT_VERSION:
+        raise ValueError(f"holds a tensor storage whose format version is not {FORMAT_VERSION}")
+    machine = Machine(header, {}).run()
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise ValueError("holds a tensor storage that is not little endian")
 
 
 def blob_header(blob: Window) -> Window:

@@ -1,11 +1,13 @@
 """Students in network files: recognised, built from the recorded call, filled by name, written.
 
-Nothing in a file runs; `checkpoints` reads it as plain data.
+Nothing in a file runs; `checkpoints` reads it as plain data. LAYOUTS is the table of how files hold
+networks, FAMILIES that of the networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +15,59 @@ import torch
 
 import checkpoints
 from checkpoints import Record
-from students import calls
+from students import (
+    calls,
+    r3gan,
+    r3gan_calls,
+    rosinality,
+    stylegan3,
+    stylegan3_calls,
+    stylegan_xl,
+    tensorflow,
+)
 from students.discriminator import Discriminator
+from students.filling import check_finite, check_fit, filled
 from students.stylegan2 import Generator
+
+
+class Layout(NamedTuple):
+    """A way in which programs lay out networks in a file.
+
+    Attributes:
+        matches: whether a file's data are in this layout.
+        names: the networks that the data hold.
+        record: the record of one of them.
+        replace: writes the data to a path with another record in the place of one.
+    """
+
+    matches: Callable[[Any], bool]
+    names: Callable[[Any], Sequence[str]]
+    record: Callable[[Any, str], Record]
+    replace: Callable[[Any, str, Record, str | Path], None]
+
+
+def _records(data: Any) -> list[str]:
+    held = data.items() if isinstance(data, Mapping) else ()
+    return [str(key) for key, value in held if isinstance(value, Record)]
+
+
+def _replace(data: Any, network: str, changed: Record, path: str | Path) -> None:
+    checkpoints.write(type(data)({**data, network: changed}), path)
+
+
+# The last one, a dict of records, is that of all programs since 2020.
+LAYOUTS = (
+    *(
+        Layout(module.matches, module.names, module.record, module.replace)
+        for module in (tensorflow, rosinality)
+    ),
+    Layout(lambda data: True, _records, lambda data, network: data[network], _replace),
+)
+
+
+def layout_of(data: Any) -> Layout:
+    """Return the layout of a file's data."""
+    return next(layout for layout in LAYOUTS if layout.matches(data))
 
 
 class Family(NamedTuple):
@@ -36,6 +88,26 @@ FAMILIES = (
         "StyleGAN2 discriminator",
         calls.is_discriminator,
         lambda record: Discriminator(**calls.discriminator_kwargs(record)),
+    ),
+    Family(
+        "R3GAN generator",
+        r3gan_calls.is_generator,
+        lambda record: r3gan.R3Generator(**r3gan_calls.generator_kwargs(record)),
+    ),
+    Family(
+        "StyleGAN3 generator",
+        stylegan3_calls.is_stylegan3,
+        lambda record: stylegan3.Generator(**stylegan3_calls.stylegan3_kwargs(record)),
+    ),
+    Family(
+        "StyleGAN-XL stem",
+        stylegan3_calls.is_stem,
+        lambda record: stylegan_xl.Generator(**stylegan3_calls.stem_kwargs(record)),
+    ),
+    Family(
+        "StyleGAN-XL superresolution generator",
+        stylegan3_calls.is_superres,
+        lambda record: stylegan_xl.SuperresGenerator(**stylegan3_calls.superres_kwargs(record)),
     ),
 )
 
@@ -84,23 +156,33 @@ def load(
     return module.to(device)
 
 
+def networks(data: Any) -> dict[str, Callable[[], Record]]:
+    """For each network in a file's data, its name and what gives its record; {} where are none.
+
+    Networks in the layouts of other programs are converted when they are asked for.
+    """
+    layout = layout_of(data)
+    return {name: partial(layout.record, data, name) for name in layout.names(data)}
+
+
 def find_network(data: Any, network: str, source: str | Path) -> Record:
     """Return one network's record among a file's data.
 
     Raises:
-        ValueError: the data hold no such network; the message says what they hold.
+        ValueError: the data hold no such network; the message says what they hold. Or a network of
+            another layout cannot be converted.
     """
-    networks = {}
-    if isinstance(data, Mapping):
-        networks = {str(key): value for key, value in data.items() if isinstance(value, Record)}
-    if network in networks:
-        return networks[network]
-    if "ema" in networks:
-        raise ValueError(
-            f"{source} holds a {networks['ema'].class_name} denoiser, no {network}: it is a teacher"
-        )
-    if networks:
-        raise ValueError(f"{source} has no network {network}; it has {', '.join(networks)}")
+    held = networks(data)
+    if network in held:
+        try:
+            return held[network]()
+        except ValueError as error:
+            raise ValueError(f"{source}: network {network}: {error}") from error
+    if "ema" in held:
+        kind = held["ema"]().class_name
+        raise ValueError(f"{source} holds a {kind} denoiser, no {network}: it is a teacher")
+    if held:
+        raise ValueError(f"{source} has no network {network}; it has {', '.join(held)}")
     raise ValueError(
         f"{source} holds no network; a StyleGAN pickle is a dict with the networks G, D, G_ema"
     )
@@ -114,33 +196,8 @@ def build(record: Record) -> torch.nn.Module:
             or not finite.
     """
     family = family_of(record)
-    # Without memory: what the file asks for is not to be believed before its tensors agree.
-    with torch.device("meta"):
-        module = family.build(record)
-    wanted, tensors = module.state_dict(), checkpoints.tensors(record)
-    check_fit(tensors, wanted, f"the {family.name}'s tensors do not fit its options")
-    nonfinite = checkpoints.nonfinite(record)
-    if nonfinite:
-        raise ValueError(f"tensors that are not finite: {', '.join(nonfinite[:3])}")
-    weights = {n: tensors[n].detach().to(like.dtype).contiguous() for n, like in wanted.items()}
-    module.load_state_dict(weights, assign=True)
-    return module.eval().requires_grad_(False)
-
-
-def check_fit(
-    given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], complaint: str
-) -> None:
-    """Raise ValueError unless the tensors given have the names and shapes of those wanted."""
-    faults = [f"{name} is missing" for name in wanted if name not in given]
-    faults += [f"{name} is unknown" for name in given if name not in wanted]
-    faults += [
-        f"{name} is {list(given[name].shape)} instead of {list(like.shape)}"
-        for name, like in wanted.items()
-        if name in given and given[name].shape != like.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"{complaint}: {'; '.join(faults[:3])}{more}")
+    complaint = f"the {family.name}'s tensors do not fit its options"
+    return filled(lambda: family.build(record), checkpoints.tensors(record), complaint)
 
 
 def save(
@@ -148,10 +205,14 @@ def save(
 ) -> None:
     """Write the file `like` with the student's weights in one of its networks.
 
+    The new file has the layout of `like`, whatever its name ends with: a pickle stays a pickle and
+    rosinality's `.pt` one of those. A TensorFlow pickle, which loads nowhere any more, becomes the
+    pickle of PyTorch's StyleGAN2 with all its networks.
+
     Args:
         student: a network of the architecture of that one in `like`; it is not changed.
         path: the file to write, as a whole or not at all.
-        like: the pickle that the student came from; its other networks, options and embedded source
+        like: the file that the student came from; its other networks, options and embedded source
             pass through.
         network: which of its networks gets the weights.
 
@@ -163,8 +224,6 @@ def save(
     record = find_network(data, network, like)
     weights = student.state_dict()
     check_fit(weights, checkpoints.tensors(record), f"the student does not fit {network} of {like}")
-    bad = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
-    if bad:
-        raise ValueError(f"the student has weights that are not finite: {', '.join(bad[:3])}")
-    data[network] = checkpoints.with_tensors(record, weights)
-    checkpoints.write(data, path)
+    check_finite(weights)
+    changed = checkpoints.with_tensors(record, weights)
+    layout_of(data).replace(data, network, changed, path)

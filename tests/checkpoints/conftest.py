@@ -12,6 +12,7 @@ import types
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -267,13 +268,28 @@ WITNESS = Witness()
 sys.addaudithook(WITNESS)
 
 
-@pytest.fixture
-def runs_nothing() -> Iterator[None]:
-    """The test fails if anything is executed, compiled, imported or started while it runs."""
+@contextmanager
+def watched() -> Iterator[None]:
+    """Nothing is executed, compiled, imported or started inside of the block."""
     before = set(sys.modules)
     WITNESS.events.clear()
     WITNESS.listening = True
-    yield
-    WITNESS.listening = False
+    try:
+        yield
+    finally:
+        WITNESS.listening = False
     assert not WITNESS.events
     assert not set(sys.modules) - before
+
+
+@pytest.fixture
+def runs_nothing() -> Iterator[None]:
+    """The test fails if anything is executed, compiled, imported or started while it runs."""
+    with watched():
+        yield
+
+
+@pytest.fixture
+def runs_nothing_while() -> Callable[[], AbstractContextManager[None]]:
+    """As `runs_nothing`, for a block of the test."""
+    return watched

@@ -157,3 +157,20 @@ def test_tensors_that_are_not_finite_are_named_and_not_refused(net, tmp_path):
     path = tmp_path / "a.pkl"
     checkpoints.write(checkpoints.describe(net, source=""), path)
     assert checkpoints.nonfinite(checkpoints.read(path)) == ["const", "enc.8x8.filter"]
+
+
+def test_one_record_that_is_two_networks_can_become_two(tmp_path):
+    """The other network of the file keeps its values, and the file can be read again."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    inner = checkpoints.Record("Inner", (), {}, {"_parameters": {"w": weight}}, source="")
+    buffers = {"b": torch.zeros(3)}
+    state = {"_buffers": buffers, "_modules": {"i": inner}}
+    network = checkpoints.Record("Outer", (), {}, state, source="")
+    changed = checkpoints.with_tensors(network, {"i.w": torch.full([2], 5.0)})
+    path = tmp_path / "two.pkl"
+    checkpoints.write({"G": network, "G_ema": changed}, path)
+    data = checkpoints.read(path)
+    for name, value in (("G", 1.0), ("G_ema", 5.0)):
+        tensors = checkpoints.tensors(data[name])
+        assert torch.equal(tensors["i.w"], torch.full([2], value))
+        assert torch.equal(tensors["b"], torch.zeros(3))

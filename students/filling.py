@@ -1,0 +1,62 @@
+"""A file's tensors into the network that its options describe; names and shapes must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def filled(
+    make: Callable[[], Any], tensors: Mapping[str, torch.Tensor], complaint: str, *, own: str = ""
+) -> Any:
+    """Make a network and give it these tensors, in eval mode and without gradients.
+
+    Args:
+        make: builds the network; called on the meta device.
+        tensors: by name; converted to the network's types, and not copied where they have them.
+        complaint: how the message begins where they do not agree.
+        own: end of the names of tensors that keep their initial values; "" means none.
+
+    Raises:
+        ValueError: tensors that are missing, unknown, of another shape or not finite.
+    """
+    # Without memory: what the file asks for is not to be believed before its tensors agree.
+    with torch.device("meta"):
+        module = make()
+    wanted = module.state_dict()
+    kept = [name for name in wanted if own and name.endswith(own)]
+    check_fit(tensors, {n: like for n, like in wanted.items() if n not in kept}, complaint)
+    check_finite(tensors)
+    weights = {n: tensors[n].detach() for n in wanted if n in tensors}
+    if kept:
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+            initial = make().state_dict()
+        weights.update({name: initial[name] for name in kept})
+    weights = {n: weights[n].to(like.dtype).contiguous() for n, like in wanted.items()}
+    module.load_state_dict(weights, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def check_fit(
+    given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], complaint: str
+) -> None:
+    """Raise ValueError unless the tensors given have the names and shapes of those wanted."""
+    faults = [f"{name} is missing" for name in wanted if name not in given]
+    faults += [f"{name} is unknown" for name in given if name not in wanted]
+    faults += [
+        f"{name} is {list(given[name].shape)} instead of {list(like.shape)}"
+        for name, like in wanted.items()
+        if name in given and given[name].shape != like.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(f"{complaint}: {'; '.join(faults[:3])}{more}")
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError if a tensor holds an infinity or a NaN."""
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise ValueError(f"tensors that are not finite: {', '.join(bad[:3])}")
