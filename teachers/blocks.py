@@ -266,3 +266,8 @@ class UNetBlock(torch.nn.Module):
         k = k / math.sqrt(k.size(1))
         weights = (q.to(wide).transpose(1, 2) @ k.to(wide)).softmax(dim=2).to(q.dtype)
         return (v @ weights.transpose(1, 2)).reshape(n, c // 3, h, w)
+
+
+def last_of_each_size(features: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the last of an encoder's outputs at each resolution, from the highest down."""
+    return list({tuple(x.shape[2:]): x for x in features}.values())

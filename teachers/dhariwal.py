@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 
 from teachers.arguments import check_levels, recorded_call
-from teachers.blocks import Conv2d, GroupNorm, Init, Linear, PositionalEmbedding, UNetBlock
+from teachers.blocks import (
+    Conv2d,
+    GroupNorm,
+    Init,
+    Linear,
+    PositionalEmbedding,
+    UNetBlock,
+    last_of_each_size,
+)
 
 INIT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
 INIT_ZERO = Init("kaiming_uniform", weight=0)
@@ -81,21 +89,41 @@ class DhariwalUNet(torch.nn.Module):
         augment_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the raw output F [n, out_channels, h, w]; the arguments are those of SongUNet."""
+        emb = self._embed(c_noise, labels, augment_labels)
+        x, skips = self._encode(x, emb)
+        for name, layer in self.dec.items():
+            x = layer(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, emb)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+    def features(
+        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Return the encoder's last output at each resolution, as SongUNet.features does."""
+        return last_of_each_size(self._encode(x, self._embed(c_noise, labels, None))[1])
+
+    def _embed(
+        self,
+        c_noise: torch.Tensor,
+        labels: torch.Tensor | None,
+        augment_labels: torch.Tensor | None,
+    ) -> torch.Tensor:
         emb = self.map_noise(c_noise)
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         if self.map_label is not None and labels is not None:
             emb = emb + self.map_label(labels)
-        emb = F.silu(emb)
+        return F.silu(emb)
 
+    def _encode(
+        self, x: torch.Tensor, emb: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the lowest level's features, and all that the decoder will ask for, in order."""
         skips: list[torch.Tensor] = []
         for name, layer in self.enc.items():
             x = layer(x) if name.endswith("_conv") else layer(x, emb)
             skips.append(x)
-        for name, layer in self.dec.items():
-            x = layer(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, emb)
-        return self.out_conv(F.silu(self.out_norm(x)))
+        return x, skips
 
 
 def _encoder(

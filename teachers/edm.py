@@ -71,17 +71,39 @@ class Precond(Denoiser):
         Raises:
             ValueError: a shape does not fit the network.
         """
-        weights = next(self.model.parameters()).dtype
-        wide = torch.promote_types(weights, torch.float32)
-        x, sigma, labels = self.check_inputs(x, sigma, labels, dtype=wide)
+        x, sigma, labels = self.check_inputs(x, sigma, labels, dtype=self._wide())
         if labels is not None and self.training and self.label_dropout:
             keep = torch.rand([len(x), 1], device=x.device) >= self.label_dropout
             labels = labels * keep.to(labels.dtype)
-        narrow = torch.float16 if self.use_fp16 and x.is_cuda else weights
-        scaled = (self.c_in(sigma) * x).to(narrow)
-        c_noise = self.c_noise(sigma).flatten()
+        scaled, c_noise = self._scaled(x, sigma)
         raw = self.model(scaled, c_noise, labels, augment_labels)[:, : self.img_channels]
-        return self.c_skip(sigma) * x + self.c_out(sigma) * raw.to(wide)
+        return self.c_skip(sigma) * x + self.c_out(sigma) * raw.to(x.dtype)
+
+    def features(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor | float,
+        labels: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Return what the U-Net's encoder makes of a noised image, a tensor for each resolution.
+
+        The arguments and errors are those of forward. The decoder does not run.
+
+        Returns:
+            [n, width, r, r] for each resolution r, from the highest down.
+        """
+        x, sigma, labels = self.check_inputs(x, sigma, labels, dtype=self._wide())
+        return self.model.features(*self._scaled(x, sigma), labels)
+
+    def _wide(self) -> torch.dtype:
+        """Type in which images and noise levels meet."""
+        return torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
+
+    def _scaled(self, x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return c_in x, in the type that F computes in, and c_noise."""
+        weights = next(self.model.parameters()).dtype
+        narrow = torch.float16 if self.use_fp16 and x.is_cuda else weights
+        return (self.c_in(sigma) * x).to(narrow), self.c_noise(sigma).flatten()
 
     def c_skip(self, sigma: torch.Tensor) -> torch.Tensor:
         """Weight of the input in the result: 1 in all columns but the last."""

@@ -23,6 +23,7 @@ from teachers.blocks import (
     Linear,
     PositionalEmbedding,
     UNetBlock,
+    last_of_each_size,
 )
 
 INIT = Init("xavier_uniform")
@@ -146,6 +147,15 @@ class SongUNet(torch.nn.Module):
                 x = layer(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, emb)
         assert out is not None
         return out
+
+    def features(
+        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Return the encoder's last output at each resolution, [n, width, r, r], highest first.
+
+        The arguments are those of forward; the decoder does not run.
+        """
+        return last_of_each_size(self._encode(x, self._embed(c_noise, labels, None))[1])
 
     def _embed(
         self,
