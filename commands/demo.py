@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from commands.journey import Job, run_job
-from commands.recipes import PRESETS
+from commands.recipes import METHODS, PRESETS
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 
@@ -35,4 +35,4 @@ def demo(outdir: Path, seed: int) -> None:
         desc="demo",
         dry_run=False,
     )
-    run_job(job, "diff-instruct", (), {**PRESETS["demo"], "seed": seed})
+    run_job(job, METHODS[0], (), {**PRESETS["demo"], "seed": seed})

@@ -30,7 +30,7 @@ def setting(flag: str, name: str, kind: Any, metavar: str, help_text: str):
 @click.option(
     "--method",
     type=click.Choice(METHODS),
-    default="diff-instruct",
+    default=METHODS[0],
     show_default=True,
     help="The refinement method.",
 )
@@ -78,6 +78,35 @@ def setting(flag: str, name: str, kind: Any, metavar: str, help_text: str):
     help="What to measure against: statistics with their features.",
 )
 @click.option(
+    "--data",
+    metavar="ZIP|DIR",
+    help="Real images for methods that compare with them; otherwise the teacher makes its own.",
+)
+@click.option(
+    "--teacher-images",
+    metavar="INT",
+    type=click.IntRange(min=100),
+    default=2000,
+    show_default=True,
+    help="How many samples of the teacher stand for real images.",
+)
+@click.option(
+    "--teacher-steps",
+    metavar="INT",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Steps of the sampler that makes them.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="best keeps the snapshot nearest to those images in the teacher's features, "
+    "the original included.",
+)
+@click.option(
     "--num",
     metavar="INT",
     type=click.IntRange(min=100),
@@ -114,6 +143,10 @@ def gan(
     method: str,
     knobs: Sequence[str],
     reference: str | None,
+    data: str | None,
+    teacher_images: int,
+    teacher_steps: int,
+    keep: str,
     num: int,
     metrics: str,
     network: str,
@@ -139,6 +172,10 @@ def gan(
         resume=resume is not None,
         desc=desc,
         dry_run=dry_run,
+        data=data,
+        teacher_images=teacher_images,
+        teacher_steps=teacher_steps,
+        keep=keep,
     )
     given = {name: value for name, value in options.items() if value is not None}
     run_job(job, method, knobs, given)

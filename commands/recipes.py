@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-METHODS = ("diff-instruct",)
+# What refines a GAN: every method but those that need the teacher's image for a given latent.
+METHODS = (
+    "diff-instruct-moments",
+    "diff-instruct",
+    "sds",
+    "dmd2",
+    "f-distill",
+    "sid",
+    "sim",
+)
 
 # What `gan` sets where no flag and no preset says otherwise: the method's own defaults are the
 # published ones, made for long runs on large networks; these were measured to help a GAN in a short
@@ -19,6 +28,7 @@ GAN_KNOBS: dict[str, dict[str, Any]] = {
         "auxiliary_sigma": "lognormal:0.0,1.4",
     },
 }
+GAN_KNOBS["diff-instruct-moments"] = GAN_KNOBS["diff-instruct"]
 PRESETS: dict[str, dict[str, Any]] = {
     # The embedded example; what it reaches is in README.
     "demo": {"kimg": 6.0, "warmup_kimg": 3.0, "snap": 2},
@@ -53,7 +63,7 @@ def method_with(name: str, assignments: Sequence[str]) -> Any:
     from refiners import REFINERS
 
     known = {field.name: field for field in fields(REFINERS[name])}
-    values = dict(GAN_KNOBS[name])
+    values = dict(GAN_KNOBS.get(name, {}))
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or key not in known:

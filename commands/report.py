@@ -32,7 +32,9 @@ def show_report(folder: Path, facts: dict[str, Any], grids: dict[str, Any]) -> N
     help="Statistics with their features, or images.",
 )
 @click.option(
-    "--features", metavar="NPZ", help="The feature space, where the reference brings none."
+    "--features",
+    metavar="NAME|NPZ",
+    help="Where the reference brings none: inception, efficientnet-lite0, NAME=FILE, or an NPZ.",
 )
 @click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option(
@@ -60,6 +62,7 @@ def report(
     """Measure two generators on the same latents and write report.json, .md and .html."""
     import metrics
     import students
+    from checkpoints.cache import default_folder
     from refiners.session import sample_grid
 
     started = time.time()
@@ -68,8 +71,9 @@ def report(
         name: students.load(path, device=device)
         for name, path in (("before", before), ("after", after))
     }
-    space = metrics.load_features(features) if features else None
-    real = metrics.open_reference(reference, space)
+    space = metrics.choose_features(features) if features else None
+    cache = default_folder() / "statistics"
+    real = metrics.open_reference(reference, space, cache=cache, progress=stage_bar("reference"))
     outdir.mkdir(parents=True, exist_ok=True)
     comparison = metrics.compare(
         pair["before"],
@@ -92,4 +96,6 @@ def report(
         "provenance": provenance(started)
         | {"before_sha256": sha256(before), "after_sha256": sha256(after)},
     }
-    show_report(outdir, facts, {name: sample_grid(student, seed) for name, student in pair.items()})
+    grids = {name: sample_grid(student, seed) for name, student in pair.items()}
+    gallery = metrics.draw_gallery(pair["before"], pair["after"], comparison)
+    show_report(outdir, facts, grids | gallery)

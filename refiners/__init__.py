@@ -1,23 +1,33 @@
 """Refiners: one published method, one file; the loop that runs any of them.
 
 A method gives the pixel gradient g = dL/dx_0 and a loss for its auxiliary network. base states the
-protocols, noise the laws of sigma,
-methods the table, loop the steps, session a run with its folder, progress and snapshots.
+protocols, noise the laws of sigma, inputs what a step draws, methods the table, loop the step,
+schedule the run, session what is seen of it in its folder (run_folder), refining a whole run.
+distillation trains a denoiser for fewer steps instead (progressive, guided), by the same machinery.
 """
 
-from refiners.loop import Refinement, run
+from refiners.distillation import DISTILLERS, Distillation, distil
+from refiners.inputs import ImageSet, Inputs, PairSet
+from refiners.loop import Refinement
 from refiners.methods import REFINERS
 from refiners.pair import check_pair
+from refiners.refining import refine
 from refiners.run_folder import RunFolder, read_state
-from refiners.session import refine
+from refiners.schedule import run
 from refiners.settings import Settings
 
 __all__ = [
+    "DISTILLERS",
     "REFINERS",
+    "Distillation",
+    "ImageSet",
+    "Inputs",
+    "PairSet",
     "Refinement",
     "RunFolder",
     "Settings",
     "check_pair",
+    "distil",
     "read_state",
     "refine",
     "run",

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from refiners.base import Denoiser
-from refiners.noise import add_noise, denoising_weight, draw_sigma, parse_law
+from refiners.noise import add_noise, check_knobs, denoising_loss, draw_sigma
 
 
 def one(x_0: torch.Tensor, d_teacher: torch.Tensor) -> torch.Tensor:
@@ -69,14 +69,11 @@ class DiffInstruct:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        parse_law(self.student_sigma)
-        parse_law(self.auxiliary_sigma)
+        check_knobs(self)
         if self.weight not in WEIGHTS:
             raise ValueError(f"weight is {self.weight!r}; allowed are {', '.join(WEIGHTS)}")
         if not 0 <= self.hold_contrast <= 1:
             raise ValueError(f"hold_contrast is {self.hold_contrast}; allowed: 0 to 1")
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data is {self.sigma_data}; it must be above 0")
 
     @torch.no_grad()
     def pixel_gradient(
@@ -97,8 +94,7 @@ class DiffInstruct:
     def auxiliary_loss(
         self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
     ) -> torch.Tensor:
-        """Return EDM's denoising loss (Karras et al. 2022, Eq. 8): pixel sum, sample mean."""
-        sigma = draw_sigma(self.auxiliary_sigma, len(x_0), x_0.device)
-        error = auxiliary(add_noise(x_0, sigma), sigma, labels) - x_0
-        weight = denoising_weight(sigma, self.sigma_data)
-        return (weight * error.square().sum(dim=[1, 2, 3])).mean()
+        """Return EDM's denoising loss on the student's samples (Karras et al. 2022, Eq. 8)."""
+        return denoising_loss(
+            auxiliary, x_0, labels, law=self.auxiliary_sigma, sigma_data=self.sigma_data
+        )

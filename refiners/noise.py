@@ -1,4 +1,4 @@
-"""Laws of the noise level, adding noise, and the denoising weight, in EDM's x = x_0 + sigma eps.
+"""Laws of the noise level, adding noise, and the denoising loss, in EDM's x = x_0 + sigma eps.
 
 A law is written NAME:A,B so that a command line, a JSON file and a dataclass can hold it:
 
@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable
 
 import torch
+
+from refiners.base import Denoiser
 
 RHO = 7.0
 
@@ -74,3 +76,28 @@ def add_noise(x_0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 def denoising_weight(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
     """Return EDM's lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Table 1)."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x_0: torch.Tensor,
+    labels: torch.Tensor | None,
+    *,
+    law: str,
+    sigma_data: float,
+) -> torch.Tensor:
+    """Return EDM's denoising loss (Karras et al. 2022, Eq. 8): pixel sum, sample mean, a scalar."""
+    sigma = draw_sigma(law, len(x_0), x_0.device)
+    error = denoiser(add_noise(x_0, sigma), sigma, labels) - x_0
+    return (denoising_weight(sigma, sigma_data) * error.square().sum(dim=[1, 2, 3])).mean()
+
+
+def check_knobs(method: object) -> None:
+    """Raise ValueError unless a method's laws of sigma and its sigma_data can be used."""
+    knobs = vars(method)
+    for name, value in knobs.items():
+        if name.endswith("_sigma"):
+            parse_law(value)
+    sigma_data = knobs["sigma_data"]
+    if not 0 < sigma_data < math.inf:
+        raise ValueError(f"sigma_data is {sigma_data}; it must be above 0 and finite")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,15 @@ class RunFolder:
         """
         try:
             outdir.mkdir(parents=True, exist_ok=True)
-            taken = [int(m[1]) for p in outdir.iterdir() if (m := RUN_PATTERN.fullmatch(p.name))]
-            path = outdir / f"{max(taken, default=-1) + 1:05d}-{desc}"
-            path.mkdir()
+            while True:
+                names = [RUN_PATTERN.fullmatch(path.name) for path in outdir.iterdir()]
+                number = max((int(m[1]) for m in names if m), default=-1) + 1
+                path = outdir / f"{number:05d}-{desc}"
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:  # Another run took the number since; take the next.
+                    continue
         except OSError as error:
             raise ValueError(
                 f"cannot make a run folder in {outdir}: {error.strerror}; "
@@ -61,6 +68,27 @@ class RunFolder:
         """Return the training states, oldest first."""
         found = [(m, p) for p in self.path.iterdir() if (m := STATE_PATTERN.fullmatch(p.name))]
         return [p for _, p in sorted(found, key=lambda pair: int(pair[0][1]))]
+
+    def newest_state(self) -> dict[str, Any]:
+        """Read the newest state that is whole; a damaged one is said and passed over.
+
+        Raises:
+            ValueError: there is none, with what is wrong with the newest.
+        """
+        states = self.states()[::-1]
+        if not states:
+            raise ValueError("there is no training state to resume from; give the folder of a run")
+        complaints: list[str] = []
+        for path in states:
+            try:
+                state = read_state(path)
+            except ValueError as error:
+                complaints.append(str(error))
+                continue
+            for complaint in complaints:
+                self.log(f"{complaint}; continuing from {path.name}")
+            return state
+        raise ValueError(complaints[0])
 
     def log(self, text: str) -> None:
         """Append a line to log.txt and print it."""
@@ -93,12 +121,13 @@ class RunFolder:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a training state without running anything in it.
+    """Read a training state without running anything in it; every byte is checked by its CRC-32.
 
     Raises:
         ValueError: the file is missing, damaged, or not a training state.
     """
     try:
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files; all mean the same here
         raise ValueError(
@@ -108,3 +137,17 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "num_images" not in state:
         raise ValueError(f"{path} is no training state; give a training-state-*.pt of this program")
     return state
+
+
+def check_archive(path: Path) -> None:
+    """Raise ValueError or zipfile.BadZipFile unless each entry has the CRC-32 that it was given.
+
+    torch.save writes the sums, torch.load does not look at them.
+    """
+    with zipfile.ZipFile(path) as archive:
+        # torch stores entries as they are; a compressed one could be a bomb.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its entries are compressed, which this program never does")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its checksum is wrong in {damaged}; the file was damaged on disk")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+import numbers
+from dataclasses import dataclass, fields, replace
 
 TRAINABLE = ("all", "synthesis", "mapping")
+KINDS = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "str": (str, "a text"),
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class Settings:
         rampup_kimg: images over which the student's rate rises from 0 to glr; Adam's first steps,
             all of full size, would otherwise move every weight before the gradient's mean is known.
         ema_kimg: half-life of the student's average, which is the result; 0 averages nothing.
+        ema_rampup_ratio: the half-life is at most this share of the images so far (EDM's 0.05 was
+            made for runs of many thousand kimg); 0 does not limit it.
         warmup_kimg: images on which the auxiliary learns the student before the student moves.
         auxiliary_steps: auxiliary updates per student update.
         auxiliary_ema: half-life, in auxiliary updates, of the auxiliary's average, whose difference
@@ -30,6 +38,7 @@ class Settings:
         seed: of every random draw.
         tick: kimg between log lines.
         snap: ticks between snapshots.
+        max_hours: after which the run ends with a state to continue from; 0 is no limit.
     """
 
     kimg: float = 20.0
@@ -40,6 +49,7 @@ class Settings:
     beta2: float = 0.999
     rampup_kimg: float = 1.0
     ema_kimg: float = 0.7
+    ema_rampup_ratio: float = 0.25
     warmup_kimg: float = 5.0
     auxiliary_steps: int = 2
     auxiliary_ema: float = 5.0
@@ -47,12 +57,16 @@ class Settings:
     seed: int = 0
     tick: float = 1.0
     snap: int = 5
+    max_hours: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the first value that cannot be."""
         above = ("kimg", "batch", "glr", "lr", "tick", "snap", "auxiliary_steps")
         for field in fields(self):
             value = getattr(self, field.name)
+            kind, name = KINDS[str(field.type)]
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise ValueError(f"{field.name} is {value!r}; it must be {name}")
             if isinstance(value, str):
                 continue
             if not math.isfinite(value):
@@ -61,10 +75,19 @@ class Settings:
                 raise ValueError(f"{field.name} is {value}; it must be above 0")
             if field.name not in above and value < 0:
                 raise ValueError(f"{field.name} is {value}; it must be at least 0")
+            # NumPy's numbers become Python's, as a state file holds plain data only.
+            if type(value) not in (int, float):
+                object.__setattr__(
+                    self, field.name, int(value) if name != "a number" else float(value)
+                )
         if self.beta1 >= 1 or self.beta2 >= 1:
             raise ValueError(f"beta1, beta2 are {self.beta1}, {self.beta2}; they must be below 1")
         if self.train not in TRAINABLE:
             raise ValueError(f"train is {self.train!r}; allowed are {', '.join(TRAINABLE)}")
+
+    def with_length(self, kimg: float, batch: int | None) -> Settings:
+        """Return these settings with another length and, unless None, other batches."""
+        return replace(self, kimg=kimg, batch=self.batch if batch is None else batch)
 
     @property
     def num_steps(self) -> int:

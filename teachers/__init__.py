@@ -1,14 +1,36 @@
 """Teachers: (x, sigma, labels) -> D(x; sigma).
 
 `load` rebuilds a denoiser from a network file, `save` writes one that was trained here, `sample`
-makes images with it, and `Denoiser` says what every teacher is. FAMILIES is the table of what can
-be loaded: a new family is a row and a file.
+makes images with it, `generate` makes them by seed, and `make_pairs` keeps them with their latents
+on disk, whence `PairFolder` draws. `classifier_free` and `autoguidance` make a stronger teacher of
+one or two, `Relabelled` one with other class numbers, and `ImageSet` is a teacher that needs no
+training. `Denoiser` says what every teacher is. FAMILIES is the table of what can be loaded: a new
+family is a row and a file.
 """
 
 from __future__ import annotations
 
 from teachers.denoiser import Denoiser
+from teachers.features import EncoderFeatures
 from teachers.files import FAMILIES, load, save
-from teachers.sampler import sample
+from teachers.gaussian import ImageSet
+from teachers.guidance import autoguidance, classifier_free
+from teachers.pairs import PairFolder, make_pairs
+from teachers.relabelled import Relabelled
+from teachers.sampler import generate, sample
 
-__all__ = ["FAMILIES", "Denoiser", "load", "sample", "save"]
+__all__ = [
+    "FAMILIES",
+    "Denoiser",
+    "EncoderFeatures",
+    "ImageSet",
+    "PairFolder",
+    "Relabelled",
+    "autoguidance",
+    "classifier_free",
+    "generate",
+    "load",
+    "make_pairs",
+    "sample",
+    "save",
+]

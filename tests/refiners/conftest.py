@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from refiners import Refinement, Settings
+from refiners import Inputs, Refinement, Settings
 from refiners.diff_instruct import DiffInstruct
 
 
@@ -29,9 +29,7 @@ class AffineStudent(torch.nn.Module):
     def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
         return torch.randn([n, self.z_dim], generator=generator)
 
-    def forward(
-        self, z: torch.Tensor, c: torch.Tensor | None = None, *, noise_mode: str = "random"
-    ) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         r = self.img_resolution
         return (self.mean + self.std * z).reshape(-1, 1, r, r)
 
@@ -62,6 +60,70 @@ class GaussianDenoiser(torch.nn.Module):
         return (prior * x + noise * self.mean) / (prior + noise)
 
 
+class PointStudent(torch.nn.Module):
+    """A small network from latents to points in the plane, as images of two channels and a pixel.
+
+    Its law starts as about N(0, scale^2 I).
+    """
+
+    def __init__(self, scale: float = 1.0, width: int = 32):
+        super().__init__()
+        self.z_dim, self.c_dim = 2, 0
+        self.img_resolution, self.img_channels = 1, 2
+        self.hidden = torch.nn.Sequential(
+            torch.nn.Linear(2, width), torch.nn.SiLU(), torch.nn.Linear(width, width),
+            torch.nn.SiLU(),
+        )  # fmt: skip
+        self.out = torch.nn.Linear(width, 2)
+        torch.nn.init.zeros_(self.out.weight)
+        torch.nn.init.zeros_(self.out.bias)
+        self.scale = scale
+
+    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        return torch.randn([n, 2], generator=generator)
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        return (self.scale * z + self.out(self.hidden(z)))[:, :, None, None]
+
+
+class PointDenoiser(torch.nn.Module):
+    """A small preconditioned denoiser of points (EDM's Table 1); enc holds its inner layers."""
+
+    def __init__(self, width: int = 32, sigma_data: float = 1.0):
+        super().__init__()
+        self.img_resolution, self.img_channels, self.label_dim = 1, 2, 0
+        self.sigma_min, self.sigma_max = 0.0, math.inf
+        self.sigma_data = sigma_data
+        self.enc = torch.nn.Sequential(
+            torch.nn.Conv2d(4, width, 1), torch.nn.SiLU(), torch.nn.Conv2d(width, width, 1),
+            torch.nn.SiLU(),
+        )  # fmt: skip
+        self.out = torch.nn.Conv2d(width, 2, 1)
+        torch.nn.init.zeros_(self.out.weight)
+
+    def forward(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        s = sigma[:, None, None, None].to(x)
+        total = (s.square() + self.sigma_data**2).sqrt()
+        level = s.log().expand(-1, 1, 1, 1) / 4
+        features = self.enc(torch.cat([x / total, level, level.square()], dim=1))
+        c_skip = (self.sigma_data / total).square()
+        return c_skip * x + s * self.sigma_data / total * self.out(features)
+
+
+@pytest.fixture
+def point_student() -> Callable[..., Any]:
+    """Make a student of points in the plane."""
+    return PointStudent
+
+
+@pytest.fixture
+def point_denoiser() -> Callable[..., Any]:
+    """Make a trainable denoiser of points in the plane."""
+    return PointDenoiser
+
+
 @pytest.fixture
 def affine() -> Callable[..., Any]:
     """Make a student whose law is N(mean, std^2 I)."""
@@ -90,10 +152,18 @@ def settings() -> Callable[..., Settings]:
 def refinement(settings: Callable[..., Settings]) -> Callable[..., Refinement]:
     """Start a run: student N(-0.4, 0.3^2), teacher N(0.3, 0.5^2) unless others are given."""
 
-    def make(student: Any = None, teacher: Any = None, method: Any = None, **changes: Any) -> Any:
+    def make(
+        student: Any = None,
+        teacher: Any = None,
+        method: Any = None,
+        *,
+        inputs: Inputs | None = None,
+        **changes: Any,
+    ) -> Refinement:
         student = student or AffineStudent(-0.4, 0.3)
         teacher = teacher or GaussianDenoiser(0.3, 0.5)
-        return Refinement(student, teacher, method or DiffInstruct(), settings(**changes))
+        method = method or DiffInstruct()
+        return Refinement(student, teacher, method, settings(**changes), inputs=inputs)
 
     return make
 

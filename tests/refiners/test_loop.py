@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from refiners import Settings, run
+from refiners.average import follow, frozen_view
 from refiners.diff_instruct import DiffInstruct
-from refiners.loop import HEALTH_SIGMAS, follow, ticks
+from refiners.loop import HEALTH_SIGMAS
+from refiners.schedule import ticks
 from students.stylegan2 import Generator
 
-NOTHING: dict[str, Callable[..., None]] = {
+NOTHING: dict[str, Any] = {
     "on_tick": lambda stats: None,
     "on_snapshot": lambda refinement: None,
     "on_step": lambda refinement, losses: None,
@@ -24,19 +27,27 @@ NOTHING: dict[str, Callable[..., None]] = {
 class ConstantGradient:
     """A method whose pixel gradient is a number; it keeps the images that it was given."""
 
-    def __init__(self, value: float, fails_at: int = -1):
-        self.value, self.fails_at = value, fails_at
+    def __init__(
+        self,
+        value: float,
+        fails_at: tuple[int, ...] = (),
+        auxiliary_fails_at: tuple[int, ...] = (),
+        broken: float = math.nan,
+    ):
+        self.value, self.broken = value, broken
+        self.fails_at, self.auxiliary_fails_at = fails_at, auxiliary_fails_at
         self.student_saw: list[torch.Tensor] = []
         self.auxiliary_saw: list[torch.Tensor] = []
 
     def pixel_gradient(self, x_0: Any, labels: Any, *, teacher: Any, auxiliary: Any) -> Any:
         self.student_saw.append(x_0)
-        broken = len(self.student_saw) - 1 == self.fails_at
-        return torch.full_like(x_0, math.nan if broken else self.value)
+        broken = len(self.student_saw) - 1 in self.fails_at
+        return torch.full_like(x_0, self.broken if broken else self.value)
 
     def auxiliary_loss(self, x_0: Any, labels: Any, *, auxiliary: Any) -> torch.Tensor:
         self.auxiliary_saw.append(x_0)
-        return auxiliary.mean.square()
+        broken = len(self.auxiliary_saw) - 1 in self.auxiliary_fails_at
+        return auxiliary.mean.square() * (math.nan if broken else 1.0)
 
 
 TWO_STEPS = {"kimg": 0.008, "batch": 4, "warmup_kimg": 0.008}
@@ -247,19 +258,156 @@ def test_a_run_leaves_the_callers_random_state_alone(refinement: Any) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def everything(job: Any) -> dict[str, torch.Tensor]:
+    """Every tensor that a step may move, copied."""
+    flat: dict[str, torch.Tensor] = {}
+    for name, part in job.state_dict().items():
+        if isinstance(part, dict) and name not in ("settings", "method"):
+            moments = part.get("state", part)
+            for key, value in moments.items():
+                inner = value if isinstance(value, dict) else {"": value}
+                flat |= {f"{name}.{key}.{k}": v.clone() for k, v in inner.items()}
+    return flat
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_step_that_is_not_finite_stops_the_run_with_its_number_and_the_seed(
+def test_a_pixel_gradient_that_is_not_finite_leaves_student_average_and_moments_untouched(
     refinement: Any, broken: float
 ) -> None:
-    method = ConstantGradient(1.0, fails_at=2)
+    method = ConstantGradient(1.0, fails_at=(2,), broken=broken)
     job = refinement(method=method, warmup_kimg=0, seed=7)
-    with pytest.raises(FloatingPointError, match=r"step 2 is not finite.*seed 7.*lower"):
+    job.advance()
+    job.advance()
+    before = everything(job)
+    assert job.advance() == {}
+    moved = changed(before, everything(job))
+    assert {name for name in moved if not name.startswith("auxiliary")} == set()
+    assert (job.step, job.skips.total, job.skips.in_row) == (3, 1, 1)
+    assert job.advance()["Gradient/pixel_norm"] == 4.0
+    assert (job.skips.total, job.skips.in_row) == (1, 0)
+    assert "average.mean." in changed(before, everything(job))
+
+
+def test_an_auxiliary_loss_that_is_not_finite_leaves_every_weight_untouched(
+    refinement: Any,
+) -> None:
+    method = ConstantGradient(1.0, auxiliary_fails_at=(1,))
+    job = refinement(method=method, warmup_kimg=0)
+    job.advance()
+    before = everything(job)
+    assert job.advance() == {}
+    assert changed(before, everything(job)) == set()
+    assert len(method.student_saw) == 1
+
+
+def test_a_gradient_that_overflows_on_its_way_through_the_student_moves_nothing(
+    refinement: Any,
+) -> None:
+    method = ConstantGradient(1.0)
+    job = refinement(method=method, warmup_kimg=0)
+    job.advance()
+    before = everything(job)
+    # Every pixel and their norm are finite in float32; the norm of the weights' gradient is not.
+    method.value = 2e18
+    assert job.advance() == {}
+    moved = changed(before, everything(job))
+    assert {name for name in moved if not name.startswith("auxiliary")} == set()
+
+
+def test_the_third_step_in_a_row_that_is_not_finite_stops_the_run_with_the_reason(
+    refinement: Any,
+) -> None:
+    method = ConstantGradient(1.0, fails_at=(1, 2, 4, 5, 6))
+    job = refinement(method=method, warmup_kimg=0, seed=7)
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row.*step 6.*nan.*seed 7.*lower"):
         run(job, **NOTHING)
-    loss = refinement(warmup_kimg=0)
-    with torch.no_grad():
-        loss.auxiliary.mean.fill_(broken)
-    with pytest.raises(FloatingPointError, match=r"step 0 is not finite.*auxiliary loss"):
-        loss.advance()
+    assert (job.step, job.skips.total) == (7, 5)
+    assert math.isfinite(job.student.mean.item())
+
+
+def test_a_ticks_statistics_are_of_the_steps_that_were_finite_and_count_the_others(
+    refinement: Any,
+) -> None:
+    stats: list[dict[str, float]] = []
+    method = ConstantGradient(1.0, fails_at=(1, 5))
+    job = refinement(method=method, warmup_kimg=0)
+    run(job, **{**NOTHING, "on_tick": stats.append})
+    assert [line["Gradient/pixel_norm"] for line in stats] == [4.0] * 5
+    assert [line["Progress/skipped_steps"] for line in stats] == [1, 2, 2, 2, 2]
+
+
+def test_a_run_asked_to_stop_ends_after_the_step(refinement: Any) -> None:
+    for stops_at in (4, 10, 17, 29):
+        job = refinement()
+        assert not run(job, **NOTHING, stop=lambda job=job, n=stops_at: job.step >= n)
+        assert job.step == stops_at
+    job = refinement()
+    assert run(job, **NOTHING, stop=lambda: job.step >= 30)
+    assert job.step == 30
+
+
+def test_the_given_networks_keep_their_modes_and_their_gradients_flags(
+    affine: Any, gaussian: Any, refinement: Any
+) -> None:
+    student, teacher = affine(-0.4, 0.3), gaussian(0.3, 0.5)
+    student.train()
+    teacher.train()
+    run(refinement(student, teacher), **NOTHING)
+    for network in (student, teacher):
+        assert network.training
+        assert all(p.requires_grad and p.grad is None for p in network.parameters())
+
+
+def test_a_frozen_view_shares_the_tensors_and_not_the_flags() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    view = frozen_view(network)
+    assert network.training and not any(m.training for m in view.modules())
+    for a, b in zip(network.state_dict().values(), view.state_dict().values(), strict=True):
+        assert a.data_ptr() == b.data_ptr()
+    assert all(p.requires_grad for p in network.parameters())
+    assert not any(p.requires_grad for p in view.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"kimg": "2"}, "kimg is '2'; it must be a number"),
+        ({"batch": 16.0}, "batch is 16.0; it must be a whole number"),
+        ({"seed": 0.5}, "seed is 0.5; it must be a whole number"),
+        ({"snap": True}, "snap is True; it must be a whole number"),
+        ({"auxiliary_steps": None}, "auxiliary_steps is None; it must be a whole number"),
+        ({"train": 1}, "train is 1; it must be a text"),
+        ({"glr": [1e-3]}, "glr is .0.001.; it must be a number"),
+        ({"max_hours": -1}, "max_hours is -1; it must be at least 0"),
+        ({"ema_rampup_ratio": -1}, "ema_rampup_ratio is -1; it must be at least 0"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_by_name(
+    settings: Callable[..., Settings], changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        settings(**changes)
+
+
+def test_numpys_numbers_become_pythons(settings: Callable[..., Settings]) -> None:
+    chosen = settings(batch=np.int64(8), glr=np.float32(0.25))
+    assert (chosen.batch, chosen.glr) == (8, 0.25)
+    assert (type(chosen.batch), type(chosen.glr)) == (int, float)
+
+
+def test_the_averages_half_life_rises_with_the_images_by_the_ramp_up_ratio(
+    refinement: Any,
+) -> None:
+    for ratio, half_life in ((0.25, 4.0), (0.5, 8.0), (0.0, 100.0)):
+        job = refinement(
+            method=ConstantGradient(1.0), warmup_kimg=0, ema_kimg=0.1, ema_rampup_ratio=ratio
+        )
+        job.advance()
+        before, first = job.average.mean.item(), job.student.mean.item()
+        job.advance()
+        share = (job.average.mean.item() - before) / (job.student.mean.item() - before)
+        assert first != before or ratio
+        assert share == pytest.approx(1 - 0.5 ** (16 / half_life), rel=1e-3)
 
 
 @pytest.mark.parametrize(

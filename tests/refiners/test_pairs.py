@@ -48,7 +48,7 @@ def test_an_unconditional_student_asks_a_conditional_teacher_without_labels(
     teacher.label_dropout = 0.1
     job = refinement(affine(0.0, 1.0), teacher, warmup_kimg=0)
     job.advance()
-    assert teacher.seen[2] is None
+    assert job.teacher.seen[2] is None
 
 
 def test_a_conditional_student_and_its_teacher_get_the_same_one_hot_labels(
@@ -59,7 +59,7 @@ def test_a_conditional_student_and_its_teacher_get_the_same_one_hot_labels(
     given = []
     job.student.register_forward_pre_hook(lambda module, inputs: given.append(inputs[1]))
     job.advance()
-    assert given[0] is teacher.seen[2]
+    assert given[0] is job.teacher.seen[2]
     assert (given[0].sum(dim=1) == 1).all()
     # All classes occur: the draw is uniform.
     assert (given[0].sum(dim=0) > 256 / 10 / 3).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from refiners import RunFolder, read_state
+from refiners import REFINERS, ImageSet, Inputs, PairSet, RunFolder, read_state
 from refiners.diff_instruct import DiffInstruct
+from refiners.dmd import DMD
+from refiners.inputs import pseudo_huber
 
 
 def assert_same(a: Any, b: Any, where: str = "state") -> None:
@@ -52,6 +55,118 @@ def test_n_steps_a_saved_state_and_m_steps_equal_n_plus_m_steps_bit_for_bit(
     advance(second, 25 - stop)
     assert_same(second.state_dict(), whole.state_dict())
     assert second.health() == whole.health()
+
+
+# The toy denoiser has none of the encoder's maps that the moments are taken of.
+@pytest.mark.parametrize("name", [name for name in REFINERS if name != "diff-instruct-moments"])
+def test_every_method_resumes_bit_for_bit(
+    refinement: Any, point_student: Any, point_denoiser: Any, tmp_path: Path, name: str
+) -> None:
+    knobs = {"layer": "enc"} if name in ("dmd2", "f-distill") else {}
+    z, images = torch.randn(100, 2), torch.randn(100, 2, 1, 1)
+    needs = {
+        "dmd": Inputs(pairs=PairSet(z, images)),
+        "dmd2": Inputs(real_images=ImageSet(images)),
+        "f-distill": Inputs(real_images=ImageSet(images)),
+    }
+    student, teacher = point_student(), point_denoiser()
+    torch.nn.init.normal_(teacher.out.weight)
+
+    def start() -> Any:
+        method = REFINERS[name](**knobs)
+        return refinement(student, teacher, method, inputs=needs.get(name), warmup_kimg=0.048)
+
+    whole, first, second = start(), start(), start()
+    advance(whole, 9)
+    advance(first, 5)
+    path = RunFolder(tmp_path).write_state(first.num_images, first.state_dict())
+    torch.manual_seed(99)
+    second.load_state_dict(read_state(path))
+    advance(second, 4)
+    assert_same(second.state_dict(), whole.state_dict())
+    assert whole.num_images > 0
+    assert all(bool(p.isfinite().all()) for p in whole.student.parameters())
+
+
+def broken(state: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
+    """A copy of a state with the entry at a.b.c replaced, or removed where value is None."""
+    state = copy.deepcopy(state)
+    *path, last = where.split("/")
+    entry: Any = state
+    for key in path:
+        entry = entry[int(key) if key.isdigit() else key]
+    if value is None:
+        del entry[last]
+    else:
+        entry[last] = value
+    return state
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "complaint"),
+    [
+        ("student", None, "the state's student is NoneType, not"),
+        ("step", None, "the state's step is NoneType, not int"),
+        ("step", "5", "the state's step is str, not int"),
+        ("settings", [], "the state's settings is list, not dict"),
+        ("method", None, "the state's method is NoneType, not dict"),
+        ("average/mean", None, "the state's average has nothing for mean, this run float32"),
+        ("auxiliary/mean", torch.zeros(3), r"auxiliary has float32 \[3\] for mean, this run float"),
+        ("student/mean", torch.zeros([]).double(), r"student has float64 \[\] for mean, this run"),
+        ("student/other", torch.zeros(1), r"student has float32 \[1\] for other, this run nothing"),
+        ("student/mean", 1.0, "student has float for mean"),
+        ("student_adam/param_groups", [], "student_adam is not that of 2 parameters"),
+        ("student_adam/param_groups", 3, "student_adam is not that of 2 parameters"),
+        ("student_adam/state", None, "student_adam is not that of 2 parameters"),
+        (
+            "student_adam/state/0/exp_avg",
+            torch.zeros(2),
+            r"float32 \[2\] for exp_avg of parameter 0",
+        ),
+        ("student_adam/state/0/step", None, "nothing for step of parameter 0"),
+        ("auxiliary_adam", None, "auxiliary_adam is NoneType, not dict"),
+    ],
+)
+def test_a_malformed_state_is_refused_in_one_line_and_changes_nothing(
+    refinement: Any, where: str, value: Any, complaint: str
+) -> None:
+    first = refinement()
+    advance(first, 12)
+    other = refinement()
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ValueError, match=complaint) as caught:
+        other.load_state_dict(broken(first.state_dict(), where, value))
+    assert "\n" not in str(caught.value)
+    assert_same(other.state_dict(), before)
+
+
+def test_a_state_of_another_distance_is_refused(refinement: Any) -> None:
+    def start(distance: Any) -> Any:
+        pairs = PairSet(torch.randn(4, 16), torch.randn(4, 1, 4, 4))
+        return refinement(method=DMD(), inputs=Inputs(pairs=pairs, distance=distance))
+
+    def other(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - y).square().sum(dim=[1, 2, 3])
+
+    state = start(pseudo_huber).state_dict()
+    with pytest.raises(ValueError, match="distance pseudo_huber -> other"):
+        start(other).load_state_dict(state)
+
+
+def test_transfer_takes_the_networks_and_nothing_else(refinement: Any) -> None:
+    first = refinement(ema_kimg=0.2)
+    advance(first, 20)
+    second = refinement(glr=0.5, seed=4)
+    second.start_from(first.state_dict())
+    assert (second.step, second.num_images) == (0, 0)
+    assert_same(second.student.state_dict(), first.average.state_dict())
+    assert_same(second.average.state_dict(), first.average.state_dict())
+    assert_same(second.auxiliary.state_dict(), first.auxiliary.state_dict())
+    assert second.student_adam.state_dict()["state"] == {}
+    before = copy.deepcopy(second.state_dict())
+    with pytest.raises(ValueError, match="has nothing for std, this run float32"):
+        second.start_from(broken(first.state_dict(), "average/std", None))
+    assert_same(second.state_dict(), before)
 
 
 def test_a_saved_state_does_not_move_with_the_run_that_goes_on(

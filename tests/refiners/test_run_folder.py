@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,88 @@ def test_the_log_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixtu
     folder.log("first")
     folder.log("second")
     assert (tmp_path / "log.txt").read_text() == capsys.readouterr().out == "first\nsecond\n"
+
+
+def test_a_number_that_another_run_takes_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+    rivals = ["00000-run", "00001-run"]
+
+    def slow_mkdir(self: Path, *arguments: Any, **options: Any) -> None:
+        if rivals and self.name == rivals[0]:
+            mkdir(self.with_name(rivals.pop(0)))
+        mkdir(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", slow_mkdir)
+    assert RunFolder.create(tmp_path, "run").path.name == "00002-run"
+
+
+def flipped(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x10
+    path.write_bytes(content)
+
+
+def test_a_bit_that_flips_anywhere_in_a_tensor_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "training-state-000000.pt"
+    weights = torch.arange(1000.0)
+    start = good_state().index(weights.numpy().tobytes())
+    for at in range(start, start + 4000, 397):
+        path.write_bytes(good_state())
+        assert torch.equal(read_state(path)["weights"], weights)
+        flipped(path, at)
+        with pytest.raises(ValueError, match="checksum is wrong"):
+            read_state(path)
+
+
+def test_a_bit_that_flips_anywhere_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "training-state-000000.pt"
+    whole = good_state()
+    found = 0
+    for at in range(0, len(whole), 23):
+        path.write_bytes(whole)
+        flipped(path, at)
+        try:
+            state = read_state(path)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            found += 1
+        else:
+            assert torch.equal(state["weights"], torch.arange(1000.0))
+    assert found > len(whole) // 23 // 2
+
+
+def test_a_state_whose_entries_are_compressed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "training-state-000000.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1000))
+    with pytest.raises(ValueError, match="entries are compressed"):
+        read_state(path)
+
+
+def test_the_newest_whole_state_is_taken_and_the_damaged_one_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path)
+    for k in (1, 2, 3):
+        folder.write_state(k * 1000, {"num_images": k * 1000, "weights": torch.randn(100)})
+    assert folder.newest_state()["num_images"] == 3000
+    assert capsys.readouterr().out == ""
+    damaged = tmp_path / "training-state-000003.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-200])
+    flipped(tmp_path / "training-state-000002.pt", 700)
+    assert folder.newest_state()["num_images"] == 1000
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" cannot be read")[0] for line in said] == [
+        str(tmp_path / f"training-state-00000{k}.pt") for k in (3, 2)
+    ]
+    assert all(line.endswith("continuing from training-state-000001.pt") for line in said)
+
+
+def test_where_no_state_is_whole_the_newest_is_complained_of(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for k in (1, 2):
+        (tmp_path / f"training-state-00000{k}.pt").write_bytes(b"gone")
+    with pytest.raises(ValueError, match=r"training-state-000002\.pt cannot be read"):
+        folder.newest_state()

@@ -1,0 +1,265 @@
+"""Distillation of a denoiser into one of few steps: the step of methods that train on images.
+
+It shares the schedule, the session, the states and the guarded optimiser with the refinement of a
+generator (loop), not the pixel gradient. The run is cut into stages of equal length; each begins
+from the average of the one before, which becomes its teacher.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from refiners.average import follow, frozen_view
+from refiners.guided import Guided
+from refiners.inputs import RealImages, source_stream
+from refiners.optimiser import Skips, random_stream, step_if_finite
+from refiners.progressive import Progressive, sample_in_steps
+from refiners.run_folder import RunFolder
+from refiners.session import Session, run_folder_of
+from refiners.settings import Settings
+from refiners.state import restore
+
+DISTILLERS: dict[str, type] = {"progressive": Progressive, "guided": Guided}
+
+
+class Distiller(Protocol):
+    """A method that trains a denoiser to need fewer steps."""
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The student's number of steps in each stage; 0 is a stage that halves nothing."""
+        ...
+
+    @property
+    def halving(self) -> Progressive:
+        """What the sampler of the result goes by."""
+        ...
+
+    def new_student(self, teacher: Any) -> Any:
+        """Return the network that is trained, which starts as the teacher."""
+        ...
+
+    def loss(
+        self,
+        x_0: torch.Tensor,
+        labels: torch.Tensor | None,
+        *,
+        student: Any,
+        teacher: Any,
+        original: Any,
+        num_steps: int,
+    ) -> torch.Tensor:
+        """Return a scalar; teacher is the last stage's student, original the teacher given."""
+        ...
+
+
+class SteppedStudent(torch.nn.Module):
+    """A distilled denoiser as a student: unit noise and labels -> images, in num_steps calls."""
+
+    def __init__(self, denoiser: Any, method: Progressive, num_steps: int):
+        super().__init__()
+        self.denoiser = denoiser
+        self.method = method
+        self.num_steps = num_steps
+        self.img_resolution: int = denoiser.img_resolution
+        self.img_channels: int = denoiser.img_channels
+        self.c_dim: int = denoiser.label_dim
+        self.z_dim = self.img_channels * self.img_resolution**2
+
+    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw unit Gaussian noise [n, z_dim]."""
+        device = "cpu" if generator is None else generator.device
+        return torch.randn([n, self.z_dim], generator=generator, device=device)
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Return images [n, c, h, w]; no gradient is kept."""
+        r = self.img_resolution
+        return sample_in_steps(
+            lambda x, sigma: self.denoiser(x, sigma, c),
+            z.reshape(-1, self.img_channels, r, r),
+            method=self.method,
+            num_steps=self.num_steps,
+        )
+
+
+class Distillation:
+    """A run in memory: the denoiser that is trained, its average, and the teacher of the stage.
+
+    The teacher given is never changed. `average` is the result, as a student.
+
+    Args:
+        teacher: a module that is a Denoiser.
+        method: Progressive or Guided.
+        settings: glr is the rate, falling to 0 over each stage; what concerns the auxiliary and the
+            warm-up is not used.
+        real_images: source of clean images, see refiners.inputs; the teacher's samples will do.
+    """
+
+    num_warmup_steps = 0
+
+    def __init__(
+        self, teacher: Any, method: Distiller, settings: Settings, *, real_images: RealImages
+    ):
+        self.method = method
+        self.settings = settings
+        self.real_images = real_images
+        self.original = frozen_view(teacher)
+        self.student = method.new_student(teacher).eval().requires_grad_(True)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.stage = 0
+        self.average = SteppedStudent(
+            copy.deepcopy(self.teacher), method.halving, max(method.stages[0], 1)
+        )
+        self.device = next(self.student.parameters()).device
+        betas = (float(settings.beta1), float(settings.beta2))
+        self.student_adam = torch.optim.Adam(
+            self.student.parameters(), lr=settings.glr, betas=betas
+        )
+        self.step = 0
+        self.skips = Skips()
+        self.rate_scale = 1.0
+
+    @property
+    def num_images(self) -> int:
+        """Images seen so far."""
+        return self.step * self.settings.batch
+
+    @property
+    def steps_per_stage(self) -> int:
+        """Length of a stage; the last one may be shorter."""
+        return -(-self.settings.num_steps // len(self.method.stages))
+
+    def advance(self) -> dict[str, float]:
+        """Do one step and return its loss; a step that is not finite moves nothing, see Skips."""
+        stage = min(self.step // self.steps_per_stage, len(self.method.stages) - 1)
+        if stage != self.stage:
+            self._begin(stage)
+        num_steps = self.method.stages[self.stage]
+        with random_stream(self.settings.seed * 1_000_003 + self.step, self.device):
+            x_0, labels = self.real_images(self.settings.batch, source_stream())
+            labels = None if labels is None or not self.original.label_dim else labels
+            loss = self.method.loss(
+                x_0.to(self.device),
+                None if labels is None else labels.to(self.device),
+                student=self.student,
+                teacher=self.teacher,
+                original=self.original,
+                num_steps=num_steps,
+            )
+            self.student_adam.zero_grad()
+            loss.backward()
+        done = self.step - self.stage * self.steps_per_stage
+        rate = self.settings.glr * self.rate_scale * (1 - done / self.steps_per_stage)
+        losses = {"Loss/distillation": step_if_finite(self.student_adam, loss.detach(), rate)}
+        self.step += 1
+        if not self.skips.note(losses, step=self.step - 1, seed=self.settings.seed):
+            return {}
+        half_life = self.settings.ema_kimg * 1000
+        if self.settings.ema_rampup_ratio:
+            seen = done * self.settings.batch
+            half_life = min(half_life, seen * self.settings.ema_rampup_ratio)
+        follow(self.average.denoiser, self.student, self.settings.batch, half_life)
+        return losses | {"Progress/student_steps": float(num_steps)}
+
+    def _begin(self, stage: int) -> None:
+        """Make the average the teacher, start from it, and forget the optimiser's moments."""
+        self.stage = stage
+        weights = self.average.denoiser.state_dict()
+        self.teacher.load_state_dict(weights)
+        self.student.load_state_dict(weights)
+        self.student_adam.state.clear()
+        self.average.num_steps = max(self.method.stages[stage], 1)
+
+    def health(self) -> dict[str, float]:
+        """Return nothing: there is no auxiliary network."""
+        return {}
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "student": self.student,
+            "average": self.average,
+            "teacher": self.teacher,
+            "student_adam": self.student_adam,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that moves, as plain data and tensors."""
+        counts = {
+            "num_images": self.num_images,
+            "step": self.step,
+            "stage": self.stage,
+            "skipped": self.skips.total,
+            "skipped_in_row": self.skips.in_row,
+            "rate_scale": self.rate_scale,
+        }
+        # The length decides where the stages are, so it may not change.
+        method = {"method": type(self.method).__name__, **vars(self.method)}
+        method["steps_per_stage"] = self.steps_per_stage
+        options = {"settings": asdict(self.settings), "method": method}
+        return counts | options | {name: p.state_dict() for name, p in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same settings, length included.
+
+        Raises:
+            ValueError: settings or networks that differ, with the difference; a state that lacks
+                something. Then nothing has changed.
+        """
+        restore(state, self.state_dict(), self._parts())
+        self.step, self.stage = state["step"], state["stage"]
+        self.rate_scale = state["rate_scale"]
+        self.skips.total, self.skips.in_row = state["skipped"], state["skipped_in_row"]
+        self.average.num_steps = max(self.method.stages[self.stage], 1)
+
+
+def distil(
+    teacher: Any,
+    *,
+    method: str | Distiller = "progressive",
+    real_images: RealImages,
+    kimg: float,
+    batch: int | None = None,
+    settings: Settings | None = None,
+    outdir: str | Path | None = None,
+    folder: RunFolder | None = None,
+    save: Any = None,
+    measure: Any = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> SteppedStudent:
+    """Distil a denoiser into one of few steps and return it as a student; see refine().
+
+    Args:
+        teacher: a module that is a Denoiser; stays as it is.
+        method: a name in DISTILLERS, with its default knobs, or one of its dataclasses.
+        real_images: source of clean images; the teacher's own samples will do.
+        kimg: length of the run in thousands of images, over all stages.
+        batch: images per step; None takes that of the settings.
+        settings: everything else, see Distillation.
+        outdir: where to make a run folder; None writes nothing.
+        folder: an existing run folder instead of outdir.
+        save: called as save(student, path) for each snapshot; None writes none.
+        measure: called as measure(student, num_images) at each snapshot.
+        resume: continue from the newest whole state in `folder`.
+        progress: show a progress bar; None shows it on a terminal.
+
+    Raises:
+        ValueError: a teacher that the method cannot use, an unknown method, a setting out of range,
+            a state of other settings.
+    """
+    if isinstance(method, str) and method not in DISTILLERS:
+        raise ValueError(f"method is {method!r}; allowed are {', '.join(DISTILLERS)}")
+    chosen: Distiller = DISTILLERS[method]() if isinstance(method, str) else method
+    settings = (settings or Settings()).with_length(kimg, batch)
+    job = Distillation(teacher, chosen, settings, real_images=real_images)
+    folder = run_folder_of(folder, outdir, "distill")
+    session = Session(job, folder, save=save, measure=measure, progress=progress)
+    if resume:
+        session.resume()
+    session.run()
+    return session.result()

@@ -1,0 +1,105 @@
+"""A head on a denoiser's innermost features that tells the student's images from real ones.
+
+DMD2 (Yin et al. 2024, arXiv:2405.14867, Section 4.3): the auxiliary network already looks at noised
+images of both kinds, so its encoder with a few convolutions on top is the discriminator.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+GROUPS = 32
+
+
+class HeadedDenoiser(torch.nn.Module):
+    """A denoiser as before, and judge(): its image and one logit per sample, above 0 for real.
+
+    Args:
+        denoiser: its parameters and the head's are this module's.
+        layer: name of the module within the denoiser whose output is judged; of one that holds
+            others in order, its last.
+
+    Raises:
+        ValueError: there is no such module, or its output is no [n, c, h, w].
+    """
+
+    def __init__(self, denoiser: Any, *, layer: str):
+        super().__init__()
+        self.denoiser = denoiser
+        self.layer = layer
+        self.img_resolution: int = denoiser.img_resolution
+        self.img_channels: int = denoiser.img_channels
+        self.label_dim: int = denoiser.label_dim
+        self.sigma_min: float = denoiser.sigma_min
+        self.sigma_max: float = denoiser.sigma_max
+        parameter = next(denoiser.parameters())
+        r = self.img_resolution
+        x = torch.zeros([1, self.img_channels, r, r], device=parameter.device)
+        labels = torch.zeros([1, self.label_dim], device=x.device) if self.label_dim else None
+        with torch.no_grad():
+            _, features = self._with_features(x, torch.ones([1], device=x.device), labels)
+        if features.ndim != 4:
+            raise ValueError(f"{layer!r} returns {list(features.shape)}; name a layer of images")
+        self.head = _head(features.shape[1], features.shape[2]).to(x.device)
+
+    def forward(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return D(x; sigma) [n, c, h, w]."""
+        return self.denoiser(x, sigma, labels)
+
+    def judge(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return D(x; sigma) [n, c, h, w] and logits [n] of one pass."""
+        denoised, features = self._with_features(x, sigma, labels)
+        return denoised, self.head(features.float()).flatten()
+
+    def _with_features(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found: list[torch.Tensor] = []
+
+        def note(module: torch.nn.Module, arguments: object, output: torch.Tensor) -> None:
+            found.append(output)
+
+        hook = _innermost(self.denoiser, self.layer).register_forward_hook(note)
+        try:
+            denoised = self.denoiser(x, sigma, labels)
+        finally:
+            hook.remove()
+        if not found:
+            raise ValueError(f"{self.layer!r} takes no part in denoising; name a layer that does")
+        return denoised, found[-1]
+
+
+def _innermost(denoiser: torch.nn.Module, layer: str) -> torch.nn.Module:
+    """Return the module of that name, or the last of those in it where it holds them in order."""
+    try:
+        module = denoiser.get_submodule(layer)
+    except AttributeError:
+        names = [name for name, _ in denoiser.named_modules() if name.count(".") < 2 and name]
+        raise ValueError(
+            f"layer is {layer!r}, which this teacher lacks; it has {', '.join(names[:12])}"
+        ) from None
+    if isinstance(module, (torch.nn.ModuleDict, torch.nn.ModuleList, torch.nn.Sequential)):
+        return list(module.children())[-1]
+    return module
+
+
+def _head(channels: int, size: int) -> torch.nn.Sequential:
+    """Halve the features to 4 x 4 and sum them up; 8 x 8 gives the published head."""
+    layers: list[torch.nn.Module] = []
+    groups = math.gcd(GROUPS, channels)
+    while size > 4:
+        layers += [torch.nn.Conv2d(channels, channels, 4, stride=2, padding=1)]
+        layers += [torch.nn.GroupNorm(groups, channels), torch.nn.SiLU()]
+        size //= 2
+    layers += [torch.nn.Conv2d(channels, channels, size)]
+    # Over a single pixel: where a group is one channel there is nothing to normalise.
+    if channels > groups:
+        layers += [torch.nn.GroupNorm(groups, channels)]
+    return torch.nn.Sequential(*layers, torch.nn.SiLU(), torch.nn.Conv2d(channels, 1, 1))

@@ -1,0 +1,19 @@
+"""How much memory this process has taken."""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    import resource
+except ImportError:  # Windows has no such module.
+    resource = None
+
+
+def peak_memory_gb() -> float | None:
+    """Return the largest resident size so far in GiB, or None where the system does not say."""
+    if resource is None:
+        return None
+    # Linux counts in KiB, macOS in bytes.
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

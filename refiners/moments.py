@@ -1,0 +1,241 @@
+"""Diff-Instruct joined by moment matching in the teacher's features.
+
+Diff-Instruct's gradient at high noise moves shapes and proportions, and is nearly blind to texture:
+its share at low noise is small and close to the auxiliary's own training noise, so a short run
+buys better shapes with stripes (measured in docs/experiments.md). The teacher's encoder sees
+texture, so its features f(x_0 + sigma eps) of the student's images are moved as well, onto the
+moments that they have for real images or, without data, for the teacher's own samples (moment
+matching in the features of a trained network: Santos et al. 2019, arXiv:1904.02762).
+
+The moments are a mean m and a covariance C. Half the gradient of their Frechet distance to the
+reference's (m_r, C_r) by one sample's features is the way to where the optimal transport between
+the two Gaussians takes them (Dowson and Landau 1982, J. Multivariate Anal. 12),
+
+    f - T(f),     T(f) = m_r + A (f - m),     A = C_r^1/2 (C_r^1/2 C C_r^1/2)^-1/2 C_r^1/2,
+
+and reaches the image through the encoder. It joins Diff-Instruct's gradient g as
+
+    g + a rms(g) / rms(h) h,     h = (df/dx_0)^T (f - T(f)).
+
+Each batch is far too small for a covariance: m and C are running means over the last images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from refiners.base import Denoiser
+from refiners.diff_instruct import DiffInstruct
+from refiners.noise import add_noise
+
+# Added to every variance, in units of the reference's: directions in which the teacher's samples
+# hardly vary would otherwise be followed without bound.
+RIDGE = 1e-3
+BATCH = 250  # images at a time where there is no gradient
+
+
+@dataclass(frozen=True)
+class DiffInstructMoments:
+    """Diff-Instruct's knobs and those of the moments.
+
+    Attributes:
+        student_sigma, auxiliary_sigma, weight, sigma_data: those of DiffInstruct.
+        moments: a, the moments' share in the gradient, in units of Diff-Instruct's; 0.3 to 1.
+        feature_sigmas: noise levels at which the teacher's features are taken, comma separated.
+        num_features: how many random combinations of the features have their moments matched; the
+            teacher's own number of features is the most.
+        memory: images over which the student's running moments forget.
+        num_reference: reference images behind the moments to reach.
+    """
+
+    student_sigma: str = "lognormal:-1.2,1.2"
+    auxiliary_sigma: str = "lognormal:-1.2,1.2"
+    weight: str = "one"
+    sigma_data: float = 0.5
+    moments: float = 1.0
+    feature_sigmas: str = "0.1,0.5"
+    num_features: int = 256
+    memory: int = 1000
+    num_reference: int = 8000
+
+    def __post_init__(self) -> None:
+        self.scores()  # checks the knobs that it shares
+        if not 0 <= self.moments < math.inf:
+            raise ValueError(f"moments is {self.moments}; it must be at least 0 and finite")
+        for name, least in (("num_features", 1), ("memory", 1), ("num_reference", 100)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        parse_sigmas(self.feature_sigmas)
+
+    def scores(self) -> DiffInstruct:
+        """Return the part that follows the difference of the scores."""
+        return DiffInstruct(
+            student_sigma=self.student_sigma,
+            auxiliary_sigma=self.auxiliary_sigma,
+            weight=self.weight,
+            sigma_data=self.sigma_data,
+        )
+
+    def pixel_gradient(
+        self,
+        x_0: torch.Tensor,
+        labels: torch.Tensor | None,
+        *,
+        teacher: Denoiser,
+        auxiliary: Denoiser,
+    ) -> torch.Tensor:
+        """Return Diff-Instruct's gradient, in the shape of x_0 [n, c, h, w]."""
+        return self.scores().pixel_gradient(x_0, labels, teacher=teacher, auxiliary=auxiliary)
+
+    def auxiliary_loss(
+        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
+    ) -> torch.Tensor:
+        """Return Diff-Instruct's loss of the auxiliary."""
+        return self.scores().auxiliary_loss(x_0, labels, auxiliary=auxiliary)
+
+    def new_memory(
+        self,
+        draw_student: Callable[[int], torch.Tensor],
+        draw_reference: Callable[[int], torch.Tensor],
+        *,
+        teacher: Denoiser,
+    ) -> Moments:
+        """Return the moments to reach and those to start from.
+
+        Args:
+            draw_student: n -> images of the student, [n, c, h, w].
+            draw_reference: n -> reference images, [n, c, h, w] in [-1, 1].
+            teacher: a Denoiser that gives features.
+
+        Raises:
+            ValueError: the teacher gives no features.
+        """
+        sigmas = parse_sigmas(self.feature_sigmas)
+        features = in_batches(
+            lambda n: teacher_features(teacher, draw_reference(n), sigmas), self.num_reference
+        )
+        memory = Moments(features, self.num_features)
+        start = in_batches(
+            lambda n: memory.project(teacher_features(teacher, draw_student(n), sigmas)),
+            max(2 * self.memory, 2 * memory.dim),
+        )
+        memory.follow(start, 1.0)
+        return memory
+
+    def join(
+        self, g: torch.Tensor, x_0: torch.Tensor, *, teacher: Denoiser, memory: Any
+    ) -> torch.Tensor:
+        """Return the gradient g [n, c, h, w] with the moments' part; memory sees the batch."""
+        sigmas = parse_sigmas(self.feature_sigmas)
+        with torch.enable_grad():
+            x_0 = x_0.detach().requires_grad_()
+            f = memory.project(teacher_features(teacher, x_0, sigmas))
+            memory.follow(f.detach(), min(1.0, len(f) / self.memory))
+            (h,) = torch.autograd.grad(f, x_0, f.detach() - memory.transport(f.detach()))
+        return g + self.moments * rms(g) / rms(h).clamp(min=1e-20) * h
+
+
+class Moments(torch.nn.Module):
+    """Running moments of projected features, and the moments to reach; all buffers, in float64.
+
+    Args:
+        reference: features [m, k] of the reference images.
+        num_features: how many random combinations to keep, at most k.
+    """
+
+    mean: torch.Tensor
+    second: torch.Tensor
+    reference_mean: torch.Tensor
+    root: torch.Tensor
+    projection: torch.Tensor
+
+    def __init__(self, reference: torch.Tensor, num_features: int):
+        super().__init__()
+        k = reference.shape[1]
+        self.dim = d = min(num_features, k)
+        # In units of the reference's deviation no feature outweighs another.
+        unit = reference.std(dim=0).clamp(min=1e-6)
+        mixed = torch.linalg.qr(torch.randn([k, d])).Q.to(unit)
+        self.register_buffer("projection", mixed / unit[:, None])
+        f = self.project(reference)
+        root, _ = roots(torch.cov(f.T) + RIDGE * torch.eye(d).to(f))
+        self.register_buffer("reference_mean", f.mean(dim=0))
+        self.register_buffer("root", root)
+        self.register_buffer("mean", torch.zeros_like(self.reference_mean))
+        self.register_buffer("second", torch.zeros_like(root))
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Return features [n, k] as the combinations [n, dim] whose moments are matched."""
+        return (features @ self.projection.to(features)).double()
+
+    def follow(self, f: torch.Tensor, share: float) -> None:
+        """Move the running moments by a share of the way to those of f [n, dim]."""
+        self.mean.lerp_(f.mean(dim=0), share)
+        self.second.lerp_(f.T @ f / len(f), share)
+
+    def transport(self, f: torch.Tensor) -> torch.Tensor:
+        """Return T(f) [n, dim]: where the optimal transport of the moments takes features."""
+        covariance = self.second - torch.outer(self.mean, self.mean)
+        covariance = covariance + RIDGE * torch.eye(self.dim).to(covariance)
+        _, inverse = roots(self.root @ covariance @ self.root)
+        return self.reference_mean + (f - self.mean) @ (self.root @ inverse @ self.root)
+
+
+def teacher_features(teacher: Any, x_0: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Tensor:
+    """Return the teacher's features [n, k] of images at each noise level, noise fresh.
+
+    Of its encoder's two lowest resolutions: each channel's mean in the quarters of the image, over
+    all of it, and its deviation.
+
+    Raises:
+        ValueError: the teacher gives no features.
+    """
+    if not callable(getattr(teacher, "features", None)):
+        raise ValueError(
+            f"a {type(teacher).__name__} gives no features; choose a U-Net teacher, or a method "
+            "without moments"
+        )
+    found = []
+    for sigma in sigmas:
+        level = torch.full([len(x_0)], sigma, device=x_0.device)
+        for maps in teacher.features(add_noise(x_0, level), level)[-2:]:
+            maps = maps.to(x_0.dtype)
+            quarters = torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1)
+            deviation = (maps.var(dim=[2, 3]) + 1e-4).sqrt()
+            found += [quarters, maps.mean(dim=[2, 3]), deviation]
+    return torch.cat(found, dim=1)
+
+
+def parse_sigmas(text: str) -> tuple[float, ...]:
+    """Return the noise levels of "0.1,0.5"; ValueError unless each is above 0 and finite."""
+    try:
+        sigmas = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        sigmas = ()
+    if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas):
+        raise ValueError(f"feature_sigmas is {text!r}; allowed are levels above 0, as in 0.1,0.5")
+    return sigmas
+
+
+@torch.no_grad()
+def in_batches(features_of: Callable[[int], torch.Tensor], total: int) -> torch.Tensor:
+    """Return total rows of features_of(n), a few images at a time."""
+    counts = [min(BATCH, total - done) for done in range(0, total, BATCH)]
+    return torch.cat([features_of(n) for n in counts])
+
+
+def roots(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the square root of a symmetric positive matrix, and that root's inverse."""
+    values, vectors = torch.linalg.eigh(symmetric)
+    values = values.clamp(min=1e-12).sqrt()
+    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
+
+
+def rms(x: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square of all elements."""
+    return x.square().mean().sqrt()

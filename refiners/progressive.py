@@ -1,0 +1,167 @@
+"""Progressive distillation: half the steps, and again (Salimans and Ho 2022, arXiv:2202.00512).
+
+A student of N steps learns to do in one step what its teacher does in two (Algorithm 2). In EDM's
+coordinates a DDIM step from sigma_t to sigma_u is x_u = D + (sigma_u / sigma_t) (x_t - D), so two
+steps of the teacher end where one of the student does if the student returns
+
+    D~ = (x_u - r x_t) / (1 - r),    r = sigma_u / sigma_t
+
+and the loss is w |D~ - D_student(x_t; sigma_t)|^2, w = max(1 / sigma_t^2, 1) ("truncated SNR").
+Time t in (0, 1] has the noise level tan(pi t / 2), the cosine schedule, within what teachers know.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+WEIGHTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "snr_trunc": lambda sigma: sigma.square().reciprocal().clamp(min=1),
+    "snr_plus_1": lambda sigma: sigma.square().reciprocal() + 1,
+}
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """Progressive distillation's knobs.
+
+    Attributes:
+        num_steps: of the first student, a power of two; its teacher makes twice as many. Published
+            are thousands; EDM's noise levels need fewer.
+        weight: of the loss over sigma: "snr_trunc" or "snr_plus_1".
+        sigma_min: where the schedule is cut off; the last step goes to 0.
+        sigma_max: where it starts; at least several times the data's spread.
+        stochastic: train for the stochastic sampler, whose steps are twice as long (Meng et al.
+            2023, arXiv:2210.03142, Section 3.3).
+    """
+
+    num_steps: int = 32
+    weight: str = "snr_trunc"
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    stochastic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1 or self.num_steps & (self.num_steps - 1):
+            raise ValueError(f"num_steps is {self.num_steps}; it must be a power of two, as 32")
+        if self.weight not in WEIGHTS:
+            raise ValueError(f"weight is {self.weight!r}; allowed are {', '.join(WEIGHTS)}")
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"sigma_min, sigma_max are {self.sigma_min}, {self.sigma_max}; "
+                "it must hold 0 < sigma_min < sigma_max"
+            )
+
+    @property
+    def halving(self) -> Progressive:
+        """The stages that halve: all."""
+        return self
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The student's number of steps in each stage: N, N / 2, ..., 1."""
+        return tuple(self.num_steps >> i for i in range(self.num_steps.bit_length()))
+
+    def new_student(self, teacher: Any) -> Any:
+        """Return the network that is trained: a copy of the teacher."""
+        return copy.deepcopy(teacher)
+
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+        """Return the noise level at time t in [0, 1]; 0 at 0."""
+        level = (t.double() * (math.pi / 2)).tan().clamp(self.sigma_min, self.sigma_max)
+        # tan is negative beyond pi / 2, where rounding may put t = 1.
+        level = torch.where(t >= 1, self.sigma_max, level)
+        return torch.where(t <= 0, 0.0, level).to(t)
+
+    def loss(
+        self,
+        x_0: torch.Tensor,
+        labels: torch.Tensor | None,
+        *,
+        student: Any,
+        teacher: Any,
+        original: Any,
+        num_steps: int,
+    ) -> torch.Tensor:
+        """Return the scalar loss of a student of num_steps steps on clean images x_0."""
+        return self.loss_of(
+            x_0,
+            num_steps,
+            student=lambda x, sigma: student(x, sigma, labels),
+            teacher=lambda x, sigma: teacher(x, sigma, labels),
+        )
+
+    def loss_of(
+        self,
+        x_0: torch.Tensor,
+        num_steps: int,
+        *,
+        student: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the loss where both denoisers are functions of (x, sigma [n])."""
+        i = torch.randint(1, num_steps + 1, [len(x_0)]).to(x_0.device)
+        length = torch.where(i > 1, 2, 1) if self.stochastic else torch.ones_like(i)
+        t, mid, end = (self.sigma((i - length * part) / num_steps) for part in (0, 0.5, 1))
+        x = x_0 + _wide(t) * torch.randn_like(x_0)
+        with torch.no_grad():
+            target = two_step_target(teacher, x, t, mid, end)
+        error = (student(x, t) - target).square().sum(dim=[1, 2, 3])
+        return (WEIGHTS[self.weight](t) * error).mean()
+
+
+def ddim_step(
+    denoised: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, to: torch.Tensor
+) -> torch.Tensor:
+    """Return x at the noise levels `to` [n], from x [n, c, h, w] at sigma [n] and D(x; sigma)."""
+    return denoised + _wide(to / sigma) * (x - denoised)
+
+
+def two_step_target(
+    teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    sigma: torch.Tensor,
+    mid: torch.Tensor,
+    end: torch.Tensor,
+) -> torch.Tensor:
+    """Return what D has to be for one step from sigma to end to equal the teacher's two by mid."""
+    x_mid = ddim_step(teacher(x, sigma), x, sigma, mid)
+    x_end = ddim_step(teacher(x_mid, mid), x_mid, mid, end)
+    r = _wide(end / sigma)
+    return (x_end - r * x) / (1 - r)
+
+
+@torch.no_grad()
+def sample_in_steps(
+    denoiser: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    latents: torch.Tensor,
+    *,
+    method: Progressive,
+    num_steps: int,
+) -> torch.Tensor:
+    """Turn unit noise [n, c, h, w] into images by num_steps calls of the denoiser.
+
+    The stochastic sampler (Meng et al. 2023, Section 3.3) steps two intervals down and one back up,
+    x_s = x_u + sqrt(sigma_s^2 - sigma_u^2) eps, with torch's random stream.
+    """
+    n = len(latents)
+    at = torch.arange(num_steps + 1, device=latents.device) / num_steps
+    levels = method.sigma(at.to(latents.dtype))
+    x = latents * levels[-1]
+    for i in range(num_steps, 0, -1):
+        sigma = levels[i].expand(n)
+        end = levels[i - 2 if method.stochastic and i > 1 else i - 1].expand(n)
+        x = ddim_step(denoiser(x, sigma), x, sigma, end)
+        if method.stochastic and i > 1:
+            back = (levels[i - 1].square() - end[0].square()).sqrt()
+            x = x + back * torch.randn_like(x)
+    return x
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values[:, None, None, None]

@@ -1,0 +1,254 @@
+"""How a run ends early, recovers, and which student it hands back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from refiners import PairSet, RunFolder, Settings, read_state, refine
+from refiners.diff_instruct import DiffInstruct
+from refiners.dmd import DMD
+from refiners.interrupts import Interrupts
+
+SHORT: dict[str, Any] = {
+    **{"batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16, "rampup_kimg": 0},
+    **{"auxiliary_steps": 1, "tick": 0.064, "snap": 1},
+}
+
+
+def start(affine: Any, gaussian: Any, **arguments: Any) -> Any:
+    """Refine the toy for 20 steps of 16 images, or as the arguments say."""
+    chosen = {"kimg": 0.32, "progress": False, **arguments}
+    options = Settings(**{**SHORT, "kimg": chosen["kimg"], **chosen.pop("changes", {})})
+    return refine(affine(-0.4, 0.3), gaussian(0.3, 0.5), settings=options, **chosen)
+
+
+def keep(student: torch.nn.Module, path: Path) -> None:
+    torch.save(student.state_dict(), path)
+
+
+def log_of(folder: RunFolder) -> str:
+    return (folder.path / "log.txt").read_text()
+
+
+class Signals(DiffInstruct):
+    """Diff-Instruct that sends signals to this process in the middle of a step."""
+
+    sent = 0
+
+    def pixel_gradient(self, *arguments: Any, **options: Any) -> Any:
+        if Signals.sent < 1:
+            Signals.sent += 1
+            os.kill(os.getpid(), Signals.number)
+        return super().pixel_gradient(*arguments, **options)
+
+    number = signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_lets_the_step_finish_and_the_state_be_written_to_continue_from(
+    affine: Any, gaussian: Any, tmp_path: Path, number: signal.Signals, ending: type
+) -> None:
+    Signals.sent, Signals.number = 0, number
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    folder = RunFolder.create(tmp_path, "run")
+    with pytest.raises(ending) as caught:
+        start(affine, gaussian, folder=folder, method=Signals())
+    if ending is SystemExit:
+        assert caught.value.code == 128 + signal.SIGTERM
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    # One student step was under way when the signal came.
+    assert read_state(folder.states()[-1])["step"] == 11
+    assert f"stopped at kimg 0.016 by {number.name}; resume" in log_of(folder)
+    continued = start(affine, gaussian, folder=folder, method=Signals(), resume=True)
+    whole = start(affine, gaussian, method=Signals())
+    for a, b in zip(whole.parameters(), continued.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_second_signal_acts_at_once() -> None:
+    interrupts = Interrupts()
+    with pytest.raises(KeyboardInterrupt), interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.received == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_max_hours_ends_the_run_with_snapshot_and_state_to_continue_from(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=folder, changes={"max_hours": 1e-9, "warmup_kimg": 0.032})
+    assert read_state(folder.states()[-1])["step"] == 1
+    assert "stopped at kimg 0 by max_hours" in log_of(folder)
+    whole = start(affine, gaussian, changes={"warmup_kimg": 0.032})
+    continued = start(
+        affine, gaussian, folder=folder, resume=True,
+        changes={"max_hours": 1.0, "warmup_kimg": 0.032},
+    )  # fmt: skip
+    assert torch.equal(whole.mean, continued.mean)
+
+
+def test_a_damaged_newest_state_falls_back_to_the_one_before_with_the_same_end(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    changes = {"batch": 250, "tick": 1, "warmup_kimg": 0.5}
+    whole = start(affine, gaussian, kimg=4, changes=changes)
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, kimg=3, folder=folder, changes=changes)
+    older, newest = folder.states()
+    newest.write_bytes(newest.read_bytes()[:-1])
+    continued = start(affine, gaussian, kimg=4, folder=folder, changes=changes, resume=True)
+    assert torch.equal(whole.mean, continued.mean)
+    assert f"continuing from {older.name}" in log_of(folder)
+
+
+class FailsAtFullRate(DiffInstruct):
+    """Diff-Instruct whose gradient is not a number from a step on, until the rates are lower."""
+
+    steps = 0
+    limit = 3
+
+    def pixel_gradient(self, x_0: Any, *arguments: Any, **options: Any) -> Any:
+        FailsAtFullRate.steps += 1
+        g = super().pixel_gradient(x_0, *arguments, **options)
+        return g * float("nan") if 4 < FailsAtFullRate.steps <= 4 + FailsAtFullRate.limit else g
+
+
+def test_three_steps_that_are_not_finite_go_back_to_the_last_state_and_halve_the_rates(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    FailsAtFullRate.steps, FailsAtFullRate.limit = 0, 3
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=folder, method=FailsAtFullRate())
+    log = log_of(folder)
+    assert "3 steps in a row" in log
+    assert "back at kimg 0.064, with half the rates" in log
+    state = read_state(folder.states()[-1])
+    assert (state["num_images"], state["rate_scale"]) == (320, 0.5)
+    assert state["student_adam"]["param_groups"][0]["lr"] == 0.01
+    assert state["auxiliary_adam"]["param_groups"][0]["lr"] == 0.01
+
+
+def test_where_half_the_rates_do_not_help_the_run_stops_with_the_reason(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    FailsAtFullRate.steps, FailsAtFullRate.limit = 0, 1000
+    folder = RunFolder.create(tmp_path, "run")
+    with pytest.raises(FloatingPointError, match="3 steps in a row"):
+        start(affine, gaussian, folder=folder, method=FailsAtFullRate())
+    assert log_of(folder).count("back at kimg") == 1
+    FailsAtFullRate.steps = 0
+    with pytest.raises(FloatingPointError, match="3 steps in a row"):
+        start(affine, gaussian, method=FailsAtFullRate())
+
+
+def judge_by_mean(target: float) -> Any:
+    return lambda student: abs(student.mean.item() - target)
+
+
+def test_the_judge_sees_the_original_first_and_the_best_student_is_the_result(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    def judge(student: Any) -> float:
+        assert not student.training
+        seen.append(student.mean.item())
+        return abs(student.mean.item() + 0.3)  # the run passes -0.3 on its way from -0.4
+
+    folder = RunFolder.create(tmp_path, "run")
+    best = start(affine, gaussian, folder=folder, judge=judge, save=keep, kimg=0.64)
+    assert seen[0] == pytest.approx(-0.4)
+    assert best.mean.item() == min(seen, key=lambda mean: abs(mean + 0.3))
+    assert best.mean.item() not in (seen[0], seen[-1])
+    assert torch.load(folder.path / "best.pkl")["mean"].item() == best.mean.item()
+    assert "the best student is that at kimg" in log_of(folder)
+
+
+def test_a_run_that_only_made_things_worse_keeps_the_original(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    kept = start(affine, gaussian, folder=folder, judge=judge_by_mean(-0.4), save=keep)
+    assert kept.mean.item() == pytest.approx(-0.4)
+    assert "refinement did not help (best 5.96e-09); the original is kept" in log_of(folder)
+    assert torch.load(folder.path / "best.pkl")["mean"].item() == kept.mean.item()
+
+
+@pytest.mark.parametrize("opinion", [None, float("nan")])
+def test_a_judge_without_an_opinion_leaves_the_last_student(
+    affine: Any, gaussian: Any, opinion: float | None
+) -> None:
+    a = start(affine, gaussian, judge=lambda student: opinion)
+    b = start(affine, gaussian)
+    assert torch.equal(a.mean, b.mean)
+
+
+def test_the_best_student_so_far_survives_a_stop(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=folder, judge=judge_by_mean(-0.4), kimg=0.128)
+    calls: list[float] = []
+
+    def judge(student: Any) -> float:
+        calls.append(student.mean.item())
+        return judge_by_mean(-0.4)(student)
+
+    kept = start(affine, gaussian, folder=folder, judge=judge, resume=True)
+    assert kept.mean.item() == pytest.approx(-0.4)
+    assert len(calls) == 3  # the original is not judged again
+    unjudged = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=unjudged, kimg=0.128)
+    with pytest.raises(ValueError, match="the state was made without a judge"):
+        start(affine, gaussian, folder=unjudged, judge=judge, resume=True)
+
+
+def test_transfer_starts_from_the_networks_of_another_run(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    first = RunFolder.create(tmp_path, "first")
+    ended = start(affine, gaussian, folder=first)
+    seen: list[float] = []
+    start(
+        affine, gaussian, transfer=first.states()[-1], changes={"glr": 0.001, "warmup_kimg": 0.016},
+        measure=lambda student, n: seen.append(student.mean.item()) or {},
+    )  # fmt: skip
+    assert seen[0] == ended.mean.item()
+    with pytest.raises(ValueError, match="resume and transfer are both given"):
+        start(affine, gaussian, resume=True, transfer=first.states()[-1], folder=first)
+
+
+def test_the_log_says_which_distance_compares_the_pairs(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    pairs = PairSet(torch.randn(8, 16), torch.randn(8, 1, 4, 4))
+    for distance, name in ((None, "pseudo_huber"), (torch.nn.PairwiseDistance(), "PairwiseDista")):
+        folder = RunFolder.create(tmp_path, "run")
+        if distance is not None:
+            inner = distance
+            distance = lambda x, y, inner=inner: inner(x.flatten(1), y.flatten(1))  # noqa: E731
+            distance.name = "PairwiseDistance"
+        start(affine, gaussian, folder=folder, method=DMD(), pairs=pairs, distance=distance)
+        assert f"regression on pairs by {name}" in log_of(folder)
+
+
+def test_a_method_without_an_auxiliary_has_no_warm_up_and_no_health(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=folder, method="sds")
+    state = read_state(folder.states()[-1])
+    assert state["step"] == 20
+    assert "auxiliary" not in state
+    log = log_of(folder)
+    assert "tick 5" in log
+    assert "error" not in log

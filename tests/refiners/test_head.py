@@ -1,0 +1,241 @@
+"""DMD2 and f-distill: the head on the auxiliary, and what it adds to both networks' losses."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from refiners import ImageSet, Inputs
+from refiners.dmd import DMD
+from refiners.dmd2 import DMD2
+from refiners.f_distill import FDistill, level_by_sigma
+from refiners.head import HeadedDenoiser
+from refiners.noise import add_noise, denoising_loss
+from teachers.edm import EDMPrecond
+
+LAW = "karras:0.05,3"
+LAWS: dict[str, Any] = {"student_sigma": LAW, "head_sigma": LAW, "layer": "enc"}
+
+
+class Judge(torch.nn.Module):
+    """A headed denoiser that is known: D = x / (1 + sigma^2), logit = the sum over pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor, labels: Any = None) -> torch.Tensor:
+        return x / (1 + sigma.square()[:, None, None, None])
+
+    def judge(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.seen.append((x.detach(), sigma, labels))
+        return self(x, sigma), x.sum(dim=[1, 2, 3])
+
+
+def gradients(methods: list[Any], auxiliary: Any, teacher: Any) -> list[torch.Tensor]:
+    """The methods' gradients on the same samples with the same noise."""
+    x_0 = torch.randn(16, 1, 4, 4)
+    found = []
+    for method in methods:
+        torch.manual_seed(1)
+        found.append(method.pixel_gradient(x_0, None, teacher=teacher, auxiliary=auxiliary))
+    return found
+
+
+@pytest.mark.parametrize("bins", [1, 4, 16, 100])
+def test_f_distill_with_the_reverse_kl_is_dmd2_and_without_the_gan_dmd(
+    gaussian: Any, bins: int
+) -> None:
+    rkl = FDistill(divergence="rkl", bins=bins, **LAWS)
+    a, b = gradients([rkl, DMD2(**LAWS)], Judge(), gaussian(0.3, 0.5))
+    assert torch.equal(a, b)
+    rkl = FDistill(divergence="rkl", bins=bins, student_gan=0, **LAWS)
+    a, b = gradients([rkl, DMD("karras:0.05,3")], Judge(), gaussian(0.3, 0.5))
+    assert torch.equal(a, b)
+
+
+def test_dmd2s_gradient_is_dmds_plus_the_slope_of_the_softplus(gaussian: Any) -> None:
+    judge = Judge()
+    both, alone = gradients(
+        [DMD2(student_gan=0.5, **LAWS), DMD("karras:0.05,3")], judge, gaussian(0.3, 0.5)
+    )
+    # d/dx softplus(-h) = -sigmoid(-h) dh/dx, and dh/dx is 1 here; a c h w = 0.5 16.
+    h = judge.seen[-1][0].sum(dim=[1, 2, 3])
+    expected = -0.5 * 16 * torch.sigmoid(-h)[:, None, None, None].expand(-1, 1, 4, 4)
+    torch.testing.assert_close(both - alone, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("divergence", ["kl", "js"])
+def test_f_distill_weighs_each_sample_by_the_clipped_ratio_of_the_laws(
+    gaussian: Any, divergence: str
+) -> None:
+    judge = Judge()
+    weighted, plain = gradients(
+        [FDistill(divergence, bins=1, student_gan=0, **LAWS), DMD("karras:0.05,3")],
+        judge,
+        gaussian(0.3, 0.5),
+    )
+    # Xu et al. 2025: r = exp(logit) in [0.1, 20], h = r or r / (1 + r), of mean 1.
+    ratio = [min(max(math.exp(x.sum().item()), 0.1), 20.0) for x in judge.seen[0][0]]
+    h = torch.tensor([r if divergence == "kl" else r / (1 + r) for r in ratio])
+    torch.testing.assert_close(
+        weighted, (h / h.mean())[:, None, None, None] * plain, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_each_group_of_neighbouring_levels_has_a_mean_weight_of_one() -> None:
+    h, sigma = torch.rand(12) + 0.1, torch.rand(12)
+    levelled = level_by_sigma(h, sigma, 3)
+    for chosen in sigma.argsort().chunk(3):
+        assert levelled[chosen].mean().item() == pytest.approx(1)
+        ratio = levelled[chosen] / h[chosen]
+        torch.testing.assert_close(ratio, ratio[:1].expand(4))
+
+
+def test_heads_loss_is_the_published_softplus_of_both_kinds_at_like_levels() -> None:
+    judge = Judge()
+    x_0, real = torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
+    labels, real_labels = torch.eye(8), torch.eye(8).flip(0)
+    method = DMD2(auxiliary_gan=0.25, **LAWS)
+    loss = method.head_loss(x_0, labels, real, real_labels, auxiliary=judge)
+    (theirs, level, seen), (true, true_level, true_seen) = judge.seen
+    assert torch.equal(level, true_level)
+    assert seen is labels and true_seen is real_labels
+    terms = softplus(theirs.sum(dim=[1, 2, 3])) + softplus(-true.sum(dim=[1, 2, 3]))
+    assert loss.item() == pytest.approx(0.25 * 16 * terms.mean().item(), rel=1e-5)
+
+
+def test_a_head_trained_by_its_loss_tells_the_kinds_apart(point_denoiser: Any) -> None:
+    method = DMD2(**LAWS)
+    network = method.with_head(point_denoiser())
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(60):
+        real, made = torch.randn(64, 2, 1, 1) + 2, torch.randn(64, 2, 1, 1) - 2
+        optimiser.zero_grad()
+        method.head_loss(made, None, real, None, auxiliary=network).backward()
+        optimiser.step()
+    level = torch.full([2], 0.1)
+    _, logits = network.judge(torch.tensor([2.0, -2.0])[:, None, None, None].expand(2, 2, 1, 1),
+                              level)  # fmt: skip
+    assert logits[0] > 1 > -1 > logits[1]
+
+
+def test_the_denoiser_under_a_head_denoises_as_before(point_denoiser: Any) -> None:
+    denoiser = point_denoiser()
+    torch.nn.init.normal_(denoiser.out.weight)
+    headed = HeadedDenoiser(copy.deepcopy(denoiser), layer="enc")
+    x, sigma = torch.randn(5, 2, 1, 1), torch.rand(5) + 0.1
+    assert torch.equal(headed(x, sigma), denoiser(x, sigma))
+    denoised, logits = headed.judge(x, sigma)
+    assert torch.equal(denoised, denoiser(x, sigma))
+    assert logits.shape == (5,)
+    assert not headed.denoiser.enc[3]._forward_hooks  # nothing stays behind
+
+
+@pytest.mark.parametrize("kind", ["SongUNet", "DhariwalUNet"])
+def test_the_head_of_a_u_net_sees_its_innermost_level(kind: str) -> None:
+    sizes: dict[str, Any] = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1}
+    network = EDMPrecond(16, 1, model_type=kind, **sizes)
+    headed = DMD2().with_head(network)
+    convolutions = [m for m in headed.head if isinstance(m, torch.nn.Conv2d)]
+    assert [m.in_channels for m in convolutions] == [16, 16, 16]  # innermost: 16 channels, 8 x 8
+    _, logits = headed.judge(torch.randn(3, 1, 16, 16), torch.ones(3))
+    assert logits.shape == (3,)
+
+
+def test_on_eight_by_eight_features_the_head_is_the_published_one() -> None:
+    sizes: dict[str, Any] = {"model_channels": 64, "channel_mult": [1], "num_blocks": 1}
+    head = DMD2().with_head(EDMPrecond(8, 1, model_type="SongUNet", **sizes)).head
+    described = [
+        (type(m).__name__, *(getattr(m, k, None) for k in ("kernel_size", "stride", "num_groups")))
+        for m in head
+    ]
+    # conv4 s2, GN32, SiLU, conv4 to a pixel, GN32, SiLU, conv1.
+    assert described == [
+        *(("Conv2d", (4, 4), (2, 2), None), ("GroupNorm", None, None, 32)),
+        ("SiLU", None, None, None),
+        *(("Conv2d", (4, 4), (1, 1), None), ("GroupNorm", None, None, 32)),
+        *(("SiLU", None, None, None), ("Conv2d", (1, 1), (1, 1), None)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "complaint"),
+    [
+        ("model.enc", "layer is 'model.enc', which this teacher lacks; it has enc, enc.0"),
+        ("idle", "'idle' takes no part in denoising"),
+    ],
+)
+def test_a_layer_that_cannot_be_judged_is_refused(
+    point_denoiser: Any, layer: str, complaint: str
+) -> None:
+    denoiser = point_denoiser()
+    denoiser.idle = torch.nn.Identity()
+    with pytest.raises(ValueError, match=complaint):
+        HeadedDenoiser(denoiser, layer=layer)
+
+
+def test_the_loop_adds_the_heads_loss_to_the_denoising_loss(
+    refinement: Any, point_student: Any, point_denoiser: Any
+) -> None:
+    method = DMD2(auxiliary_sigma="karras:0.05,3", **LAWS)
+    given: list[torch.Tensor] = []
+
+    def real_images(n: int, generator: torch.Generator) -> tuple[torch.Tensor, None]:
+        given.append(torch.randn([n, 2, 1, 1], generator=generator))
+        return given[-1], None
+
+    inputs = Inputs(real_images=real_images)
+    job = refinement(point_student(), point_denoiser(), method, seed=2, inputs=inputs)
+    auxiliary = copy.deepcopy(job.auxiliary)
+    loss = job.advance()["Loss/auxiliary"]
+    torch.manual_seed(2 * 1_000_003)
+    x_0 = job.student(job.student.sample_latents(16)).detach()
+    expected = denoising_loss(auxiliary, x_0, None, law="karras:0.05,3", sigma_data=0.5)
+    torch.randint(2**32, [])  # which seeds the source
+    expected = expected + method.head_loss(x_0, None, given[0], None, auxiliary=auxiliary)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_head_is_trained_and_averaged_with_the_auxiliary(
+    refinement: Any, point_student: Any, point_denoiser: Any
+) -> None:
+    inputs = Inputs(real_images=ImageSet(torch.randn(50, 2, 1, 1)))
+    job = refinement(point_student(), point_denoiser(), DMD2(**LAWS), inputs=inputs)
+    before = copy.deepcopy(job.auxiliary_average.head.state_dict())
+    for _ in range(3):
+        job.advance()
+    after = job.auxiliary_average.head.state_dict()
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+    assert torch.isfinite(add_noise(torch.zeros(1, 2, 1, 1), torch.ones(1))).all()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "complaint"),
+    [
+        ({"student_gan": -1.0}, "student_gan is -1.0; it must be at least 0"),
+        ({"auxiliary_gan": math.inf}, "auxiliary_gan is inf"),
+        ({"head_sigma": "head"}, "law of sigma is 'head'"),
+        ({"sigma_data": math.inf}, "sigma_data is inf"),
+    ],
+)
+@pytest.mark.parametrize("method", [DMD2, FDistill])
+def test_a_knob_out_of_range_is_refused_by_name(
+    method: Any, knobs: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        method(**knobs)
+
+
+def test_f_distills_own_knobs_are_checked_too() -> None:
+    with pytest.raises(ValueError, match="divergence is 'tv'; allowed are rkl, kl, js"):
+        FDistill(divergence="tv")
+    with pytest.raises(ValueError, match="bins is 0"):
+        FDistill(bins=0)

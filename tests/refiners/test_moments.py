@@ -1,0 +1,173 @@
+"""Laws of moment matching: the transport between Gaussians, its gradient, and where it leads."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from refiners import ImageSet, Inputs, Refinement, Settings
+from refiners.moments import (
+    RIDGE,
+    DiffInstructMoments,
+    Moments,
+    parse_sigmas,
+    rms,
+    teacher_features,
+)
+
+
+class SeenThrough(torch.nn.Module):
+    """A Gaussian's exact denoiser, N(0.2, 0.5^2 I), whose features are the noised image itself."""
+
+    img_resolution, img_channels, label_dim, label_dropout = 4, 1, 0, 0.0
+    sigma_min, sigma_max = 0.0, math.inf
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.tensor(0.2))
+        self.log_std = torch.nn.Parameter(torch.tensor(math.log(0.5)))
+
+    def forward(self, x, sigma, labels=None):
+        prior, noise = (2 * self.log_std).exp(), sigma.square()[:, None, None, None]
+        return (prior * x + noise * self.mean) / (prior + noise)
+
+    def features(self, x, sigma, labels=None):
+        return [x]
+
+
+def correlated(n, d, seed):
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn([d, d], generator=generator, dtype=torch.float64)
+    return torch.randn([n, d], generator=generator, dtype=torch.float64) @ mixing + seed
+
+
+def frechet(mean, covariance, memory):
+    """The Frechet distance to the reference, by another route: the trace of a matrix root."""
+    eye = RIDGE * torch.eye(len(mean), dtype=torch.float64)
+    a, b = covariance + eye, memory.root @ memory.root
+    values = torch.linalg.eigvals(a @ b).real.clamp(min=0)
+    shift = (mean - memory.reference_mean).square().sum()
+    return shift + a.trace() + b.trace() - 2 * values.sqrt().sum()
+
+
+@pytest.fixture
+def memory():
+    torch.manual_seed(0)
+    found = Moments(correlated(4000, 6, 1), 6)
+    found.follow(found.project(correlated(4000, 6, 2)), 1.0)
+    return found
+
+
+def test_the_transport_takes_the_students_moments_onto_the_references(memory):
+    f = memory.project(correlated(4000, 6, 2))
+    moved = memory.transport(f)
+    torch.testing.assert_close(moved.mean(dim=0), memory.reference_mean)
+    reached, wanted = torch.cov(moved.T), memory.root @ memory.root
+    assert float((reached - wanted).norm() / wanted.norm()) < 0.01
+
+
+def test_equal_moments_are_left_where_they_are():
+    torch.manual_seed(0)
+    x = correlated(4000, 6, 1)
+    memory = Moments(x, 6)
+    f = memory.project(x)
+    memory.follow(f, 1.0)
+    torch.testing.assert_close(memory.transport(f), f, atol=1e-3, rtol=0)
+
+
+def test_the_way_to_the_transport_is_half_the_gradient_of_the_frechet_distance(memory):
+    f = memory.project(correlated(50, 6, 3)).requires_grad_()
+    share = 0.1
+    mean = memory.mean.lerp(f.mean(dim=0), share)
+    second = memory.second.lerp(f.T @ f / len(f), share)
+    (slope,) = torch.autograd.grad(frechet(mean, second - torch.outer(mean, mean), memory), f)
+    memory.follow(f.detach(), share)
+    way = f.detach() - memory.transport(f.detach())
+    torch.testing.assert_close(slope * len(f) / share, 2 * way, rtol=1e-4, atol=1e-6)
+
+
+def test_fewer_combinations_than_features_are_kept():
+    assert Moments(correlated(100, 6, 1), 3).project(torch.zeros(2, 6)).shape == (2, 3)
+
+
+def test_the_moments_part_has_the_asked_share_of_the_gradient():
+    torch.manual_seed(0)
+    method = DiffInstructMoments(moments=0.4, num_features=8, num_reference=200)
+    teacher = SeenThrough()
+    memory = method.new_memory(
+        lambda n: torch.randn(n, 1, 4, 4), lambda n: 0.2 + 0.5 * torch.randn(n, 1, 4, 4),
+        teacher=teacher,
+    )  # fmt: skip
+    g, x_0 = torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
+    joined = method.join(g, x_0, teacher=teacher, memory=memory)
+    assert float(rms(joined - g) / rms(g)) == pytest.approx(0.4, rel=1e-5)
+
+
+def test_the_features_are_noised_at_each_level():
+    torch.manual_seed(0)
+    x = torch.zeros(2000, 1, 4, 4)
+    found = teacher_features(SeenThrough(), x, (0.1, 2.0))
+    low, high = found.chunk(2, dim=1)
+    # A quarter of 4 x 4 is the mean of four pixels.
+    assert float(low[:, 0].std()) == pytest.approx(0.1 / 2, rel=0.1)
+    assert float(high[:, 0].std()) == pytest.approx(2.0 / 2, rel=0.1)
+
+
+def moved_student(method, student, **changed):
+    torch.manual_seed(0)
+    real = ImageSet((0.2 + 0.5 * torch.randn(2000, 1, 4, 4)).float())
+    settings = Settings(
+        **{"kimg": 12.8, "batch": 64, "glr": 5e-3, "lr": 1e-2, "ema_kimg": 1.0, "warmup_kimg": 6.4,
+           "beta2": 0.99} | changed
+    )  # fmt: skip
+    run = Refinement(student, SeenThrough(), method, settings, inputs=Inputs(real))
+    while run.num_images < settings.kimg * 1000:
+        run.advance()
+    return run
+
+
+def test_a_student_is_moved_onto_the_teachers_moments(affine):
+    method = DiffInstructMoments(num_features=16, num_reference=1000, feature_sigmas="0.1")
+    average = moved_student(method, affine(-0.3, 0.9)).average
+    assert float(average.mean) == pytest.approx(0.2, abs=0.05)
+    assert float(average.std) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_state_holds_the_running_moments(affine):
+    method = DiffInstructMoments(num_features=4, num_reference=200)
+    short = {"kimg": 0.256, "warmup_kimg": 0.064}
+    whole = moved_student(method, affine(0.0, 1.0), **short)
+    state = copy.deepcopy(whole.state_dict())
+    again = moved_student(method, affine(0.0, 1.0), **short | {"kimg": 0.064})
+    again.load_state_dict(state)
+    for name in ("mean", "second"):
+        torch.testing.assert_close(getattr(again.memory, name), getattr(whole.memory, name))
+    assert whole.advance() == again.advance()
+
+
+def test_a_teacher_without_features_is_refused(affine):
+    class Blind(SeenThrough):
+        features = None  # pyright: ignore[reportAssignmentType]
+
+    with pytest.raises(ValueError, match="gives no features"):
+        Refinement(
+            affine(0.0, 1.0), Blind(), DiffInstructMoments(), Settings(),
+            inputs=Inputs(ImageSet(torch.zeros(10, 1, 4, 4))),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "a,b"])
+def test_noise_levels_that_cannot_be_are_refused(text):
+    with pytest.raises(ValueError, match="feature_sigmas"):
+        parse_sigmas(text)
+
+
+@pytest.mark.parametrize(
+    "knob", [{"moments": -1.0}, {"num_features": 0}, {"memory": 0}, {"num_reference": 1}]
+)
+def test_knobs_out_of_range_are_named(knob):
+    with pytest.raises(ValueError, match=next(iter(knob))):
+        DiffInstructMoments(**knob)
