@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +17,25 @@ from datasets.stylegan import ImageFiles, ImageFolder, describe, write_zip
 from datasets.tar import TarFiles
 
 MNIST_SUFFIX = "-images-idx3-ubyte.gz"
+FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
+TRANSFORMS = ("center-crop", "stretch")
+FIXES = ("rgb", "resize")
+
+
 MAX_SHOWN = 5  # Broken images that one message names.
+
+
+class UnusableImages(ValueError):
+    """Some images of a source cannot be used; `reasons` has a line for each, naming the file.
+
+    The message names the first MAX_SHOWN.
+    """
+
+    def __init__(self, reasons: Sequence[str], num_images: int) -> None:
+        self.reasons = tuple(reasons)
+        shown = "; ".join(reasons[:MAX_SHOWN])
+        more = f"; and {len(reasons) - MAX_SHOWN} more" if len(reasons) > MAX_SHOWN else ""
+        super().__init__(f"{len(reasons)} of {num_images} images cannot be used: {shown}{more}")
 
 
 @dataclass(frozen=True)
@@ -60,34 +78,53 @@ def convert(
     split: str | None = None,
     max_images: int | None = None,
     resolution: int | None = None,
+    transform: str | None = None,
+    resize_filter: str = "lanczos",
+    fix: Collection[str] = (),
     pad_to: int | None = None,
     channels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageFolder:
     """Write a source as a zip in the StyleGAN layout and return it opened.
 
-    source      a folder, zip or tar of images (labels: dataset.json, else one folder a class),
-                train-images-idx3-ubyte.gz (MNIST; padded from 28 to 32), cifar-10-python.tar.gz
-    dest        a .zip that does not exist yet
-    split       keeps what lies below a folder of that name; for CIFAR-10 "train" or "test"
-    max_images  the first so many in the order of the source
-    resolution  crop to the central square, resize with a Lanczos filter
-    pad_to      centre on black instead of resizing
-    channels    1 or 3 converts every image; None takes grayscale and RGB as stored
-    progress    called with (images done, images in all)
+    source         a folder, zip or tar of images (labels: dataset.json, else one folder a class),
+                   train-images-idx3-ubyte.gz (MNIST; padded from 28 to 32), cifar-10-python.tar.gz
+    dest           a .zip that does not exist yet
+    split          keeps what lies below a folder of that name; for CIFAR-10 "train" or "test"
+    max_images     the first so many in the order of the source
+    resolution     the side in pixels of what is written
+    transform      "center-crop" takes the central square and resizes it, "stretch" resizes the
+                   whole; None is center-crop
+    resize_filter  "lanczos" (EDM's) or "box" (StyleGAN2-ADA's published FFHQ-256): a Frechet
+                   distance to data resized otherwise is off by about 1
+    fix            repairs: "rgb" converts palettes, alpha, CMYK and gray to RGB; "resize" brings
+                   images that are no squares of the first one's size to that size, or to the
+                   largest power of two in it. What is damaged stays an error.
+    pad_to         centre on black instead of resizing
+    channels       1 or 3 converts every image; None takes grayscale and RGB as stored
+    progress       called with (images done, images in all)
 
-    Every image is tried before a ValueError names those that cannot be used; dest is not written
-    then.
+    Every image is tried before UnusableImages, a ValueError, tells of all those that cannot be
+    used, each with its reason; dest is not written then.
     """
     source, dest = Path(source), Path(dest)
     _check_options(dest, max_images, resolution, pad_to, channels)
+    resizes = resolution is not None or "resize" in fix
+    _check_choices(transform, resize_filter, fix, resizes=resizes)
     found = _open_source(source, split)
     count = min(len(found.names), max_images or len(found.names))
     if source.name.endswith(MNIST_SUFFIX) and resolution is None and pad_to is None:
         pad_to = 32
 
+    channels = 3 if "rgb" in fix and channels is None else channels
+    side = resolution
+    if side is None and pad_to is None and "resize" in fix:
+        side = _largest_side(found, count, channels)
+
     def prepare(index: int) -> np.ndarray:
-        image = _resized(found.read(index, channels), resolution)
+        image = _resized(
+            found.read(index, channels), side, stretch=transform == "stretch", by=resize_filter
+        )
         return _padded(image, pad_to, found.names[index])
 
     images = _all_usable(found.names[:count], prepare, progress)
@@ -115,9 +152,31 @@ def _all_usable(
         if progress is not None:
             progress(index + 1, len(names))
     if broken:
-        shown = "; ".join(broken[:MAX_SHOWN])
-        more = f"; and {len(broken) - MAX_SHOWN} more" if len(broken) > MAX_SHOWN else ""
-        raise ValueError(f"{len(broken)} of {len(names)} images cannot be used: {shown}{more}")
+        raise UnusableImages(broken, len(names))
+
+
+def _check_choices(
+    transform: str | None, resize_filter: str, fix: Collection[str], *, resizes: bool
+) -> None:
+    if transform is not None and not resizes:
+        raise ValueError(f"got transform {transform!r} and nothing to resize to; give a resolution")
+    if transform is not None and transform not in TRANSFORMS:
+        raise ValueError(f"transform is {transform!r}; allowed are {', '.join(TRANSFORMS)}")
+    if resize_filter not in FILTERS:
+        raise ValueError(f"resize filter is {resize_filter!r}; allowed are {', '.join(FILTERS)}")
+    if unknown := sorted(set(fix) - set(FIXES)):
+        raise ValueError(f"fix is {unknown[0]!r}; allowed are {', '.join(FIXES)}")
+
+
+def _largest_side(found: Source, count: int, channels: int | None) -> int:
+    """The largest power of two within the first image that can be read."""
+    for index in range(count):
+        try:
+            _, h, w = found.read(index, channels).shape
+        except ValueError:
+            continue  # It is named, with all others, when every image is tried.
+        return 1 << (min(h, w).bit_length() - 1)
+    return 1
 
 
 def _check_options(
@@ -198,14 +257,17 @@ def _padded(image: np.ndarray, size: int | None, name: str) -> np.ndarray:
     return np.pad(image, [(0, 0), (top, size - h - top), (left, size - w - left)])
 
 
-def _resized(image: np.ndarray, size: int | None) -> np.ndarray:
+def _resized(
+    image: np.ndarray, size: int | None, *, stretch: bool = False, by: str = "lanczos"
+) -> np.ndarray:
     _, h, w = image.shape
     if size is None or (h, w) == (size, size):
         return image
-    side = min(h, w)
-    top, left = (h - side) // 2, (w - side) // 2
-    square = to_hwc(image[:, top : top + side, left : left + side])
-    resized = Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS)
+    if not stretch:
+        side = min(h, w)
+        top, left = (h - side) // 2, (w - side) // 2
+        image = image[:, top : top + side, left : left + side]
+    resized = Image.fromarray(to_hwc(image)).resize((size, size), FILTERS[by])
     return to_chw(np.array(resized))
 
 

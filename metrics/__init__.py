@@ -1,14 +1,20 @@
 """What a generator's images are worth, with an error bar.
 
 features    images to features: the extractor protocol, the small classifier, its file
+spaces      feature spaces by name: inception, lite0 (networks), resize (how images reach them)
 moments     streaming mean and covariance, groups for the jackknife, statistics files
-distances   Frechet distance, Inception Score, kernel distance, precision and recall: pure functions
+distances   Frechet distance, Inception Score, kernel distance, precision and recall: pure
+            functions; beside it, as pure: neighbours (density, coverage, AuthPct), kernels (KID of
+            subsets, CMMD's form), slices (MIND), extrapolation (infinitely many images), floor
 sampling    images of a student that depend on a seed and their index alone
-reference   what is measured against: a statistics file, a folder or zip of images
+reference   what is measured against: a statistics file, a folder or zip of images; their cache
 pairs       kernel distance, precision and recall without each of the groups
 evaluate    every metric of one stream of images, whole and without each of its groups
 compare     two students against one reference, paired, with intervals and verdicts
+images      what happened to single images and single classes
+gallery     pictures of a comparison, chosen by rule
 report      a run's facts to report.json, report.md and one self-contained report.html
+history     lines of metric-*.jsonl
 storage     .npz files read without trusting them
 """
 
@@ -21,6 +27,7 @@ from metrics.distances import (
     kernel_distance,
     precision_recall,
 )
+from metrics.extrapolation import frechet_infinity
 from metrics.features import (
     Classifier,
     ClassifierFeatures,
@@ -29,14 +36,22 @@ from metrics.features import (
     save_features,
     to_uint8,
 )
+from metrics.floor import frechet_floor
+from metrics.gallery import draw_gallery
+from metrics.history import metric_line
+from metrics.kernels import gaussian_discrepancy, kernel_distance_of_subsets
 from metrics.moments import Moments, Statistics, load_statistics, save_statistics
+from metrics.neighbours import DensityCoverage, authentic_percentage, density_coverage
 from metrics.reference import Reference, open_reference
 from metrics.sampling import draw_images
+from metrics.slices import sliced_distance
+from metrics.spaces import choose_features, inception_features, lite0_features
 
 __all__ = [
     "Classifier",
     "ClassifierFeatures",
     "Comparison",
+    "DensityCoverage",
     "Difference",
     "FeatureExtractor",
     "Measurement",
@@ -44,18 +59,30 @@ __all__ = [
     "PrecisionRecall",
     "Reference",
     "Statistics",
+    "authentic_percentage",
+    "choose_features",
     "compare",
+    "density_coverage",
+    "draw_gallery",
     "draw_images",
     "frechet_distance",
     "frechet_distance_of_features",
+    "frechet_floor",
+    "frechet_infinity",
+    "gaussian_discrepancy",
+    "inception_features",
     "inception_score",
     "kernel_distance",
+    "kernel_distance_of_subsets",
+    "lite0_features",
     "load_features",
     "load_statistics",
     "measure",
+    "metric_line",
     "open_reference",
     "precision_recall",
     "save_features",
     "save_statistics",
+    "sliced_distance",
     "to_uint8",
 ]

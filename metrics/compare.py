@@ -13,17 +13,20 @@ A bootstrap would not do: resampled images repeat, which biases a Frechet distan
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import stdtrit
 
 from metrics.evaluate import SPLITS, Evaluation, evaluate
 from metrics.features import AnyExtractor
+from metrics.floor import frechet_floor
+from metrics.images import ImageChanges, by_class
 from metrics.reference import AnyReference, Progress, Reference, open_reference
-from metrics.sampling import Student, draw_images
+from metrics.sampling import Student, draw_classes, draw_images
 
 LOWER_IS_BETTER = {
     "frechet_distance": True,
@@ -31,6 +34,8 @@ LOWER_IS_BETTER = {
     "kernel_distance": True,
     "precision": False,
     "recall": False,
+    "density": False,
+    "coverage": False,
 }
 
 
@@ -90,6 +95,7 @@ class Measurement:
     seed: int
     space: str
     seconds: float
+    is_inception: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Plain data for stats.jsonl and report.json."""
@@ -101,14 +107,22 @@ class Comparison:
     """Every metric's difference between two students, and all that the numbers depend on.
 
     differences  Frechet distance first; Inception Score where the features come with class
-                 probabilities; kernel distance, precision and recall where the reference holds
-                 features of single images
+                 probabilities; kernel distance, precision, recall, density and coverage where the
+                 reference holds features of single images
     null         Frechet distance of "before" on these latents against other ones: what sampling
                  alone does, unpaired
+    floor        Frechet distance of the reference against itself at this count: what a perfect
+                 generator would score (`frechet_floor`)
+    images       what happened to single images
+    classes      kernel distance of each class, by class: (name, difference); empty where there are
+                 no classes, or the reference's images have none
     """
 
     differences: tuple[Difference, ...]
     null: Difference | None
+    floor: float
+    images: ImageChanges
+    classes: tuple[tuple[str, Difference], ...]
     num_images: int
     seed: int
     groups: int
@@ -130,6 +144,9 @@ class Comparison:
         return {name: getattr(self, name) for name in names} | {
             "differences": [difference.facts() for difference in self.differences],
             "null": self.null and self.null.facts(),
+            "floor": self.floor,
+            "images": self.images.facts(),
+            "classes": [{"name": name} | found.facts() for name, found in self.classes],
             "space": {
                 "name": self.reference.space,
                 "dim": len(self.reference.statistics.mu),
@@ -157,15 +174,17 @@ def compare(
     noise_mode: str = "random",
     batch: int = 250,
     null: bool = True,
+    class_names: Mapping[int, str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure both students on the same num_images latents, labels and noise.
 
     `reference` and `features` as in `open_reference`. `label` fixes the class of conditional
     students, else it is uniform. `batch` is how many images the extractor takes at a time and does
-    not change the result. `null=False` saves the third set of images. `progress` hears of every
-    batch of the two or three sets together. ValueError on students of other latents or classes than
-    each other, and on fewer than two images for each group.
+    not change the result. `null=False` saves the third set of images. `class_names` are for the
+    table of classes. `progress` hears of every batch of the two or three sets together. ValueError
+    on students of other latents or classes than each other, and on fewer than two images for each
+    group.
     """
     start = time.monotonic()
     _check_comparable(before, after, num_images, groups)
@@ -179,8 +198,14 @@ def compare(
             evaluate(images, num_images, real, groups=groups, batch=batch, progress=report)
         )
     differences = _differences(sides[0], sides[1], list(LOWER_IS_BETTER))
+    real_sample = _real_sample(real)
     return Comparison(
         differences=differences,
+        floor=frechet_floor(real.statistics.mu, real.statistics.sigma, num_images, seed=seed),
+        images=ImageChanges.of(sides[0].sample, sides[1].sample, real_sample),
+        classes=_of_classes(
+            sides, draw_classes(before, num_images, seed=seed, label=label), real, class_names
+        ),
         null=_differences(sides[0], sides[2], ["frechet_distance"])[0] if null else None,
         num_images=num_images,
         seed=seed,
@@ -219,6 +244,7 @@ def measure(
         seed=seed,
         space=real.space,
         seconds=time.monotonic() - start,
+        is_inception=getattr(real.extractor, "is_inception", False),
     )
 
 
@@ -232,6 +258,27 @@ def _check_comparable(before: Student, after: Student, num_images: int, groups: 
             f"{num_images} images in {groups} groups; an error bar needs at least 2 groups, 2 "
             f"images in each, and {2 * SPLITS} images in all"
         )
+
+
+def _real_sample(reference: Reference) -> torch.Tensor | None:
+    sample = reference.statistics.features
+    return None if sample is None else torch.from_numpy(sample).double()
+
+
+def _of_classes(
+    sides: Sequence[Evaluation],
+    classes: torch.Tensor | None,
+    reference: Reference,
+    names: Mapping[int, str] | None,
+) -> tuple[tuple[str, Difference], ...]:
+    real, labels = _real_sample(reference), reference.statistics.labels
+    if classes is None or real is None or labels is None:
+        return ()
+    rows = by_class(sides[0].sample, sides[1].sample, classes, real, labels, names=names)
+    return tuple(
+        (r.name, Difference.of("kernel_distance", r.before, r.after, num_images=r.num_images))
+        for r in rows
+    )
 
 
 def _differences(

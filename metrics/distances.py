@@ -48,14 +48,14 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
     on shapes that do not fit, on numbers that are not finite, and on matrices that are no
     covariances.
     """
-    mu1, sigma1 = _gaussian("1", mu1, sigma1)
-    mu2, sigma2 = _gaussian("2", mu2, sigma2)
+    mu1, sigma1 = gaussian("1", mu1, sigma1)
+    mu2, sigma2 = gaussian("2", mu2, sigma2)
     if len(mu1) != len(mu2):
         raise ValueError(
             f"mu1 has {len(mu1)} features and mu2 has {len(mu2)}: use one feature space for both"
         )
-    overlap = _nuclear_norm(covariance_root(sigma1).T @ covariance_root(sigma2))
-    return _frechet(mu1, sigma1.trace(), mu2, sigma2.trace(), overlap)
+    roots = covariance_root(sigma1), covariance_root(sigma2)
+    return frechet_of_roots(mu1, roots[0], sigma1.trace(), mu2, roots[1], sigma2.trace())
 
 
 def frechet_distance_of_features(x: Array, y: Array, *, ddof: int = 1) -> float:
@@ -64,15 +64,24 @@ def frechet_distance_of_features(x: Array, y: Array, *, ddof: int = 1) -> float:
     A sample of fewer rows than columns is its own root (S = X^T X / (n - ddof), X centred): neither
     its covariance nor a factorisation of it is needed, and its null space costs no accuracy.
     """
-    x, y = _features_pair(x, y, at_least=ddof + 1)
-    roots, traces = [], []
-    for f in (x, y):
-        root = (f - f.mean(0)) / (len(f) - ddof) ** 0.5
-        traces.append(root.square().sum())
-        roots.append(root.T if len(f) < f.shape[1] else covariance_root(root.T @ root))
-    return _frechet(
-        x.mean(0), traces[0], y.mean(0), traces[1], _nuclear_norm(roots[0].T @ roots[1])
-    )
+    x, y = features_pair(x, y, at_least=ddof + 1)
+    return frechet_of_roots(*sample_root(x, ddof=ddof), *sample_root(y, ddof=ddof))
+
+
+def sample_root(x: Tensor, *, ddof: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, a root and the trace of the covariance of a float64 sample [n, d]."""
+    mean = x.mean(0)
+    root = (x - mean) / (len(x) - ddof) ** 0.5
+    trace = root.square().sum()
+    return mean, root.T if len(x) < x.shape[1] else covariance_root(root.T @ root), trace
+
+
+def frechet_of_roots(
+    mu1: Tensor, root1: Tensor, trace1: Tensor, mu2: Tensor, root2: Tensor, trace2: Tensor
+) -> float:
+    """Frechet distance of Gaussians by mean [d], root of the covariance [d, any], and trace."""
+    overlap = _nuclear_norm(root1.T @ root2)
+    return ((mu1 - mu2).square().sum() + trace1 + trace2 - 2 * overlap).item()
 
 
 def covariance_root(sigma: Tensor) -> Tensor:
@@ -101,7 +110,7 @@ def inception_score(probabilities: Array, *, splits: int = 10) -> tuple[float, f
     depends on their size, so quote their number and n. ValueError on fewer rows than splits or on
     no distributions.
     """
-    p = _float64("probabilities", probabilities, ndim=2)
+    p = float64("probabilities", probabilities, ndim=2)
     if splits < 1 or len(p) < splits:
         raise ValueError(f"{len(p)} rows in {splits} splits: give at least one row for each split")
     if p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-3:
@@ -125,7 +134,7 @@ def kernel_distance(x: Array, y: Array) -> float:
     seed and less variance than the usual mean over subsets, of which it is the expectation. Can be
     negative.
     """
-    x, y = _features_pair(x, y, at_least=2)
+    x, y = features_pair(x, y, at_least=2)
     n, m = len(x), len(y)
     within_x = _kernel_sum(x, x) - _kernel_diagonal(x)
     within_y = _kernel_sum(y, y) - _kernel_diagonal(y)
@@ -140,7 +149,7 @@ def precision_recall(real: Array, fake: Array, *, k: int = 3) -> PrecisionRecall
     neighbour (Kynkaanniemi et al. 2019, Eq. 1 and 2). Values depend on n and m: compare only at
     equal counts.
     """
-    real, fake = _features_pair(real, fake, at_least=k + 1)
+    real, fake = features_pair(real, fake, at_least=k + 1)
     # Distances do not depend on the origin; near it they lose the fewest digits.
     origin = real.mean(0)
     real, fake = real - origin, fake - origin
@@ -188,10 +197,6 @@ def _kernel_diagonal(x: Tensor) -> Tensor:
     return polynomial_kernel(x.square().sum(1), x.shape[1]).sum()
 
 
-def _frechet(mu1: Tensor, trace1: Tensor, mu2: Tensor, trace2: Tensor, overlap: Tensor) -> float:
-    return ((mu1 - mu2).square().sum() + trace1 + trace2 - 2 * overlap).item()
-
-
 def _nuclear_norm(product: Tensor) -> Tensor:
     with _one_thread():
         return torch.linalg.svdvals(product).sum()
@@ -212,7 +217,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _float64(name: str, value: Array, *, ndim: int) -> Tensor:
+def float64(name: str, value: Array, *, ndim: int) -> Tensor:
     """The array as a float64 CPU tensor of `ndim` axes, all finite; else ValueError."""
     if isinstance(value, Tensor):
         tensor = value.detach()
@@ -234,8 +239,9 @@ def _float64(name: str, value: Array, *, ndim: int) -> Tensor:
     return tensor
 
 
-def _gaussian(which: str, mu: Array, sigma: Array) -> tuple[Tensor, Tensor]:
-    mu, sigma = _float64(f"mu{which}", mu, ndim=1), _float64(f"sigma{which}", sigma, ndim=2)
+def gaussian(which: str, mu: Array, sigma: Array) -> tuple[Tensor, Tensor]:
+    """Mean [d] and symmetric covariance [d, d] in float64, checked; `which` is for messages."""
+    mu, sigma = float64(f"mu{which}", mu, ndim=1), float64(f"sigma{which}", sigma, ndim=2)
     if sigma.shape != (len(mu), len(mu)):
         raise ValueError(
             f"sigma{which} has shape {tuple(sigma.shape)} and mu{which} has {len(mu)} features: "
@@ -246,8 +252,9 @@ def _gaussian(which: str, mu: Array, sigma: Array) -> tuple[Tensor, Tensor]:
     return mu, (sigma + sigma.T) / 2
 
 
-def _features_pair(x: Array, y: Array, *, at_least: int) -> tuple[Tensor, Tensor]:
-    x, y = _float64("first features", x, ndim=2), _float64("second features", y, ndim=2)
+def features_pair(x: Array, y: Array, *, at_least: int) -> tuple[Tensor, Tensor]:
+    """Two samples [n, d] and [m, d] in float64, checked to be of one d and of enough rows."""
+    x, y = float64("first features", x, ndim=2), float64("second features", y, ndim=2)
     if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"features have {x.shape[1]} and {y.shape[1]} columns: use one feature space for both"

@@ -11,22 +11,25 @@ from torch import Tensor
 
 from metrics.distances import frechet_distance
 from metrics.moments import GroupedMoments, GroupedScore
-from metrics.pairs import kernel_distances, precisions_and_recalls
+from metrics.pairs import densities_and_coverages, kernel_distances, precisions_and_recalls
 from metrics.reference import SAMPLE, Progress, Reference, extract
 
 SPLITS = 10
-NEIGHBOURS = 3
+NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019)
+DENSITY_NEIGHBOURS = 5  # of density and coverage (Naeem et al. 2020)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """`values[metric]` is the metric of all images, then without group 0, without group 1, ...
 
-    `num_images[metric]` is how many images it is of: metrics over pairs of images see a part.
+    `num_images[metric]` is how many images it is of: metrics over pairs of images see a part, whose
+    features are `sample` [m, d], float64.
     """
 
     values: dict[str, list[float]]
     num_images: dict[str, int]
+    sample: Tensor
 
 
 def evaluate(
@@ -61,14 +64,14 @@ def evaluate(
     if score is not None:
         values["inception_score"] = list(islice(score.leave_one_out(), 1 + groups))
     sizes = dict.fromkeys(values, num_images)
+    fake = torch.cat(sample)
     if groups and reference.statistics.features is not None:
-        fake = torch.cat(sample)
         pairs = _pair_metrics(
             torch.from_numpy(reference.statistics.features).double(), fake, groups
         )
         values |= pairs
         sizes |= dict.fromkeys(pairs, len(fake))
-    return Evaluation(values, sizes)
+    return Evaluation(values, sizes, fake)
 
 
 def _join(pieces: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
@@ -105,4 +108,11 @@ def _frechet_distances(moments: GroupedMoments, reference: Reference, groups: in
 def _pair_metrics(real: Tensor, fake: Tensor, groups: int) -> dict[str, list[float]]:
     precisions, recalls = precisions_and_recalls(real, fake, groups=groups, k=NEIGHBOURS)
     kernel = kernel_distances(real, fake, groups=groups)
-    return {"kernel_distance": kernel, "precision": precisions, "recall": recalls}
+    densities, coverages = densities_and_coverages(real, fake, groups=groups, k=DENSITY_NEIGHBOURS)
+    return {
+        "kernel_distance": kernel,
+        "precision": precisions,
+        "recall": recalls,
+        "density": densities,
+        "coverage": coverages,
+    }

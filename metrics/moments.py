@@ -175,8 +175,9 @@ class Statistics:
     num       number of images
     space     name of the feature space
     features  a sample of the features themselves, float [m, d], for precision and recall
+    labels    classes of that sample, int [m], for the table of classes
 
-    Each of the last three is None where the file does not say.
+    Each of the last four is None where the file does not say.
     """
 
     mu: np.ndarray
@@ -184,18 +185,30 @@ class Statistics:
     num: int | None = None
     space: str | None = None
     features: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
     @classmethod
     def of(
-        cls, moments: Moments, *, space: str | None = None, features: Tensor | None = None
+        cls,
+        moments: Moments,
+        *,
+        space: str | None = None,
+        features: Tensor | None = None,
+        labels: np.ndarray | None = None,
     ) -> Statistics:
         """Statistics of moments, with the unbiased covariance."""
         sample = None if features is None else features.detach().cpu().float().numpy()
-        return cls(moments.mean.numpy(), moments.covariance().numpy(), moments.num, space, sample)
+        mu, sigma = moments.mean.numpy(), moments.covariance().numpy()
+        return cls(mu, sigma, moments.num, space, sample, labels)
 
     def arrays(self) -> Arrays:
-        """The arrays of the file: mu, sigma, and n, name, features where known."""
-        optional = {"n": self.num, "name": self.space, "features": self.features}
+        """The arrays of the file: mu, sigma, and n, name, features, labels where known."""
+        optional = {
+            "n": self.num,
+            "name": self.space,
+            "features": self.features,
+            "labels": self.labels,
+        }
         arrays = {"mu": self.mu, "sigma": self.sigma}
         return arrays | {
             key: np.asarray(value) for key, value in optional.items() if value is not None
@@ -216,6 +229,14 @@ class Statistics:
             raise ValueError(
                 f"{path}: features are {sample.shape} and mu {mu.shape}; allowed is (m, {len(mu)})"
             )
+        labels = arrays.get("labels")
+        if labels is not None and (
+            sample is None or labels.shape != sample.shape[:1] or labels.dtype.kind not in "iu"
+        ):
+            raise ValueError(
+                f"{path}: labels are {labels.dtype} {labels.shape}; allowed are whole numbers, one "
+                "for each row of features"
+            )
         for key in ("mu", "sigma", "features"):
             if key in arrays and not (
                 arrays[key].dtype.kind == "f" and np.isfinite(arrays[key]).all()
@@ -227,7 +248,7 @@ class Statistics:
         if num is not None and num < 2:
             raise ValueError(f"{path}: n is {num}; statistics are of at least 2 images")
         space = text(arrays, "name", path=path)
-        return cls(mu.astype(np.float64), sigma.astype(np.float64), num, space, sample)
+        return cls(mu.astype(np.float64), sigma.astype(np.float64), num, space, sample, labels)
 
 
 def save_statistics(path: str | os.PathLike[str], statistics: Statistics) -> None:

@@ -53,6 +53,24 @@ def precisions_and_recalls(
     return precisions, recalls
 
 
+def densities_and_coverages(
+    real: Tensor, fake: Tensor, *, groups: int, k: int
+) -> tuple[list[float], list[float]]:
+    """`density_coverage` of real [n, d] and fake [m, d] float64, then without group 0, 1, ..."""
+    origin = real.mean(0)
+    real, fake = real - origin, fake - origin
+    inside = squared_distances(real, fake) <= manifold_radii(real, k=k)[:, None]
+    one_hot = torch.nn.functional.one_hot(torch.arange(len(fake)) % groups, groups).double()
+    hits, sizes = inside.double() @ one_hot, one_hot.sum(0)
+    densities, coverages = [], []
+    for left_out in range(-1, groups):
+        kept = torch.arange(groups) != left_out
+        found = hits[:, kept].sum(1)
+        densities.append((found.sum() / (k * sizes[kept].sum())).item())
+        coverages.append((found > 0).double().mean().item())
+    return densities, coverages
+
+
 def _nearest_of_each_group(distances: Tensor, groups: int, count: int) -> Tensor:
     """[m, groups, count] smallest distances from each row to the columns of every group.
 

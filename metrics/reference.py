@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+import checkpoints
 import datasets
 from metrics.features import AnyExtractor, features_of_arrays, holds_features
-from metrics.moments import Moments, Statistics
+from metrics.moments import Moments, Statistics, load_statistics, save_statistics
 from metrics.storage import read_arrays
 
 # Progress of a stage: (images done, images in all).
@@ -21,6 +23,9 @@ Progress = Callable[[int, int], None]
 
 # Features kept of a folder's images for precision, recall and kernel distance: 2000 x 2000 pairs.
 SAMPLE = 2000
+
+# Part of every cached file's key: raise it when the same images would give other statistics.
+PROTOCOL = 1
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,19 @@ def open_reference(
     features: AnyExtractor | None = None,
     *,
     batch: int = 250,
+    cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Reference:
-    """The reference of an .npz with statistics, of a folder or zip of images, or of given moments.
+    """The reference of a file of statistics, of a folder or zip of images, or of given moments.
+
+    A file of statistics is an .npz with mu and sigma (ours, EDM's, pytorch-fid's), or a .pkl of
+    EDM2, of which the part for these features is taken.
 
     `features` is the extractor, any callable of that protocol. An .npz of `save_features` brings
-    its own; everything else needs one. Images are read `batch` at a time. ValueError or OSError,
-    naming the file, on what cannot be used.
+    its own; everything else needs one. Images are read `batch` at a time. `cache` is a folder where
+    statistics of images are kept, found again by the content of the images, the hash of the
+    features' weights, and the protocol; features without a `sha256` are measured every time.
+    ValueError or OSError, naming the file, on what cannot be used.
     """
     if isinstance(reference, Reference):
         return reference
@@ -70,18 +81,31 @@ def open_reference(
         return _with_statistics(reference, features, "statistics given by the caller")
     path = Path(reference)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; give an .npz, or a folder or zip of images")
+        raise FileNotFoundError(
+            f"{path}: no such file; give an .npz or .pkl, or a folder or zip of images"
+        )
     if path.suffix == ".npz":
         arrays = read_arrays(path)
         statistics = Statistics.from_arrays(arrays, path=path)
         if features is None and holds_features(arrays):
             features = features_of_arrays(arrays, path=path)
         return _with_statistics(statistics, features, str(path))
+    if path.suffix == ".pkl":
+        return _with_statistics(_read_edm2(path, features), features, str(path))
     if not path.is_dir() and path.suffix != ".zip":
-        raise ValueError(f"{path}: not a reference; give an .npz, or a folder or zip of images")
+        raise ValueError(
+            f"{path}: not a reference; give an .npz or .pkl, or a folder or zip of images"
+        )
     if features is None:
         raise ValueError(f"{path}: holds images, so name the features to measure them in")
-    return Reference(_measure_images(path, features, batch, progress), features, str(path))
+    kept = _cache_file(path, features, cache)
+    if kept is not None and kept.exists():
+        return _with_statistics(load_statistics(kept), features, str(path))
+    statistics = _measure_images(path, features, batch, progress)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_statistics(kept, statistics)
+    return Reference(statistics, features, str(path))
 
 
 def space_name(features: AnyExtractor) -> str:
@@ -128,12 +152,52 @@ def _with_statistics(
     return Reference(statistics, features, source)
 
 
+# The keys of EDM2's files, by the beginning of the names of our feature spaces.
+EDM2_KEYS = {"Inception 2015 (tf1 resize)": "fid", "DINOv2 ViT-L/14": "fd_dinov2"}
+
+
+def _read_edm2(path: Path, features: AnyExtractor | None) -> Statistics:
+    """Statistics of {"fid": {"mu", "sigma"}, "fd_dinov2": ..., "num_images"}; no code is run."""
+    content = checkpoints.read(path)
+    if features is None:
+        raise ValueError(f"{path}: statistics without their feature extractor; name the features")
+    space = space_name(features)
+    key = next((key for name, key in EDM2_KEYS.items() if space.startswith(name)), None)
+    found = content.get(key) if isinstance(content, dict) and key else None
+    if not isinstance(found, dict):
+        held = ", ".join(map(str, content)) if isinstance(content, dict) else "no table"
+        raise ValueError(
+            f"{path}: has no statistics in the feature space {space!r}; it holds {held}, and "
+            f"allowed spaces are {', '.join(EDM2_KEYS)}"
+        )
+    arrays = {name: np.asarray(found[name]) for name in ("mu", "sigma") if name in found}
+    if "num_images" in content:
+        arrays["n"] = np.asarray(content["num_images"])
+    return Statistics.from_arrays(arrays, path=path)
+
+
+def _cache_file(
+    path: Path, features: AnyExtractor, cache: str | os.PathLike[str] | None
+) -> Path | None:
+    weights = getattr(features, "sha256", None)
+    if cache is None or weights is None:
+        return None
+    key = f"{PROTOCOL} {SAMPLE} {datasets.fingerprint(path)} {space_name(features)} {weights}"
+    return Path(cache) / f"statistics-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+
+
+def sample_indices(num_images: int) -> range:
+    """Which images of a folder the rows of `Statistics.features` are of."""
+    # Class folders come class by class: an even stride keeps every class in the sample.
+    return range(0, num_images, -(-num_images // SAMPLE))
+
+
 def _measure_images(
     path: Path, features: AnyExtractor, batch: int, progress: Progress | None
 ) -> Statistics:
     folder = datasets.ImageFolder(path)
-    # Class folders come class by class: an even stride keeps every class in the sample.
-    stride = -(-len(folder) // SAMPLE)
+    indices = sample_indices(len(folder))
+    stride = indices.step
     moments, sample, done = None, [], 0
     for images, _ in folder.batches(batch):
         values, _ = extract(features, torch.from_numpy(images))
@@ -146,4 +210,10 @@ def _measure_images(
     folder.close()
     if moments is None or moments.num < 2:
         raise ValueError(f"{path}: {len(folder)} images; statistics need at least 2")
-    return Statistics.of(moments, space=space_name(features), features=torch.cat(sample))
+    labels = folder.labels
+    return Statistics.of(
+        moments,
+        space=space_name(features),
+        features=torch.cat(sample),
+        labels=None if labels is None or labels.ndim > 1 else labels[indices.start :: stride],
+    )

@@ -13,6 +13,8 @@ The facts are plain data; report.json adds nothing but the schema's number:
 
 Markdown and HTML are pure functions of these facts and of the pictures. Text is escaped in both,
 and the page asks for no other file: styles, pictures and curve are in it, and it runs no script.
+The slider between before and after is a row of radio buttons over the pictures: it works with the
+mouse, a finger and the arrow keys, and nothing has to run.
 """
 
 from __future__ import annotations
@@ -42,6 +44,19 @@ TITLES = {
     "kernel_distance": "Kernel distance",
     "precision": "Precision",
     "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+}
+
+# Stops of the slider, from all after to all before.
+STOPS = [round(2.5 * i, 1) for i in range(41)]
+
+# What the pictures of `gallery` show; others are grids of the first images.
+CAPTIONS = {
+    "largest improvements": "before above, after below: the images that came nearest to a real one",
+    "largest regressions": "before above, after below: the images that moved away the most",
+    "latent interpolation": "before above, after below: from the latent of image 0 to that of 1",
+    "nearest real images": "the first images after, above the real image nearest to each",
 }
 
 Facts = Mapping[str, Any]
@@ -84,8 +99,13 @@ def render_html(facts: Facts, pictures: Mapping[str, bytes]) -> str:
         caption: "data:image/png;base64," + base64.b64encode(png).decode()
         for caption, png in pictures.items()
     }
+    slider = None
+    if {"before", "after"} <= sources.keys() and _same_size(pictures["before"], pictures["after"]):
+        slider = {side: sources.pop(side) for side in ("before", "after")}
     template = _templates(autoescape=True).get_template("report.html.jinja")
-    return template.render(_view(facts), pictures=sources)
+    return template.render(
+        _view(facts), pictures=sources, slider=slider, stops=STOPS, captions=CAPTIONS
+    )
 
 
 def headline(facts: Facts) -> str:
@@ -111,6 +131,9 @@ def _view(facts: Facts) -> dict[str, Any]:
         "notes": list(facts.get("notes") or []),
         "rows": [],
         "null": None,
+        "floor": None,
+        "images": [],
+        "classes": [],
         "protocol": [],
         "curve": curve_chart([(p["kimg"], p["frechet_distance"]) for p in curve]),
         "curve_count": f"{curve[0]['num_images']:,}" if curve else "",
@@ -126,7 +149,42 @@ def _view(facts: Facts) -> dict[str, Any]:
         view["disclaimer"] = _disclaimer(comparison)
         view["null"] = comparison["null"] and _row(comparison["null"])
         view["protocol"] = _protocol(comparison)
+        view["floor"] = _floor(comparison)
+        view["images"] = _image_sentences(comparison.get("images"))
+        classes = comparison.get("classes") or []
+        view["classes"] = [
+            _row(d) | {"name": d["name"], "bar": bar}
+            for d, bar in zip(classes, interval_bars(classes), strict=True)
+        ]
     return view
+
+
+def _floor(comparison: Facts) -> str | None:
+    """What a perfect generator would measure, with the decimals of the first row."""
+    if comparison.get("floor") is None:
+        return None
+    first = comparison["differences"][0]
+    decimals = _decimals(first["standard_error"], first["before"], first["after"])
+    return _number(comparison["floor"], decimals)
+
+
+def _image_sentences(images: Facts | None) -> list[str]:
+    if not images:
+        return []
+    drift, count = images["drift"], f"{images['num_images']:,}"
+    decimals = _decimals(0, drift["median"])
+    values = [_number(drift[key], decimals) for key in ("median", "p10", "p90")]
+    sentences = [
+        f"Of the first {count} images the median one moved by {values[0]} in feature space; one in "
+        f"ten by less than {values[1]}, one in ten by more than {values[2]}."
+    ]
+    share, reach = images.get("improved_share"), images.get("improved_reach")
+    if share is not None and reach is not None:
+        sentences.append(
+            f"{100 * share:.0f} % (± {100 * reach:.0f}) of those that moved came nearer to their "
+            "nearest real image, the others moved away."
+        )
+    return sentences
 
 
 def _row(difference: Facts) -> dict[str, str]:
@@ -220,6 +278,11 @@ def _pairs(mapping: Facts | None) -> list[tuple[str, str]]:
         (str(key), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for key, value in (mapping or {}).items()
     ]
+
+
+def _same_size(a: bytes, b: bytes) -> bool:
+    # Width and height stand at the same place in every PNG file.
+    return a[16:24] == b[16:24]
 
 
 def _png(picture: np.ndarray | bytes) -> bytes:

@@ -10,7 +10,7 @@ i is the same image whatever the number of images, and whichever batch its featu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -74,23 +74,90 @@ def draw_images(
         yield to_uint8(x[: num_images - start]).cpu()
 
 
-@torch.no_grad()
+def draw_some(
+    student: Student,
+    indices: Sequence[int],
+    *,
+    seed: int = 0,
+    label: int | None = None,
+    noise_mode: str = "random",
+) -> Tensor:
+    """Images of these indices, as `draw_images` makes them, in their order; uint8 [n, c, h, w]."""
+    blocks = {
+        block: to_uint8(_draw_block(student, block, seed=seed, label=label, noise_mode=noise_mode))
+        for block in sorted({i // BLOCK for i in indices})
+    }
+    return torch.stack([blocks[i // BLOCK][i % BLOCK].cpu() for i in indices])
+
+
+def draw_classes(
+    student: Student, num_images: int, *, seed: int = 0, label: int | None = None
+) -> Tensor | None:
+    """Class of each image of `draw_images`, int64 [n]; None for an unconditional student."""
+    if not student.c_dim:
+        return None
+    blocks = range(-(-num_images // BLOCK))
+    classes = [_draw_inputs(student, block, seed=seed, label=label)[1] for block in blocks]
+    return torch.cat([c for c in classes if c is not None])[:num_images]
+
+
+def draw_between(
+    student: Student, *, steps: int, seed: int = 0, label: int | None = None
+) -> Tensor:
+    """Images on the way between the latents of images 0 and 1 of a seed; uint8 [steps, c, h, w].
+
+    On the arc between them: the straight line would pass too near zero for Gaussian latents. The
+    class is `label` or that of image 0, and noise inside layers is the network's constant one.
+    """
+    z, classes = _draw_inputs(student, 0, seed=seed, label=label)
+    a, b = z[0].double(), z[1].double()
+    cosine = (a @ b / (a.norm() * b.norm())).clamp(-1, 1)
+    angle, share = torch.acos(cosine), torch.linspace(0, 1, steps, dtype=torch.float64)[:, None]
+    on_arc = torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b
+    path = (on_arc / torch.sin(angle)).to(z.dtype)
+    classes = None if classes is None else classes[:1].expand(steps)
+    noise_seed = _seeds(seed, 0)[1]
+    images = _images(student, path, classes, noise_seed=noise_seed, noise_mode="const")
+    return to_uint8(images).cpu()
+
+
+def _draw_inputs(
+    student: Student, block: int, *, seed: int, label: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Latents [BLOCK, z_dim] and classes [BLOCK] (or None) of a block, on the CPU."""
+    generator = torch.Generator().manual_seed(_seeds(seed, block)[0])
+    z = student.sample_latents(BLOCK, generator=generator)
+    if not student.c_dim:
+        return z, None
+    classes = torch.randint(student.c_dim, [BLOCK], generator=generator)
+    return z, classes if label is None else torch.full_like(classes, label)
+
+
 def _draw_block(
     student: Student, block: int, *, seed: int, label: int | None, noise_mode: str
 ) -> Tensor:
+    z, classes = _draw_inputs(student, block, seed=seed, label=label)
+    noise_seed = _seeds(seed, block)[1]
+    return _images(student, z, classes, noise_seed=noise_seed, noise_mode=noise_mode)
+
+
+def _seeds(seed: int, block: int) -> tuple[int, int]:
+    # Two streams: noise from the latents' own seed would repeat the latents' numbers.
+    latents, noise = np.random.SeedSequence([seed, block]).generate_state(2).tolist()
+    return latents, noise
+
+
+@torch.no_grad()
+def _images(
+    student: Student, z: Tensor, classes: Tensor | None, *, noise_seed: int, noise_mode: str
+) -> Tensor:
     device = _device(student)
     options = {"noise_mode": noise_mode} if _takes_noise_mode(student) else {}
-    # Two streams: noise from the latents' own seed would repeat the latents' numbers.
-    latent_seed, noise_seed = np.random.SeedSequence([seed, block]).generate_state(2).tolist()
-    generator = torch.Generator().manual_seed(latent_seed)
-    z = student.sample_latents(BLOCK, generator=generator).to(device)
     c = None
-    if student.c_dim:
-        classes = torch.randint(student.c_dim, [BLOCK], generator=generator)
-        classes = classes if label is None else torch.full_like(classes, label)
+    if classes is not None:
         c = nn.functional.one_hot(classes, student.c_dim).float().to(device)
     with _seeded(noise_seed, device), _eval_mode(student):
-        return student(z, c, **options)
+        return student(z.to(device), c, **options)
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 import metrics
 from metrics import Difference, Moments, Statistics
+from metrics.sampling import draw_classes
 
 
 def features_of(student, features, n: int, seed: int = 0) -> np.ndarray:
@@ -22,7 +25,7 @@ def distance(x: np.ndarray, reference: Statistics) -> float:
 
 def test_a_student_compared_with_itself_changes_by_exactly_nothing(toy, features, reference):
     found = metrics.compare(toy(), toy(), reference, features=features, num_images=200)
-    assert len(found.differences) == 5
+    assert len(found.differences) == 7
     for difference in found.differences:
         assert (difference.change, difference.low, difference.high) == (0, 0, 0)
         assert difference.verdict == "not resolved"
@@ -72,6 +75,8 @@ def test_metrics_over_pairs_say_of_how_many_images_they_are(toy, features, refer
         "kernel_distance": 60,
         "precision": 60,
         "recall": 60,
+        "density": 60,
+        "coverage": 60,
     }
     values = features_of(toy(0.1), features, 200)[:60]
     assert found["recall"].after == metrics.precision_recall(reference.features, values).recall
@@ -237,3 +242,108 @@ def test_moments_are_a_reference(toy, features, reference):
     found = metrics.measure(toy(), Moments.of(x), features=features, num_images=40)
     want = distance(features_of(toy(), features, 40), Statistics.of(Moments.of(x)))
     assert found.frechet_distance == pytest.approx(want, rel=1e-9)
+
+
+def labelled(reference: Statistics, classes: int) -> Statistics:
+    """The reference with classes of its sample, in turn."""
+    assert reference.features is not None
+    labels = np.arange(len(reference.features)) % classes
+    return dataclasses.replace(reference, labels=labels)
+
+
+def test_the_floor_is_far_below_a_student_that_is_off(toy, features, reference):
+    found = metrics.compare(toy(0.2), toy(0.1), reference, features=features, num_images=200)
+    assert 0 < found.floor < 0.1 * found["frechet_distance"].after
+
+
+def test_images_that_came_nearer_and_moved_away_are_told_apart(toy, features, reference):
+    found = metrics.compare(toy(0.4), toy(0.0), reference, features=features, num_images=200)
+    a, b = (features_of(toy(mean), features, 200) for mean in (0.4, 0.0))
+    np.testing.assert_allclose(found.images.drift, np.linalg.norm(b - a, axis=1))
+    real = reference.features.astype(np.float64)
+    nearest = [np.linalg.norm(x[:, None] - real, axis=2).min(1) for x in (a, b)]
+    np.testing.assert_allclose(found.images.gains, nearest[0] - nearest[1], atol=1e-9)
+    best = found.images.improved(3)
+    assert best == np.argsort(nearest[1] - nearest[0])[:3].tolist()
+    facts = found.images.facts()
+    assert facts["improved_share"] > 0.9
+    back = metrics.compare(toy(0.0), toy(0.4), reference, features=features, num_images=200)
+    assert back.images.worsened(3) == best
+
+
+def test_without_single_features_images_have_a_drift_and_no_direction(toy, features, reference):
+    bare = dataclasses.replace(reference, features=None)
+    found = metrics.compare(toy(0.4), toy(0.0), bare, features=features, num_images=200)
+    assert set(found.images.facts()) == {"num_images", "drift"}
+    assert found.images.improved() == found.images.worsened() == []
+
+
+def test_every_class_with_enough_images_has_its_own_paired_difference(toy, features, reference):
+    before, after = toy(0.4, c_dim=2), toy(0.0, c_dim=2)
+    real = labelled(reference, 2)
+    found = metrics.compare(
+        before, after, real, features=features, num_images=200, class_names={1: "one"}
+    )
+    assert [name for name, _ in found.classes] == ["0", "one"]
+    assert sum(d.num_images for _, d in found.classes) == 200
+    classes = draw_classes(before, 200)
+    assert classes is not None
+    values = features_of(before, features, 200)[classes.numpy() == 1]
+    assert real.features is not None
+    want = metrics.kernel_distance(real.features[real.labels == 1], values)
+    assert found.classes[1][1].before == pytest.approx(want, rel=1e-9)
+    assert found.classes[1][1].verdict == "better"
+    assert found.facts()["classes"][1]["name"] == "one"
+
+
+def test_without_labels_there_is_no_table_of_classes(toy, features, reference):
+    pair = toy(0.1, c_dim=2), toy(c_dim=2)
+    assert metrics.compare(*pair, reference, features=features, num_images=100).classes == ()
+    assert (
+        metrics.compare(
+            toy(0.1), toy(), labelled(reference, 2), features=features, num_images=100
+        ).classes
+        == ()
+    )
+
+
+def test_pictures_of_a_comparison_are_of_the_images_that_were_measured(toy, features, reference):
+    before, after = toy(0.4), toy(0.0)
+    found = metrics.compare(before, after, reference, features=features, num_images=200)
+    pictures = metrics.draw_gallery(before, after, found)
+    assert {"largest improvements", "latent interpolation"} <= set(pictures)
+    assert ("largest regressions" in pictures) == bool(found.images.worsened())
+    best = found.images.improved()[0]
+    shown = pictures["largest improvements"]
+    assert shown.shape == (16, 64)
+    for row, student in enumerate((before, after)):
+        image = torch.cat(list(metrics.draw_images(student, 200)))[best, 0]
+        np.testing.assert_array_equal(shown[8 * row : 8 * row + 8, :8], image.numpy())
+
+
+def test_a_line_of_the_metrics_file_has_the_originals_keys_and_our_protocol(
+    toy, features, reference
+):
+    found = metrics.measure(toy(), reference, features=features, num_images=100)
+    line = metrics.metric_line(found, kimg=2, snapshot="network-snapshot-000002.pkl")
+    assert line["results"] == {"frechet_distance": found.frechet_distance}
+    assert line["metric"] == "frechet_distance"
+    assert line["protocol"]["kimg"] == 2
+    assert line["protocol"]["space"] == features.name
+    keys = "results metric total_time total_time_str num_gpus snapshot_pkl timestamp protocol"
+    assert list(line) == keys.split()
+
+
+@pytest.mark.parametrize(
+    ("inception", "num", "name"),
+    [
+        (True, 50_000, "fid50k_full"),
+        (True, 10_000, "frechet_distance"),
+        (False, 50_000, "frechet_distance"),
+    ],
+)
+def test_only_50000_images_in_inceptions_features_are_called_fid(inception, num, name):
+    found = metrics.Measurement(2.0, None, num, 0, "space", 3723.4, inception)
+    line = metrics.metric_line(found, kimg=0, snapshot=None)
+    assert line["metric"] == name
+    assert line["total_time_str"] == "1h 02m 03s"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,69 @@ def test_paths_that_are_no_reference_are_refused_by_name(tmp_path, features):
 def test_an_extractor_that_gives_no_features_is_refused(folder, values, message):
     with pytest.raises(ValueError, match=message):
         metrics.open_reference(folder[0], lambda images: values)
+
+
+class Counting:
+    """The mean level of each image; counts the images that it was shown."""
+
+    name = "mean level"
+    dim = 1
+    sha256 = "ab" * 32
+    seen = 0
+
+    def __call__(self, images):
+        self.seen += len(images)
+        return images.flatten(1).float().mean(1, keepdim=True), None
+
+
+def test_statistics_of_the_same_images_are_found_again_wherever_they_lie(tmp_path, folder):
+    (path, _), features, cache = folder, Counting(), tmp_path / "cache"
+    first = metrics.open_reference(path, features, cache=cache)
+    seen = features.seen
+    moved = path.rename(tmp_path / "moved")
+    again = metrics.open_reference(moved, features, cache=cache)
+    assert features.seen == seen
+    np.testing.assert_array_equal(again.statistics.mu, first.statistics.mu)
+    np.testing.assert_array_equal(again.statistics.features, first.statistics.features)
+    next(moved.rglob("*.png")).unlink()
+    metrics.open_reference(moved, features, cache=cache)
+    assert features.seen == 2 * seen - 1
+    features.sha256 = "cd" * 32
+    metrics.open_reference(moved, features, cache=cache)
+    assert features.seen == 3 * seen - 2
+
+
+def test_classes_of_the_sample_are_those_of_the_data_set(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8)
+    labels = np.arange(30) % 3
+    datasets.write_zip(tmp_path / "a.zip", images, labels)
+    found = metrics.open_reference(tmp_path / "a.zip", Counting()).statistics
+    np.testing.assert_array_equal(found.labels, labels)
+    metrics.save_statistics(tmp_path / "a.npz", found)
+    np.testing.assert_array_equal(metrics.load_statistics(tmp_path / "a.npz").labels, labels)
+
+
+def test_a_pickle_of_edm2_gives_the_statistics_of_the_space_asked_for(tmp_path):
+    rng = np.random.default_rng(0)
+    held = {
+        key: {"mu": rng.standard_normal(3), "sigma": np.eye(3) * (1 + i)}
+        for i, key in enumerate(("fid", "fd_dinov2"))
+    }
+    (tmp_path / "refs.pkl").write_bytes(pickle.dumps({**held, "num_images": 5000}))
+
+    def inception(images):
+        return images[:, 0, 0, :3].float()
+
+    inception.name = "Inception 2015 (tf1 resize)"
+    found = metrics.open_reference(tmp_path / "refs.pkl", inception)
+    np.testing.assert_array_equal(found.statistics.mu, held["fid"]["mu"])
+    np.testing.assert_array_equal(found.statistics.sigma, held["fid"]["sigma"])
+    assert found.statistics.num == 5000
+    with pytest.raises(ValueError, match=r"no statistics in the feature space 'mean level'"):
+        metrics.open_reference(tmp_path / "refs.pkl", Counting())
+
+
+def test_a_pickle_that_would_run_something_is_no_reference(tmp_path):
+    (tmp_path / "bad.pkl").write_bytes(b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00lsq\x00\x85R.")
+    with pytest.raises(ValueError, match="nothing in it was run"):
+        metrics.open_reference(tmp_path / "bad.pkl", Counting())

