@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from commands.dataset import dataset
 from commands.demo import demo
+from commands.distill import distill
 from commands.gan import gan
 from commands.generate import generate
 from commands.inspect import inspect
@@ -16,7 +18,7 @@ from commands.report import report
 
 
 class OneLineErrors(click.Group):
-    """Bad input ends with one line and exit code 2; nothing else is caught."""
+    """Bad input ends with one line and exit code 2, a run that diverged with one and 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -25,6 +27,9 @@ class OneLineErrors(click.Group):
         except (ValueError, OSError) as error:
             print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
             ctx.exit(2)
+        except FloatingPointError as error:
+            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            ctx.exit(1)
 
 
 @click.group(cls=OneLineErrors, context_settings={"max_content_width": 110})
@@ -32,7 +37,7 @@ def main() -> None:
     """Make a pretrained StyleGAN generator better by following a diffusion model."""
 
 
-for command in (gan, report, generate, inspect, demo):
+for command in (gan, distill, report, dataset, generate, inspect, demo):
     main.add_command(command)
 
 

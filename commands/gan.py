@@ -9,94 +9,27 @@ from typing import Any
 import click
 
 from commands.journey import Job, run_job
-from commands.recipes import METHODS, PRESETS, apply_preset
-
-
-def setting(flag: str, name: str, kind: Any, metavar: str, help_text: str):
-    """Return an option that sets a field of refiners.Settings, where the defaults are."""
-    return click.option(flag, name, type=kind, metavar=metavar, default=None, help=help_text)
+from commands.options import (
+    image_options,
+    outdir_option,
+    recipe_options,
+    report_options,
+    run_options,
+    settings_options,
+)
+from commands.recipes import METHODS, PRESETS
 
 
 @click.command()
 @click.option("--student", metavar="PKL|URL", required=True, help="The StyleGAN pickle to refine.")
 @click.option("--teacher", metavar="PKL|URL", required=True, help="The EDM pickle to follow.")
-@click.option(
-    "--outdir",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Where run folders go.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(METHODS),
-    default=METHODS[0],
-    show_default=True,
-    help="The refinement method.",
-)
-@click.option(
-    "--set",
-    "knobs",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="A knob of the method, as student_sigma=lognormal:-1.2,1.2.",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(tuple(PRESETS)),
-    callback=apply_preset,
-    is_eager=True,
-    expose_value=False,
-    help="A row of settings; flags beat it.",
-)
-@setting("--kimg", "kimg", float, "KIMG", "Length of the run.")
-@setting("--batch", "batch", int, "INT", "Images per step.")
-@setting(
-    "--glr", "glr", float, "FLOAT", "Learning rate of the student; lower it if the curve rises."
-)
-@setting("--lr", "lr", float, "FLOAT", "Learning rate of the auxiliary network.")
-@setting("--rampup", "rampup_kimg", float, "KIMG", "Over which the student's rate rises.")
-@setting(
-    "--ema", "ema_kimg", float, "KIMG", "Half-life of the student's average, which is the result."
-)
-@setting(
-    "--warmup",
-    "warmup_kimg",
-    float,
-    "KIMG",
-    "Images on which the auxiliary first learns the student.",
-)
-@setting("--aux-steps", "auxiliary_steps", int, "INT", "Auxiliary updates per student update.")
-@setting("--aux-ema", "auxiliary_ema", float, "UPDATES", "Half-life of the auxiliary's average.")
-@setting("--train", "train", str, "PART", "What moves: all, synthesis or mapping.")
-@setting("--seed", "seed", int, "INT", "Of every random draw.")
-@setting("--tick", "tick", float, "KIMG", "Between log lines.")
-@setting("--snap", "snap", int, "TICKS", "Between snapshots.")
-@click.option(
-    "--reference",
-    metavar="NPZ|ZIP|DIR",
-    help="What to measure against: statistics with their features.",
-)
-@click.option(
-    "--data",
-    metavar="ZIP|DIR",
-    help="Real images for methods that compare with them; otherwise the teacher makes its own.",
-)
-@click.option(
-    "--teacher-images",
-    metavar="INT",
-    type=click.IntRange(min=100),
-    default=2000,
-    show_default=True,
-    help="How many samples of the teacher stand for real images.",
-)
-@click.option(
-    "--teacher-steps",
-    metavar="INT",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="Steps of the sampler that makes them.",
+@outdir_option
+@recipe_options(METHODS, PRESETS)
+@settings_options("ema_rampup_ratio")
+@image_options(
+    num_images=2000,
+    steps=10,
+    use="Real images for methods that compare with them; otherwise the teacher makes its own.",
 )
 @click.option(
     "--keep",
@@ -106,21 +39,7 @@ def setting(flag: str, name: str, kind: Any, metavar: str, help_text: str):
     help="best keeps the snapshot nearest to those images in the teacher's features, "
     "the original included.",
 )
-@click.option(
-    "--num",
-    metavar="INT",
-    type=click.IntRange(min=100),
-    default=5000,
-    show_default=True,
-    help="Images behind the report's numbers.",
-)
-@click.option(
-    "--metrics",
-    type=click.Choice(["auto", "none"]),
-    default="auto",
-    show_default=True,
-    help="auto measures where there is a reference.",
-)
+@report_options
 @click.option(
     "--network",
     type=click.Choice(["G_ema", "G"]),
@@ -128,14 +47,7 @@ def setting(flag: str, name: str, kind: Any, metavar: str, help_text: str):
     show_default=True,
     help="Which network of the pickle.",
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
-@click.option(
-    "--resume", type=click.Choice(["latest"]), help="Continue the newest run in --outdir."
-)
-@click.option("--desc", metavar="TEXT", default="", help="Name of the run folder after its number.")
-@click.option("-n", "--dry-run", is_flag=True, help="Check the input, print the options, stop.")
+@run_options
 def gan(
     student: str,
     teacher: str,
@@ -143,6 +55,7 @@ def gan(
     method: str,
     knobs: Sequence[str],
     reference: str | None,
+    features: str | None,
     data: str | None,
     teacher_images: int,
     teacher_steps: int,
@@ -172,6 +85,7 @@ def gan(
         resume=resume is not None,
         desc=desc,
         dry_run=dry_run,
+        features=features,
         data=data,
         teacher_images=teacher_images,
         teacher_steps=teacher_steps,
