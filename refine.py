@@ -11,6 +11,7 @@ import click
 from commands.dataset import dataset
 from commands.demo import demo
 from commands.distill import distill
+from commands.export import export
 from commands.gan import gan
 from commands.generate import generate
 from commands.inspect import inspect
@@ -37,7 +38,7 @@ def main() -> None:
     """Make a pretrained StyleGAN generator better by following a diffusion model."""
 
 
-for command in (gan, distill, report, dataset, generate, inspect, demo):
+for command in (gan, distill, report, dataset, export, generate, inspect, demo):
     main.add_command(command)
 
 

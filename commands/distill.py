@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from commands.distillation import DistillJob, run_distillation
+from commands.distill_job import DistillJob
+from commands.distillation import run_distillation
 from commands.options import (
     image_options,
     outdir_option,

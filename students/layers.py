@@ -44,7 +44,11 @@ class FullyConnectedLayer(torch.nn.Module):
     ):
         super().__init__()
         self.activation = activation
-        self.weight = torch.nn.Parameter(torch.randn([out_features, in_features]) / lr_multiplier)
+        weight = torch.randn([out_features, in_features])
+        # Arithmetic on the meta device, where files are fitted, imports a compiler: many seconds.
+        if not weight.is_meta:
+            weight = weight / lr_multiplier
+        self.weight = torch.nn.Parameter(weight)
         self.bias = torch.nn.Parameter(torch.full([out_features], float(bias_init)))
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier

@@ -71,7 +71,12 @@ def setup_filter(
     Raises:
         ValueError: coefficients of more than two dimensions, or none.
     """
-    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
+    # A handful of numbers is computed on the CPU: on the meta device, where files are fitted,
+    # arithmetic imports a compiler, which takes seconds.
+    where = torch.empty(0, device=device).device
+    if isinstance(f, torch.Tensor) and device is None:
+        where = f.device
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device="cpu")
     if taps.ndim > 2 or taps.numel() == 0:
         raise ValueError(
             f"the filter is {list(taps.shape)}; it must have one or two dimensions and not be empty"
@@ -84,7 +89,7 @@ def setup_filter(
         taps = taps / taps.sum()
     if flip_filter:
         taps = taps.flip(list(range(taps.ndim)))
-    return taps * gain ** (taps.ndim / 2)
+    return (taps * gain ** (taps.ndim / 2)).to(where)
 
 
 def _correlate(x: torch.Tensor, f: torch.Tensor, stride: tuple[int, int]) -> torch.Tensor:

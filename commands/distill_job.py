@@ -1,0 +1,156 @@
+"""What `distill` was asked to do, completed by what its method takes, loaded and checked."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from commands.device import pick_device
+from commands.measuring import open_measured
+from commands.real_images import read_images
+from commands.recipes import IMAGE_METHODS, INIT_SIGMA, method_with
+
+NUM_PAIRS = 10_000
+
+
+@dataclass(frozen=True)
+class DistillJob:
+    """What `distill` was asked to do; None is what the method takes unless it is told."""
+
+    teacher: str
+    outdir: Path
+    init_sigma: float | None
+    labels: str
+    data: str | None
+    teacher_images: int
+    teacher_steps: int
+    pairs: int | None
+    keep: str | None
+    reference: str | None
+    features: str | None
+    num: int
+    device: str
+    resume: bool
+    desc: str
+    dry_run: bool
+
+    def completed(self, method_name: str, method: Any) -> DistillJob:
+        """Return the job with every option that depends on the method.
+
+        Raises:
+            ValueError: an option that the method would ignore.
+        """
+        from refiners.base import WithPairs
+
+        of_images = method_name in IMAGE_METHODS
+        regresses = isinstance(method, WithPairs)
+        for flag, given, ignored, hint in (
+            ("--init-sigma", self.init_sigma is not None, of_images, "use --set sigma_max=SIGMA"),
+            ("--labels data", self.labels == "data", of_images, "images bring their labels"),
+            ("--keep best", self.keep == "best", of_images, "its result is the last student"),
+            ("--pairs", self.pairs is not None, not regresses, "leave it out"),
+        ):
+            if given and ignored:
+                raise ValueError(f"{method_name} takes no {flag}; {hint}")
+        if self.labels == "data" and not self.data:
+            raise ValueError("--labels is data, but there is no --data; name the data set")
+        if Path(self.teacher).is_dir():
+            raise ValueError(
+                f"{self.teacher} is a folder; the student is written in the layout of the "
+                "teacher's pickle, so give a pickle"
+            )
+        sigma = method.sigma_max if of_images else INIT_SIGMA[method_name]
+        return replace(
+            self,
+            init_sigma=sigma if self.init_sigma is None else self.init_sigma,
+            keep=self.keep or ("last" if of_images else "best"),
+            pairs=self.pairs or (NUM_PAIRS if regresses else None),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job with everything that it names loaded and checked."""
+
+    job: DistillJob
+    method_name: str
+    method: Any
+    settings: Any
+    teacher: Any
+    start: Any  # the one-step student before any training
+    reference: Any
+    real_images: Any
+    space: Any  # features by which the best is chosen, or None
+    device: str
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the method compares with images or trains on them."""
+        from refiners.base import WithHead, WithMemory
+
+        return self.method_name in IMAGE_METHODS or isinstance(self.method, (WithHead, WithMemory))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option of the run with its value."""
+        paths = {"outdir": str(self.job.outdir), "device": self.device}
+        asked = {k: v for k, v in asdict(self.job).items() if k not in ("resume", "dry_run")}
+        named = {"method": self.method_name, **asdict(self.method), **asdict(self.settings)}
+        return {**named, **asked, **paths}
+
+    def folder_name(self) -> str:
+        """Return the run folder's name after its number."""
+        length = f"kimg{self.settings.kimg:g}-batch{self.settings.batch}"
+        name = f"{Path(self.job.teacher).stem}-{self.method_name}-1step-{length}"
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", self.job.desc or name)
+
+
+def prepare(
+    job: DistillJob, method_name: str, knobs: Sequence[str], options: dict[str, Any]
+) -> Plan:
+    """Load and check everything that a job names.
+
+    Raises:
+        ValueError: something does not fit; nothing has been written.
+        OSError: a file cannot be read.
+    """
+    import teachers
+    from refiners import Settings
+    from students.one_step import OneStep
+
+    settings, method = Settings(**options), method_with(method_name, knobs, {})
+    job = job.completed(method_name, method)
+    device = pick_device(job.device)
+    teacher = teachers.load(job.teacher, device=device)
+    assert job.init_sigma is not None
+    start: Any = OneStep(copy.deepcopy(teacher), sigma_init=job.init_sigma)
+    if method_name in IMAGE_METHODS:
+        method.new_student(teacher)  # says what the method asks of the teacher
+    real_images = read_images(job.data, teacher) if job.data else None
+    if job.labels == "data":
+        start.class_weights = class_frequencies(real_images, job.data)
+    return Plan(
+        job=job,
+        method_name=method_name,
+        method=method,
+        settings=settings,
+        teacher=teacher,
+        start=start,
+        reference=open_measured(job.reference, job.features),
+        real_images=real_images,
+        space=teachers.EncoderFeatures(teacher) if job.keep == "best" else None,
+        device=device,
+    )
+
+
+def class_frequencies(real_images: Any, source: str | None) -> Any:
+    """Return how many images of a source each class has, float [label_dim]."""
+    if real_images.labels is None:
+        raise ValueError(
+            f"--labels is data, but {source} has no labels of the teacher's classes; use uniform"
+        )
+    return real_images.labels.sum(dim=0)
