@@ -103,7 +103,7 @@ def run_job(
     before = save_grid(folder.path / "fakes_init.png", run.student, run.settings.seed)
     images = images_to_compare(run, folder)
     judged = None
-    if job.keep == "best":
+    if images is not None and job.keep == "best":
         import metrics
         import teachers
 

@@ -74,6 +74,26 @@ class GuidedDenoiser(torch.nn.Module):
         finally:
             hook.remove()
 
+    def at(self, g: float) -> Any:
+        """Return a copy of the denoiser within, whatever it was, with the weight g built in.
+
+        What one weight adds to the layer's output is a constant, so it joins the layer's bias.
+
+        Raises:
+            ValueError: the layer has no bias of that size.
+        """
+        plain = copy.deepcopy(self.denoiser)
+        bias = getattr(plain.get_submodule(self.layer), "bias", None)
+        if not isinstance(bias, torch.Tensor) or list(bias.shape) != [self.embed.out_features]:
+            raise ValueError(
+                f"{self.layer!r} has no bias of {self.embed.out_features} numbers, so no single "
+                "weight can be built in; choose a linear layer"
+            )
+        with torch.no_grad():
+            added = self.embed(fourier_features(torch.tensor([g]).to(self.embed.weight)))
+            bias += added[0].to(bias)
+        return plain
+
     def _width_of_layer(self) -> int:
         try:
             module = self.denoiser.get_submodule(self.layer)
@@ -112,12 +132,14 @@ class Guided:
     Attributes:
         guidance_min: lowest weight g; 0 is no guidance, -1 the unconditional model.
         guidance_max: highest weight; 4 for pixels where published.
+        guidance: the weight at which the result is sampled, where a call gives none.
         layer: the teacher's module that embeds the noise level, see GuidedDenoiser.
         num_steps, weight, sigma_min, sigma_max, stochastic: see Progressive.
     """
 
     guidance_min: float = 0.0
     guidance_max: float = 4.0
+    guidance: float = 1.0
     layer: str = "model.map_layer0"
     num_steps: int = 32
     weight: str = "snr_trunc"
@@ -130,6 +152,11 @@ class Guided:
             raise ValueError(
                 f"guidance_min, guidance_max are {self.guidance_min}, {self.guidance_max}; "
                 "it must hold -1 <= guidance_min <= guidance_max"
+            )
+        if not self.guidance_min <= self.guidance <= self.guidance_max:
+            raise ValueError(
+                f"guidance is {self.guidance}; it must be in guidance_min to guidance_max, "
+                f"{self.guidance_min} to {self.guidance_max}"
             )
         _ = self.halving
 
@@ -161,7 +188,7 @@ class Guided:
                 f"the teacher has {teacher.label_dim} classes and label dropout {dropout}; "
                 "guidance needs a conditional teacher trained with label dropout"
             )
-        return GuidedDenoiser(copy.deepcopy(teacher), layer=self.layer)
+        return GuidedDenoiser(copy.deepcopy(teacher), layer=self.layer, guidance=self.guidance)
 
     def loss(
         self,

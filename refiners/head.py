@@ -37,13 +37,13 @@ class HeadedDenoiser(torch.nn.Module):
         self.sigma_max: float = denoiser.sigma_max
         parameter = next(denoiser.parameters())
         r = self.img_resolution
-        x = torch.zeros([1, self.img_channels, r, r], device=parameter.device)
+        x = torch.zeros([1, self.img_channels, r, r]).to(parameter)
         labels = torch.zeros([1, self.label_dim], device=x.device) if self.label_dim else None
         with torch.no_grad():
             _, features = self._with_features(x, torch.ones([1], device=x.device), labels)
         if features.ndim != 4:
             raise ValueError(f"{layer!r} returns {list(features.shape)}; name a layer of images")
-        self.head = _head(features.shape[1], features.shape[2]).to(x.device)
+        self.head = _head(features.shape[1], features.shape[2]).to(parameter)
 
     def forward(
         self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
@@ -56,7 +56,8 @@ class HeadedDenoiser(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return D(x; sigma) [n, c, h, w] and logits [n] of one pass."""
         denoised, features = self._with_features(x, sigma, labels)
-        return denoised, self.head(features.float()).flatten()
+        parameter = next(self.head.parameters())
+        return denoised, self.head(features.to(parameter)).flatten()
 
     def _with_features(
         self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None

@@ -127,11 +127,20 @@ class PairSet:
 def draw_inputs(
     student: Student, n: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Draw latents [n, z_dim] and uniform one-hot labels [n, c_dim] or None, by torch's stream."""
+    """Draw latents [n, z_dim] and one-hot labels [n, c_dim] or None, by torch's stream.
+
+    Classes are equally frequent, or as frequent as the student's class_weights [c_dim], if it has
+    any, say.
+    """
     z = student.sample_latents(n).to(device)
     if not student.c_dim:
         return z, None
-    labels = torch.nn.functional.one_hot(torch.randint(student.c_dim, [n]), student.c_dim)
+    weights = getattr(student, "class_weights", None)
+    if weights is None:
+        classes = torch.randint(student.c_dim, [n])
+    else:
+        classes = torch.multinomial(weights, n, replacement=True)
+    labels = torch.nn.functional.one_hot(classes, student.c_dim)
     return z, labels.float().to(device)
 
 

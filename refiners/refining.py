@@ -8,6 +8,7 @@ from typing import Any
 
 from refiners.base import Distance, Method, WithPairs
 from refiners.best import Best, Judge
+from refiners.distributed import Processes
 from refiners.inputs import Inputs, Pairs, RealImages, name_of, pseudo_huber
 from refiners.loop import Refinement
 from refiners.methods import REFINERS
@@ -36,6 +37,7 @@ def refine(
     auxiliary: Any = None,
     judge: Judge | None = None,
     transfer: str | Path | None = None,
+    processes: Processes | None = None,
 ) -> Any:
     """Refine a student by a teacher and return the refined student; the one given is not changed.
 
@@ -66,6 +68,8 @@ def refine(
         judge: called on the original and at each snapshot, returns a number, lower is better, or
             None. The best student is then the result, which may be the original.
         transfer: a training state whose networks the run starts from, with all else new.
+        processes: those that share the batches, see refiners.distributed; None is this one alone.
+            Only process 0 writes, measures and judges; all return the same student.
 
     Raises:
         ValueError: a pair that does not fit, an unknown method, a setting out of range, a state of
@@ -82,11 +86,13 @@ def refine(
         settings,
         inputs=Inputs(real_images, pairs, distance or pseudo_huber),
         auxiliary=auxiliary,
+        processes=processes,
     )
     if transfer is not None:
         refinement.start_from(read_state(Path(transfer)))
-    folder = run_folder_of(folder, outdir, "refine")
-    best = Best(judge, refinement.average) if judge else None
+    first = refinement.processes.is_first
+    folder = run_folder_of(folder, outdir, "refine") if first else None
+    best = Best(judge, refinement.average) if judge and first else None
     remark = ""
     if isinstance(refinement.method, WithPairs):
         remark = f"regression on pairs by {name_of(refinement.inputs.distance)}"

@@ -112,6 +112,7 @@ def run(
             "Timing/total_sec": time.time() - start,
             "Timing/sec_per_tick": passed,
             "Timing/sec_per_kimg": passed / (refinement.num_images - first) * 1000,
+            "Timing/images_per_sec": (refinement.num_images - first) / max(passed, 1e-9),
         }
         on_tick(stats | refinement.health())
         last = end == settings.num_steps * settings.batch

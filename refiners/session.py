@@ -13,11 +13,13 @@ import torch
 from tqdm import tqdm
 
 from refiners.best import Best
+from refiners.distributed import Processes
 from refiners.grid import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
 from refiners.interrupts import Interrupts
 from refiners.memory import peak_memory_gb
 from refiners.run_folder import RunFolder
 from refiners.schedule import Run, run
+from refiners.settings import parse_condition
 
 __all__ = ["GRID_COLUMNS", "GRID_ROWS", "Session", "run_folder_of", "sample_grid", "save_grid"]
 
@@ -51,14 +53,17 @@ class Session:
         self.measure = measure
         self.best = best
         self.remark = remark
+        self.processes = getattr(refinement, "processes", None) or Processes()
+        self.condition_met = ""
         self.ends = float("inf")  # seconds of the monotonic clock
         settings = refinement.settings
+        shown = progress if self.processes.is_first else False
         self.bar = tqdm(
             total=(refinement.num_warmup_steps + settings.num_steps) * settings.batch,
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=None if progress is None else not progress,
+            disable=None if shown is None else not shown,
             file=sys.stderr,
         )
 
@@ -68,9 +73,18 @@ class Session:
         Raises:
             ValueError: there is none, or it belongs to other settings.
         """
-        if self.folder is None:
-            raise ValueError("there is no training state to resume from; give the folder of a run")
-        state = self.folder.newest_state()
+        state: Any = None
+
+        def read() -> None:
+            nonlocal state
+            if self.folder is None:
+                raise ValueError(
+                    "there is no training state to resume from; give the folder of a run"
+                )
+            state = self.folder.newest_state()
+
+        self.processes.first_alone(read, "reading the state")
+        state = self.processes.from_first(state, "reading the state")
         if self.best is not None:
             self.best.load_state_dict(state.get("best"))
         self.refinement.load_state_dict(state)
@@ -82,8 +96,8 @@ class Session:
             self.ends = time.monotonic() + hours * 3600
         if self.remark:
             self.log(self.remark)
-        if self.best is not None and self.refinement.step == 0:
-            self.judge()
+        if self.refinement.step == 0:
+            self.first_alone(self.judge, "judging the original")
         with self.bar, Interrupts() as interrupts:
             self.show_step()
             while not self.whole_run(interrupts):
@@ -100,22 +114,41 @@ class Session:
                 on_tick=self.on_tick,
                 on_snapshot=self.on_snapshot,
                 on_step=self.on_step,
-                stop=lambda: interrupts.received is not None or time.monotonic() >= self.ends,
+                stop=lambda: self.has_to_stop(interrupts),
             )
         except FloatingPointError as error:
-            if self.folder is None or not self.folder.states() or self.refinement.rate_scale < 1:
+            states = self.folder is not None and bool(self.folder.states())
+            if not self.processes.any(states, "looking for a state"):
+                raise
+            if self.refinement.rate_scale < 1:
                 raise
             self.log(str(error))
             return False
-        if not done and self.folder is not None:
+        if not done:
+            self.processes.first_alone(lambda: self.end_early(interrupts), "ending the run")
+        return True
+
+    def has_to_stop(self, interrupts: Interrupts) -> bool:
+        """Whether any process has to end the run after this step."""
+        late = time.monotonic() >= self.ends or bool(self.condition_met)
+        return self.processes.any(interrupts.received is not None or late, "the end of a step")
+
+    def end_early(self, interrupts: Interrupts) -> None:
+        """Write what the run can be continued from, and why it ended."""
+        if self.folder is not None:
             if interrupts.received is None:
-                self.on_snapshot(self.refinement)
+                self.show_snapshot()
             else:
                 self.write_state()
             why = interrupts.received.name if interrupts.received else "max_hours"
+            if interrupts.received is None and self.condition_met:
+                why = f"stop_if {self.condition_met}"
             kimg = self.refinement.num_images / 1000
             self.log(f"stopped at kimg {kimg:g} by {why}; resume continues from here")
-        return True
+
+    def first_alone(self, work: Callable[[], None], phase: str) -> None:
+        """Do some work in process 0, for which the others wait."""
+        self.processes.first_alone(work, phase)
 
     def roll_back(self) -> None:
         """Go back to the last good state and halve the learning rates, once."""
@@ -126,9 +159,13 @@ class Session:
 
     def result(self) -> Any:
         """Return a copy of the refined student: the best where there is a judge."""
-        if self.best is not None and self.best.score is not None:
-            return copy.deepcopy(self.best.network)
-        return copy.deepcopy(self.refinement.average)
+        best, network = self.best, self.refinement.average
+        if best is not None and best.score is not None:
+            network = best.network
+        found = copy.deepcopy(network)
+        if self.processes.size > 1:
+            found.load_state_dict(self.processes.from_first(found.state_dict(), "the result"))
+        return found
 
     def log(self, text: str) -> None:
         """Write a line to the folder's log, if there is a folder."""
@@ -138,7 +175,8 @@ class Session:
 
     def judge(self) -> None:
         """Let the judge see the average, and keep the best in best.pkl."""
-        assert self.best is not None
+        if self.best is None:
+            return
         before = self.best.score
         score = self.best.consider(self.refinement.average, self.refinement.num_images)
         if score is not None:
@@ -159,6 +197,9 @@ class Session:
 
     def on_tick(self, stats: Mapping[str, float]) -> None:
         """Write a line of statistics and one of log."""
+        condition = self.refinement.settings.stop_if
+        if condition and holds(condition, stats):
+            self.condition_met = condition
         share = [stats[name] for name in sorted(stats) if name.startswith("Health/error_share")]
         line = (
             f"tick {int(stats.get('Progress/tick', 0)):<4d} kimg {stats['Progress/kimg']:<8.2f} "
@@ -178,13 +219,18 @@ class Session:
             self.folder.append("stats.jsonl", as_stats(stats))
 
     def on_snapshot(self, refinement: Run) -> None:
+        """Let process 0 show where the run is."""
+        self.first_alone(self.show_snapshot, "a snapshot")
+
+    def show_snapshot(self) -> None:
         """Measure, write pictures and network, and last the state, whose other files then exist."""
+        refinement = self.refinement
         kimg = refinement.num_images // 1000
         numbers = self.measure(refinement.average, refinement.num_images) if self.measure else {}
         if numbers:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
             self.log(f"kimg {refinement.num_images / 1000:g}  {shown}")
-        if self.best is not None and refinement.num_images:
+        if refinement.num_images:
             self.judge()
         if self.folder is None:
             return
@@ -203,6 +249,14 @@ class Session:
             state["best"] = self.best.state_dict()
         self.folder.write_state(self.refinement.num_images, state)
         self.folder.drop_states(keep=2)
+
+
+def holds(condition: str, stats: Mapping[str, float]) -> bool:
+    """Whether a condition of settings holds; a statistic that is not there does not meet it."""
+    name, sign, bound = parse_condition(condition)
+    if name not in stats:
+        return False
+    return stats[name] > bound if sign == ">" else stats[name] < bound
 
 
 def as_stats(numbers: Mapping[str, float]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import numbers
 from dataclasses import dataclass, fields, replace
 
 TRAINABLE = ("all", "synthesis", "mapping")
+PRECISIONS = ("fp32", "tf32", "bf16")
 KINDS = {
     "int": (numbers.Integral, "a whole number"),
     "float": (numbers.Real, "a number"),
     "str": (str, "a text"),
+    "bool": (bool, "True or False"),
 }
 
 
@@ -39,16 +41,23 @@ class Settings:
         tick: kimg between log lines.
         snap: ticks between snapshots.
         max_hours: after which the run ends with a state to continue from; 0 is no limit.
+        stop_if: ends the run likewise at the first tick where it holds, NAME>NUMBER or NAME<NUMBER
+            of a statistic, as in Health/error_share_0.2>0.99; empty never does.
+        batch_gpu: images at a time in each process, by gradient accumulation, for less memory and
+            the same result; 0 is the process' whole share of the batch.
+        precision: of the networks' passes: "fp32", "tf32", or "bf16" by autocast. Differences of
+            denoisers, weights, optimisers and averages are float32 in each.
+        compile: torch.compile the denoisers and the student.
     """
 
     kimg: float = 20.0
     batch: int = 32
-    glr: float = 1e-3
+    glr: float = 2e-4
     lr: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.999
     rampup_kimg: float = 1.0
-    ema_kimg: float = 0.7
+    ema_kimg: float = 3.0
     ema_rampup_ratio: float = 0.25
     warmup_kimg: float = 5.0
     auxiliary_steps: int = 2
@@ -58,6 +67,10 @@ class Settings:
     tick: float = 1.0
     snap: int = 5
     max_hours: float = 0.0
+    stop_if: str = ""
+    batch_gpu: int = 0
+    precision: str = "fp32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the first value that cannot be."""
@@ -65,9 +78,9 @@ class Settings:
         for field in fields(self):
             value = getattr(self, field.name)
             kind, name = KINDS[str(field.type)]
-            if isinstance(value, bool) or not isinstance(value, kind):
+            if isinstance(value, bool) is not (kind is bool) or not isinstance(value, kind):
                 raise ValueError(f"{field.name} is {value!r}; it must be {name}")
-            if isinstance(value, str):
+            if isinstance(value, (str, bool)):
                 continue
             if not math.isfinite(value):
                 raise ValueError(f"{field.name} is {value}; it must be finite")
@@ -84,6 +97,11 @@ class Settings:
             raise ValueError(f"beta1, beta2 are {self.beta1}, {self.beta2}; they must be below 1")
         if self.train not in TRAINABLE:
             raise ValueError(f"train is {self.train!r}; allowed are {', '.join(TRAINABLE)}")
+        if self.precision not in PRECISIONS:
+            allowed = ", ".join(PRECISIONS)
+            raise ValueError(f"precision is {self.precision!r}; allowed are {allowed}")
+        if self.stop_if:
+            parse_condition(self.stop_if)
 
     def with_length(self, kimg: float, batch: int | None) -> Settings:
         """Return these settings with another length and, unless None, other batches."""
@@ -98,3 +116,20 @@ class Settings:
     def num_warmup_steps(self) -> int:
         """The number of auxiliary updates before the first student update."""
         return math.ceil(self.warmup_kimg * 1000 / self.batch)
+
+
+def parse_condition(text: str) -> tuple[str, str, float]:
+    """Return name, sign and number of a condition such as Loss/auxiliary>100.
+
+    Raises:
+        ValueError: it is none.
+    """
+    sign = ">" if ">" in text else "<"
+    name, _, number = (part.strip() for part in text.partition(sign))
+    try:
+        bound = float(number)
+    except ValueError:
+        bound = math.nan
+    if not name or math.isnan(bound):
+        raise ValueError(f"stop_if is {text!r}; allowed are NAME>NUMBER and NAME<NUMBER")
+    return name, sign, bound

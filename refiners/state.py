@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-# A run may be made longer, reported otherwise, and given other hours.
-FREE = ("kimg", "tick", "snap", "max_hours")
+# A run may be made longer, reported otherwise, given other hours, and continued on another machine.
+FREE = ("kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu", "compile")
 
 
 def restore(state: Any, like: Mapping[str, Any], parts: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import torch
 
 import checkpoints
 from checkpoints import Record
+from teachers import diffusers, edm2
 from teachers.denoiser import Denoiser
 from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
 
@@ -23,6 +24,7 @@ FAMILIES: dict[str, Callable[..., Denoiser]] = {
     "VEPrecond": VEPrecond,
     "iDDPMPrecond": iDDPMPrecond,
     "EDMPrecond": EDMPrecond,
+    "Precond": edm2.Precond,
 }
 
 # The arguments of a recorded call come from the file, so they can break a constructor in any way.
@@ -43,12 +45,18 @@ from teachers.blocks import Conv2d, FourierEmbedding, GroupNorm, Linear, Positio
 from teachers.blocks import UNetBlock
 from teachers.dhariwal import DhariwalUNet
 from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
+from teachers.edm2 import Precond
+from teachers.edm2_blocks import Block, MPConv, MPFourier
+from teachers.edm2_unet import UNet
 from teachers.song import SongUNet
 """
 
 
 def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> Denoiser:
     """Load a denoiser from a network file: under `ema` or `net`, or the file's only object.
+
+    A folder is one that diffusers wrote, see teachers.diffusers. Snapshots of SiD and Diff-Instruct
+    hold their one-step generator under `ema`, a network of EDM's.
 
     Returns:
         The denoiser in eval mode without gradients; its parameters are the file's, in float32.
@@ -58,6 +66,8 @@ def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> Deno
             checkpoints.UnsafeCheckpoint where it asks for what no network needs.
         OSError: the file cannot be read.
     """
+    if Path(path_or_url).is_dir():
+        return diffusers.load_folder(path_or_url).to(device)
     record = find_teacher(checkpoints.read(path_or_url), path_or_url)
     try:
         denoiser = build(record)
@@ -122,6 +132,8 @@ def build(record: Record) -> Denoiser:
         raise ValueError(f"tensors that do not fit its arguments: {'; '.join(faults[:3])}{more}")
     weights = {n: tensors[n].detach().to(like.dtype).contiguous() for n, like in wanted.items()}
     denoiser.load_state_dict(weights, assign=True)
+    if isinstance(denoiser, edm2.Precond):
+        denoiser.compute_as_stored(tensors["unet.out_gain"].dtype)
     # Samplers clip to this range, which the file's author computed in float32: keep it as it is.
     for name in ("sigma_min", "sigma_max"):
         value = record.state.get(name)

@@ -1,11 +1,14 @@
-"""Exact denoisers, for tests and toys: of Gaussian data, the mean of x_0 given x has a closed form.
+"""Exact denoisers: of Gaussian data, mixtures and image sets, E[x_0 | x] has a closed form.
 
 With x_0 ~ N(m, s^2 I) and x = x_0 + sigma eps: D(x; sigma) = (s^2 x + sigma^2 m) / (s^2 + sigma^2)
 (Bishop 2006, Eq. 2.116). In a mixture, each component's D counts with its posterior probability.
+An image set with a Gaussian kernel at each image is such a mixture (Parzen 1962; Karras et al.
+2022, arXiv:2206.00364, Appendix B.3 without the kernel): a teacher that needs no training.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -109,3 +112,91 @@ class Gaussian(Denoiser):
         x, level, _ = self.check_inputs(x, sigma, labels, dtype=dtype)
         prior, noise = self.std**2, level.square()
         return (prior * x + noise * self.mean) / (prior + noise)
+
+
+class ImageSet(Denoiser):
+    """The denoiser of a set of images, each smoothed by N(0, bandwidth^2 I) (kernel density).
+
+    With a bandwidth of 0 its samples are the images themselves. It takes memory for the images once
+    more in float64 where gradients are kept, else for a part of them.
+
+    Args:
+        images: [k, c, r, r], uint8 in [0, 255] or float in [-1, 1]; uint8 is kept as it is.
+        bandwidth: standard deviation of the kernel, 0 or more.
+        labels: one-hot [k, label_dim], or None; D under a label is that of its images alone.
+        chunk: images that are worked on at a time.
+
+    Raises:
+        ValueError: sizes that do not agree, a negative bandwidth, a class without images.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor | None
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        bandwidth: float,
+        *,
+        labels: torch.Tensor | None = None,
+        chunk: int = 4096,
+    ):
+        if images.ndim != 4 or images.shape[2] != images.shape[3] or not len(images):
+            raise ValueError(f"images are {list(images.shape)}; give square images [k, c, r, r]")
+        if not 0 <= bandwidth < math.inf:
+            raise ValueError(f"bandwidth is {bandwidth}; it must be 0 or more, and finite")
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}; it must be at least 1")
+        if labels is not None:
+            if labels.ndim != 2 or len(labels) != len(images):
+                raise ValueError(
+                    f"labels are {list(labels.shape)} for {len(images)} images; give one-hot "
+                    f"[{len(images)}, label_dim]"
+                )
+            empty = (labels.sum(dim=0) == 0).nonzero().flatten().tolist()
+            if empty:
+                raise ValueError(f"class {empty[0]} has no images; every class needs one")
+        label_dim = 0 if labels is None else labels.size(1)
+        super().__init__(images.size(1), images.size(2), label_dim=label_dim)
+        self.register_buffer("images", images)
+        self.register_buffer("labels", None if labels is None else labels.double())
+        self.bandwidth = bandwidth
+        self.chunk = chunk
+        # Without labels it is the model of all images, as if it had been trained with dropout.
+        self.label_dropout = 0.5 if label_dim else 0.0
+
+    def forward(
+        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return D(x; sigma) [n, c, h, w] in x's type; sigma must be above 0 at bandwidth 0.
+
+        No labels, or all zero, is the whole set. See Denoiser.
+        """
+        given = x.dtype
+        # Squares over a small variance: float32 would round the exponents to whole units.
+        x, level, labels = self.check_inputs(x, sigma, labels, dtype=torch.float64)
+        flat = x.flatten(1)
+        variance = self.bandwidth**2 + level.flatten(1).square()
+        chunks = range(0, len(self.images), self.chunk)
+        logits = torch.cat([self._log_density(flat, variance, i) for i in chunks], dim=1)
+        posterior = (logits + self._log_prior(labels)).softmax(dim=1)
+        parts = posterior.split(self.chunk, dim=1)
+        mean = torch.stack([p @ self._flat(i) for p, i in zip(parts, chunks, strict=True)]).sum(0)
+        share = self.bandwidth**2 / variance
+        return (share * flat + (1 - share) * mean).reshape(x.shape).to(given)
+
+    def _flat(self, start: int) -> torch.Tensor:
+        part = self.images[start : start + self.chunk].flatten(1).double()
+        return part / 127.5 - 1 if self.images.dtype == torch.uint8 else part
+
+    def _log_density(self, x: torch.Tensor, variance: torch.Tensor, start: int) -> torch.Tensor:
+        """Return -|x - x_i|^2 / (2 variance) + |x|^2 / (2 variance), [n, chunk]."""
+        part = self._flat(start)
+        return (x @ part.T - part.square().sum(dim=1) / 2) / variance
+
+    def _log_prior(self, labels: torch.Tensor | None) -> torch.Tensor:
+        """Return 0 for the images that the labels leave, -inf for others, [n or 1, k]."""
+        if labels is None or self.labels is None:
+            return torch.zeros([1, 1], dtype=torch.float64, device=self.images.device)
+        free = (labels == 0).all(dim=1, keepdim=True)
+        return torch.where(free, 1.0, labels @ self.labels.T).log()

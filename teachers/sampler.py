@@ -2,14 +2,16 @@
 
 Karras et al. 2022 (arXiv:2206.00364): Algorithm 1 (Heun's second-order method) and, with s_churn
 above 0, Algorithm 2 (noise added back before each step). The state is float64, since many small
-steps are summed.
+steps are summed. Euler steps over a VP model's own noise levels are those of DDIM (Song et al.
+2021, arXiv:2010.02502, Eq. 12 with eta 0): both keep eps and change its share.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -57,7 +59,8 @@ def sample(
     s_max: float = math.inf,
     s_noise: float = 1.0,
     solver: str = "heun",
-    generator: torch.Generator | None = None,
+    levels: Sequence[float] | None = None,
+    generator: torch.Generator | SeedStreams | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
     """Turn latents into images; no gradient is kept.
@@ -78,7 +81,10 @@ def sample(
         s_max: noise levels above are not churned.
         s_noise: standard deviation of the noise added back.
         solver: "heun", or "euler" for the first-order half of it.
-        generator: source of the noise added back; its device may differ from the latents'.
+        levels: falling noise levels above 0 to visit instead of those of num_steps, sigma_min,
+            sigma_max and rho, as a VP model's own for DDIM; they are rounded as the denoiser does.
+        generator: source of the noise added back, one for all or one for each image; its device may
+            differ from the latents'.
         progress: called with (steps done, num_steps) after each step.
 
     Returns:
@@ -89,9 +95,13 @@ def sample(
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}; allowed are {', '.join(SOLVERS)}")
-    levels = noise_levels(denoiser, num_steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
-    x = latents.to(torch.float64) * levels[0]
-    for i, (t, t_next) in enumerate(pairwise(levels)):
+    if levels is None:
+        steps = noise_levels(denoiser, num_steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    else:
+        steps = _given_levels(denoiser, levels)
+        num_steps = len(levels)
+    x = latents.to(torch.float64) * steps[0]
+    for i, (t, t_next) in enumerate(pairwise(steps)):
         if s_churn > 0 and s_min <= t <= s_max:
             gamma = min(s_churn / num_steps, math.sqrt(2) - 1)
             t_hat = _round_sigma(denoiser, t + gamma * t)
@@ -118,6 +128,106 @@ def _round_sigma(denoiser: Denoiser, sigma: float) -> float:
     return float(round_sigma(torch.tensor(sigma, dtype=torch.float64)))
 
 
-def _noise_like(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+def _given_levels(denoiser: Denoiser, levels: Sequence[float]) -> list[float]:
+    """Return the levels, rounded, and 0."""
+    falls = all(a > b for a, b in pairwise(levels))
+    if not levels or not falls or not 0 < levels[-1] <= levels[0] < math.inf:
+        raise ValueError(f"levels are {list(levels)[:5]}...; give falling numbers above 0")
+    return [*(_round_sigma(denoiser, level) for level in levels), 0.0]
+
+
+def _noise_like(x: torch.Tensor, generator: torch.Generator | SeedStreams | None) -> torch.Tensor:
+    if isinstance(generator, SeedStreams):
+        return generator.randn(x.shape[1:], dtype=x.dtype).to(x.device)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+class SeedStreams:
+    """A random stream for each image of a batch, so that an image depends on its seed alone.
+
+    Args:
+        seeds: non-negative integers, one an image; their low 32 bits count, as in EDM's scripts.
+        device: where the numbers are drawn; other devices draw others.
+
+    Raises:
+        ValueError: a negative seed.
+    """
+
+    def __init__(self, seeds: Sequence[int], *, device: torch.device | str = "cpu"):
+        if any(seed < 0 for seed in seeds):
+            raise ValueError(f"a seed is {min(seeds)}; it must be at least 0")
+        self.device = torch.device(device)
+        self.generators = [torch.Generator(device).manual_seed(seed % 2**32) for seed in seeds]
+
+    def randn(self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Draw unit Gaussian noise [number of seeds, *shape]."""
+        options = {"dtype": dtype, "device": self.device}
+        return torch.stack([torch.randn(*shape, generator=g, **options) for g in self.generators])
+
+    def randint(self, high: int) -> torch.Tensor:
+        """Draw a whole number in 0 to high - 1 for each seed, [number of seeds]."""
+        draws = [torch.randint(high, [], generator=g, device=g.device) for g in self.generators]
+        return torch.stack(draws)
+
+
+def inputs_of_seeds(
+    denoiser: Denoiser, seeds: Sequence[int], *, label: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None, SeedStreams]:
+    """Return latents, labels and streams of images by seed, on the CPU, as EDM's scripts draw them.
+
+    Args:
+        denoiser: the teacher.
+        seeds: non-negative integers.
+        label: the class of all; None draws each image's from its stream, after the latents.
+
+    Returns:
+        Latents [n, c, h, w], one-hot labels [n, label_dim] or None, and the streams after both.
+
+    Raises:
+        ValueError: a negative seed, a class that the teacher does not have.
+    """
+    k, r = denoiser.label_dim, denoiser.img_resolution
+    if label is not None and not 0 <= label < k:
+        raise ValueError(f"the class is {label}; this teacher has {k} classes, from 0")
+    streams = SeedStreams(seeds)
+    latents = streams.randn([denoiser.img_channels, r, r])
+    if not k:
+        return latents, None, streams
+    drawn = streams.randint(k)
+    chosen = drawn if label is None else torch.full_like(drawn, label)
+    return latents, torch.nn.functional.one_hot(chosen, k).float(), streams
+
+
+def generate(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    *,
+    label: int | None = None,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> Iterator[torch.Tensor]:
+    """Yield the images of the seeds in batches [n, c, h, w], about [-1, 1], not clamped.
+
+    Everything random about an image comes from its seed: the batch changes rounding at most.
+
+    Args:
+        denoiser: the teacher, on the device.
+        seeds: non-negative integers.
+        label: the class of all; None draws each image's from its seed.
+        batch: images at a time.
+        device: where to compute; the random numbers are those of a CPU.
+        **options: of sample, from num_steps on.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be at least 1")
+    for start in range(0, len(seeds), batch):
+        latents, labels, streams = inputs_of_seeds(
+            denoiser, seeds[start : start + batch], label=label
+        )
+        labels = None if labels is None else labels.to(device)
+        yield sample(denoiser, latents.to(device), labels=labels, generator=streams, **options)

@@ -208,7 +208,7 @@ def other(class_name: str) -> Record:
     ("data", "what"),
     [
         ({"G": other("Generator"), "G_ema": other("Generator")}, "a GAN .G, G_ema., so it is a st"),
-        ({"ema": other("Precond")}, "ema Precond"),
+        ({"ema": other("Encoder")}, "ema Encoder"),
         (other("Classifier"), "Classifier"),
         ({"steps": 3}, "no network"),
         ([1, 2], "no network"),

@@ -14,8 +14,8 @@ import torch
 import teachers
 from teachers.denoiser import Denoiser
 from teachers.edm import VEPrecond, iDDPMPrecond
-from teachers.gaussian import Gaussian, GaussianMixture
-from teachers.sampler import noise_levels, sample
+from teachers.gaussian import Gaussian, GaussianMixture, ImageSet
+from teachers.sampler import generate, inputs_of_seeds, noise_levels, sample
 
 TINY = {
     "img_resolution": 4,
@@ -185,3 +185,63 @@ def test_options_out_of_range_are_refused(options, message):
     denoiser = Gaussian(torch.zeros(1, 2, 2), 0.5)
     with pytest.raises(ValueError, match=re.escape(message)):
         sample(denoiser, torch.zeros(1, 1, 2, 2), **options)
+
+
+def test_euler_steps_over_a_vp_models_levels_are_ddim():
+    """Song et al. 2021, arXiv:2010.02502, Eq. 12 with eta 0, in its own variables."""
+    denoiser = GaussianMixture(torch.randn(3, 1, 2, 2).double(), [0.2, 0.5, 0.3], [1, 2, 1])
+    a = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).flip(0)[::50]
+    levels = ((1 - a) / a).sqrt()
+    latents = torch.randn(4, 1, 2, 2, dtype=torch.float64)
+    y = latents * levels[0] * a[0].sqrt()
+    for i in range(len(a)):
+        x_0 = denoiser(y / a[i].sqrt(), levels[i])
+        eps = (y - a[i].sqrt() * x_0) / (1 - a[i]).sqrt()
+        after = a[i + 1] if i + 1 < len(a) else torch.ones([], dtype=torch.float64)
+        y = after.sqrt() * x_0 + (1 - after).sqrt() * eps
+    got = sample(denoiser, latents, solver="euler", levels=levels.tolist())
+    torch.testing.assert_close(got, y)
+
+
+@pytest.mark.parametrize("levels", [[], [1.0, 2.0], [1.0, 1.0], [1.0, 0.0], [math.inf, 1.0]])
+def test_levels_that_do_not_fall_to_a_positive_one_are_refused(levels):
+    denoiser = Gaussian(torch.zeros(1, 2, 2), 0.5)
+    with pytest.raises(ValueError, match="give falling numbers above 0"):
+        sample(denoiser, torch.zeros(1, 1, 2, 2), levels=levels)
+
+
+@pytest.mark.parametrize("s_churn", [0.0, 10.0])
+def test_an_image_depends_on_its_seed_alone(s_churn):
+    images = torch.rand(6, 1, 2, 2) * 2 - 1
+    denoiser = ImageSet(images, 0.1, labels=torch.eye(3)[[0, 1, 2, 0, 1, 2]])
+    options: Any = {"num_steps": 6, "s_churn": s_churn}
+    alone = torch.cat([x for s in (7, 3, 11) for x in generate(denoiser, [s], **options)])
+    for batch in (2, 3):
+        together = torch.cat(list(generate(denoiser, [7, 3, 11], batch=batch, **options)))
+        torch.testing.assert_close(together, alone)
+    assert not torch.allclose(alone[0], alone[1])
+
+
+def test_latents_and_labels_of_a_seed_are_those_of_the_originals_scripts():
+    """One stream a seed; the latent comes first, then the class."""
+    denoiser = ImageSet(torch.zeros(4, 3, 8, 8), 0.5, labels=torch.eye(4))
+    latents, labels, _ = inputs_of_seeds(denoiser, [5, 2**32 + 6])
+    assert labels is not None
+    for i, seed in enumerate((5, 6)):
+        stream = torch.Generator().manual_seed(seed)
+        expected = torch.randn([3, 8, 8], generator=stream)
+        torch.testing.assert_close(latents[i], expected, rtol=0, atol=0)
+        assert int(labels[i].argmax()) == int(torch.randint(4, [], generator=stream))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": [3, -1]}, "a seed is -1; it must be at least 0"),
+        ({"seeds": [3], "label": 0}, "the class is 0; this teacher has 0 classes"),
+        ({"seeds": [3], "batch": 0}, "batch is 0; it must be at least 1"),
+    ],
+)
+def test_seeds_and_classes_that_are_none_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        list(generate(Gaussian(torch.zeros(1, 2, 2), 0.5), **arguments))

@@ -1,0 +1,246 @@
+"""A batch in pieces, in one process or several, gives what the whole batch gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from refiners import REFINERS, ImageSet, Inputs, PairSet
+from refiners.diff_instruct import DiffInstruct
+from refiners.distributed import Processes, couples_samples
+from refiners.shards import RowsOfBatch, pieces_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_piece_draws_its_rows_of_the_batchs_noise() -> None:
+    x = torch.zeros([12, 3, 2, 2])
+
+    def draw(rows: slice) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        mine = x[rows]
+        return [
+            torch.randn_like(mine),
+            torch.rand([len(mine)]),
+            torch.randn(len(mine), 5),
+            torch.randn([len(mine), 1, 4, 4], dtype=torch.float64),
+        ]
+
+    whole = draw(slice(0, 12))
+    for rows in (slice(0, 4), slice(4, 12), slice(11, 12)):
+        with RowsOfBatch(rows, 12):
+            pieces = draw(rows)
+        for piece, all_rows in zip(pieces, whole, strict=True):
+            assert torch.equal(piece, all_rows[rows])
+
+
+def test_what_is_no_draw_of_the_batch_is_left_alone() -> None:
+    def draw() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        own = torch.Generator().manual_seed(3)
+        return [torch.randn([4], generator=own), torch.randn([7]), torch.randint(9, [])]
+
+    expected = draw()
+    with RowsOfBatch(slice(0, 4), 12):
+        found = draw()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_pieces_of_all_processes_are_the_batch() -> None:
+    rows = [r for rank in range(2) for r in pieces_of(20, rank=rank, size=2, largest=4)]
+    assert [i for r in rows for i in range(r.start, r.stop)] == list(range(20))
+    assert [r.stop - r.start for r in rows] == [4, 4, 2, 4, 4, 2]
+    with pytest.raises(ValueError, match="batch is 10, which 4 processes cannot share"):
+        pieces_of(10, rank=0, size=4, largest=0)
+
+
+METHODS = [name for name in REFINERS if name != "diff-instruct-moments"]
+
+
+# 16 images in pieces of 16, 8 and 6, 6, 4.
+@pytest.mark.parametrize("name", [*METHODS, "hold"])
+def test_accumulating_gradients_over_pieces_equals_the_large_batch(
+    refinement: Any, point_student: Any, point_denoiser: Any, name: str
+) -> None:
+    knobs = {"layer": "enc"} if name in ("dmd2", "f-distill") else {}
+    method = DiffInstruct(hold_contrast=0.5) if name == "hold" else REFINERS[name](**knobs)
+    torch.manual_seed(1)
+    z, images = torch.randn(100, 2), torch.randn(100, 2, 1, 1)
+    pairs = PairSet(z.double(), images.double())
+    needs = {
+        "dmd": Inputs(pairs=pairs),
+        "dmd2": Inputs(real_images=ImageSet(images.double())),
+        "f-distill": Inputs(real_images=ImageSet(images.double())),
+    }
+    student, teacher = point_student().double(), point_denoiser().double()
+    torch.nn.init.normal_(teacher.out.weight)
+    student.sample_latents = lambda n: torch.randn([n, 2]).double()
+    ends = []
+    for batch_gpu in (0, 8, 6):
+        job = refinement(
+            student,
+            teacher,
+            method,
+            inputs=needs.get(name),
+            warmup_kimg=0.048,
+            batch_gpu=batch_gpu,
+            auxiliary_steps=2,
+        )
+        losses = [job.advance() for _ in range(7)]
+        ends.append((job, losses))
+    whole, expected = ends[0]
+    assert whole.num_images == 16 * (7 - whole.num_warmup_steps)
+    for job, losses in ends[1:]:
+        for mine, theirs in zip(losses, expected, strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-5)
+        for (where, a), b in zip(
+            job.student.state_dict().items(), whole.student.state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(
+                a, b, rtol=1e-5, atol=1e-6, msg=lambda m, w=where: f"{w} {m}"
+            )
+
+
+class RunningMeanStudent(torch.nn.Module):
+    """A student whose buffer follows its batches while it trains, as w_avg does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.z_dim, self.c_dim, self.img_resolution, self.img_channels = 16, 0, 4, 1
+        self.scale = torch.nn.Parameter(torch.tensor(0.5))
+        self.w_avg: torch.Tensor
+        self.register_buffer("w_avg", torch.zeros(16))
+
+    def sample_latents(self, n: int) -> torch.Tensor:
+        return torch.randn([n, 16])
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        if self.training:
+            self.w_avg.copy_(z.mean(dim=0).lerp(self.w_avg, 0.9))
+        return (self.scale * z).reshape(-1, 1, 4, 4)
+
+
+def test_running_means_see_the_batch_as_one(refinement: Any) -> None:
+    whole, pieces = (refinement(RunningMeanStudent(), batch_gpu=n) for n in (0, 6))
+    for job in (whole, pieces):
+        for _ in range(13):
+            job.advance()
+    assert whole.num_images > 0
+    assert whole.student.w_avg.abs().max() > 0.01
+    torch.testing.assert_close(pieces.student.w_avg, whole.student.w_avg, rtol=1e-5, atol=1e-6)
+
+
+def test_one_process_is_alone_and_shares_nothing() -> None:
+    alone, rows = Processes(), torch.arange(3.0)
+    assert (alone.rank, alone.size, alone.is_first) == (0, 1, True)
+    assert torch.equal(alone.gather(rows, "a test"), rows)
+    assert alone.from_first("x", "a test") == "x"
+    assert alone.any(True, "a test") and not alone.any(False, "a test")
+
+
+def test_a_method_whose_samples_see_each_other_is_known() -> None:
+    assert couples_samples(REFINERS["f-distill"]()) and couples_samples(
+        DiffInstruct(hold_contrast=0.1)
+    )
+    assert not couples_samples(DiffInstruct()) and not couples_samples(REFINERS["sid"]())
+
+
+WORKER = """
+import os, sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1]); sys.path.insert(0, sys.argv[1] + "/tests/refiners")
+from conftest import GaussianDenoiser
+from test_distributed import RunningMeanStudent
+from refiners import Refinement, Settings, refine
+from refiners.distributed import join
+from refiners.diff_instruct import DiffInstruct
+from refiners.f_distill import FDistill
+from refiners import ImageSet
+
+torch.manual_seed(1)
+student, teacher = RunningMeanStudent(), GaussianDenoiser(0.1, 1.0)
+processes = join("cpu")
+
+class Dying(DiffInstruct):
+    def pixel_gradient(self, *a, **k):
+        if processes.rank == 1:
+            os._exit(9)
+        return super().pixel_gradient(*a, **k)
+
+kind = sys.argv[3]
+methods = {"plain": DiffInstruct(), "coupled": DiffInstruct(hold_contrast=0.5), "dies": Dying()}
+batch = 24 if kind == "dies" else 16  # a multiple of the number of processes
+settings = Settings(
+    batch=batch, glr=1e-3, lr=1e-3, warmup_kimg=0.08, rampup_kimg=0, tick=0.16, snap=1
+)
+refined = refine(
+    student, teacher, method=methods[kind], kimg=0.32, settings=settings, outdir=sys.argv[2],
+    processes=processes, progress=False,
+    judge=lambda s: float(s.scale) if kind == "plain" else None,
+)
+torch.save(refined.state_dict(), f"{sys.argv[2]}/end-{processes.size}-{processes.rank}.pt")
+processes.leave()
+"""
+
+
+def start_workers(folder: Path, size: int, kind: str) -> list[subprocess.Popen[str]]:
+    """Start processes as torchrun would, but with nobody who ends the others when one ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    port = str(20000 + os.getpid() % 20000 + size)
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(script), str(ROOT), str(folder), kind],
+            env={**os.environ, **shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plain", "coupled"])
+def test_one_two_and_four_processes_on_the_same_batch_agree_but_for_rounding(
+    tmp_path: Path, kind: str
+) -> None:
+    ends = {}
+    for size in (1, 2, 4):
+        folder = tmp_path / str(size)
+        workers = start_workers(folder, size, kind)
+        for worker in workers:
+            out = worker.communicate(timeout=120)[0]
+            assert worker.returncode == 0, out
+        each = [torch.load(folder / f"end-{size}-{rank}.pt") for rank in range(size)]
+        for other in each[1:]:
+            assert all(
+                torch.equal(a, b) for a, b in zip(each[0].values(), other.values(), strict=True)
+            )
+        ends[size] = each[0]
+        assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
+    for size in (2, 4):
+        for name, value in ends[1].items():
+            torch.testing.assert_close(ends[size][name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path: Path) -> None:
+    began = time.monotonic()
+    workers = start_workers(tmp_path, 3, "dies")
+    said = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert time.monotonic() - began < 60
+    assert workers[1].returncode == 9, said[1]
+    for rank in (0, 2):
+        assert workers[rank].returncode not in (0, None)
+        assert f"rank {rank} of 3 waited in" in said[rank]
+        assert "for rank 1, which did not answer" in said[rank]
