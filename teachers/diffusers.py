@@ -227,7 +227,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def _build(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
     """Build the network without memory first: its sizes are believed once the tensors agree."""
-    from diffusers.models.attention_processor import Attention, AttnProcessor
+    from diffusers.models.attention_processor import Attention, AttnProcessor  # pyright: ignore[reportMissingImports]  # optional
 
     if config.get("class_embed_type") is not None:
         raise ValueError(
