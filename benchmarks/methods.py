@@ -1,9 +1,9 @@
 """Refine one student by every method of `gan`, over seeds, and write a table of what each did.
 
-    python -m benchmarks.methods --outdir runs/methods [--seeds 3] [--kimg 6] [--methods a,b]
+    python -m benchmarks.methods --outdir runs/methods [--seeds 3] [--kimg 5] [--methods a,b]
 
-Each run is `refine.py gan` with its defaults, in OUTDIR/METHOD-seedN; one that is finished is
-taken as it is, one that was stopped is continued. All runs compare with the same images of the
+Each run is `refine.py gan` with a preset's settings, of whose knobs a method takes those that it
+has, in OUTDIR/METHOD-seedN; one that is finished is taken as it is, one that was stopped is continued. All runs compare with the same images of the
 teacher. OUTDIR/methods.md and methods.json are written after every run, so a part of the table is
 there at any time. The result of a run is its last student unless --keep says best, since a kept
 original would hide what a method does.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from benchmarks import machine
 from commands.journey import Job, run_job
 from commands.progress import stage_bar
 from commands.real_images import make_teacher_images
-from commands.recipes import METHODS
+from commands.recipes import METHODS, PRESETS, method_class
 
 DEMO = Path(__file__).parent.parent / "demo"
 METRICS = ("frechet_distance", "inception_score", "precision", "recall")
@@ -49,8 +50,11 @@ def one_run(job: Job, method: str, options: Mapping[str, Any]) -> dict[str, Any]
     """Do a run, or what is left of it, and return its numbers; of one that diverged, why."""
     for report in job.outdir.glob("*/report.json"):
         return result_of(report.parent)
+    known = {field.name for field in fields(method_class(method))}
+    knobs = [text for text in options.get("knobs", ()) if text.partition("=")[0] in known]
+    of_run = {k: v for k, v in options.items() if k not in ("knobs", "method", "num", "keep")}
     try:
-        folder = run_job(job, method, (), dict(options))
+        folder = run_job(job, method, knobs, of_run)
     except FloatingPointError as error:
         return {"diverged": str(error)}
     assert folder is not None
@@ -125,12 +129,13 @@ def chosen_methods(text: str) -> tuple[str, ...]:
 @click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option("--methods", metavar="LIST", default=",".join(METHODS), show_default=True)
 @click.option("--seeds", metavar="INT", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--kimg", metavar="KIMG", type=float, default=6.0, show_default=True)
-@click.option("--warmup", metavar="KIMG", type=float, default=3.0, show_default=True)
-@click.option("--batch", metavar="INT", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--preset", type=click.Choice(tuple(PRESETS)), default="demo", show_default=True)
+@click.option("--kimg", metavar="KIMG", type=float, help="[default: the preset's]")
+@click.option("--warmup", metavar="KIMG", type=float, help="[default: the preset's]")
+@click.option("--batch", metavar="INT", type=click.IntRange(min=1), help="[default: the preset's]")
 @click.option("--num", metavar="INT", type=click.IntRange(min=100), default=5000, show_default=True)
-@click.option("--teacher-images", type=click.IntRange(min=100), default=2000, show_default=True)
-@click.option("--teacher-steps", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--teacher-images", type=click.IntRange(min=100), default=1000, show_default=True)
+@click.option("--teacher-steps", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True)
 @click.option("--student", metavar="PKL|URL", default=str(DEMO / "student.pkl"))
 @click.option("--teacher", metavar="PKL|URL", default=str(DEMO / "teacher.pkl"))
@@ -141,9 +146,10 @@ def main(
     outdir: Path,
     methods: str,
     seeds: int,
-    kimg: float,
-    warmup: float,
-    batch: int,
+    preset: str,
+    kimg: float | None,
+    warmup: float | None,
+    batch: int | None,
     num: int,
     teacher_images: int,
     teacher_steps: int,
@@ -159,7 +165,9 @@ def main(
         torch.set_num_threads(threads)
     names = chosen_methods(methods)
     outdir.mkdir(parents=True, exist_ok=True)
-    settings = {"kimg": kimg, "warmup_kimg": warmup, "batch": batch, "num": num, "keep": keep}
+    settings = {**PRESETS[preset], "num": num, "keep": keep}
+    given = {"kimg": kimg, "warmup_kimg": warmup, "batch": batch}
+    settings |= {name: value for name, value in given.items() if value is not None}
     images = shared_images(outdir, teacher, teacher_images, teacher_steps)
     runs: dict[str, list[dict[str, Any]]] = {}
     # Seed by seed: a part of the table compares all methods.
@@ -180,8 +188,7 @@ def main(
                 data=str(images),
                 keep=keep,
             )
-            options = {"kimg": kimg, "warmup_kimg": warmup, "batch": batch, "seed": seed}
-            runs.setdefault(name, []).append(one_run(job, name, options))
+            runs.setdefault(name, []).append(one_run(job, name, {**settings, "seed": seed}))
             write(outdir, runs, settings)
     click.echo(table(runs, settings))
 

@@ -34,8 +34,8 @@ def demo(outdir: Path, seed: int) -> None:
         resume=False,
         desc="demo",
         dry_run=False,
-        teacher_images=1500,
-        teacher_steps=8,
+        teacher_images=1000,
+        teacher_steps=7,
     )
     options = {**PRESETS["demo"], "seed": seed}
     run_job(job, METHODS[0], options.pop("knobs"), options)
