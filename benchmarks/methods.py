@@ -3,10 +3,10 @@
     python -m benchmarks.methods --outdir runs/methods [--seeds 3] [--kimg 5] [--methods a,b]
 
 Each run is `refine.py gan` with a preset's settings, of whose knobs a method takes those that it
-has, in OUTDIR/METHOD-seedN; one that is finished is taken as it is, one that was stopped is continued. All runs compare with the same images of the
-teacher. OUTDIR/methods.md and methods.json are written after every run, so a part of the table is
-there at any time. The result of a run is its last student unless --keep says best, since a kept
-original would hide what a method does.
+has, in OUTDIR/METHOD-seedN; one that is finished is taken as it is, one that was stopped is
+continued. All runs compare with the same images of the teacher. OUTDIR/methods.md and methods.json
+are written after every run, so a part of the table is there at any time. The result of a run is its
+last student unless --keep says best, since a kept original would hide what a method does.
 """
 
 from __future__ import annotations
