@@ -17,6 +17,7 @@ from commands.options import (
     run_options,
     settings_options,
 )
+from commands.pairing import pairing_options
 from commands.recipes import METHODS, PRESETS
 
 
@@ -31,6 +32,7 @@ from commands.recipes import METHODS, PRESETS
     steps=10,
     use="Real images for methods that compare with them; otherwise the teacher makes its own.",
 )
+@pairing_options
 @click.option(
     "--keep",
     type=click.Choice(["best", "last"]),
@@ -54,6 +56,11 @@ def gan(
     outdir: Path,
     method: str,
     knobs: Sequence[str],
+    adapt: str | None,
+    class_map: str | None,
+    guidance: float,
+    guide: str | None,
+    guidance_interval: str,
     reference: str | None,
     features: str | None,
     data: str | None,
@@ -90,6 +97,11 @@ def gan(
         teacher_images=teacher_images,
         teacher_steps=teacher_steps,
         keep=keep,
+        adapt=adapt,
+        class_map=class_map,
+        guidance=guidance,
+        guide=guide,
+        guidance_interval=guidance_interval,
     )
     given = {name: value for name, value in options.items() if value is not None}
     run_job(job, method, knobs, given)

@@ -19,6 +19,7 @@ from commands.measuring import (
     open_measured,
     read_curve,
 )
+from commands.pairing import Pair, bring_together, whole
 from commands.progress import stage_bar
 from commands.provenance import provenance, sha256
 from commands.real_images import make_teacher_images, read_images
@@ -45,6 +46,11 @@ class Job:
     teacher_steps: int = 10
     keep: str = "best"
     features: str | None = None
+    adapt: str | None = None
+    class_map: str | None = None
+    guidance: float = 1.0
+    guide: str | None = None
+    guidance_interval: str = "0,inf"
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,18 @@ class Checked:
     method: Any
     settings: Any
     device: str
-    student: Any
-    teacher: Any
+    pair: Pair
     reference: Any
+
+    @property
+    def student(self) -> Any:
+        """The student as the file has it; the pair's may be a bridge around it."""
+        return whole(self.pair.student)
+
+    @property
+    def teacher(self) -> Any:
+        """The teacher, guided where asked."""
+        return self.pair.teacher
 
     @property
     def compares_images(self) -> bool:
@@ -100,6 +115,8 @@ def run_job(
         folder = RunFolder.create(job.outdir, run.folder_name())
         folder.write_json("training_options.json", run.options())
     folder.log(f"{'continuing' if job.resume else 'writing'} {folder.path}")
+    if run.pair.remark:
+        folder.log(run.pair.remark)
     before = save_grid(folder.path / "fakes_init.png", run.student, run.settings.seed)
     images = images_to_compare(run, folder)
     judged = None
@@ -109,7 +126,7 @@ def run_job(
 
         judged = metrics.open_reference(images, teachers.EncoderFeatures(run.teacher))
     refined = refine_in(folder, run, images, judged)
-    after = save_grid(folder.path / "fakes_final.png", refined, run.settings.seed)
+    after = save_grid(folder.path / "fakes_final.png", whole(refined), run.settings.seed)
     report_in(folder, run, refined, judged, {"before": before, "after": after}, started)
     return folder.path
 
@@ -124,13 +141,24 @@ def check(job: Job, method_name: str, knobs: Sequence[str], options: dict[str, A
     device = pick_device(job.device)
     student = students.load(job.student, network=job.network, device=device)
     teacher = teachers.load(job.teacher, device=device)
-    check_pair(student, teacher)
+    pair = bring_together(
+        student,
+        teacher,
+        adapt=job.adapt,
+        class_map=job.class_map,
+        guidance=job.guidance,
+        guide=job.guide,
+        guidance_interval=job.guidance_interval,
+        device=device,
+    )
+    teacher = pair.teacher
+    check_pair(pair.student, teacher)
     if job.keep == "best":
         teachers.EncoderFeatures(teacher)
     reference = open_measured(job.reference, job.features)
     if job.data:
         read_images(job.data, teacher)
-    return Checked(job, method_name, method, settings, device, student, teacher, reference)
+    return Checked(job, method_name, method, settings, device, pair, reference)
 
 
 def images_to_compare(run: Checked, folder: Any) -> str | None:
@@ -157,23 +185,28 @@ def refine_in(folder: Any, run: Checked, images: str | None, judged: Any) -> Any
     from refiners import refine
 
     def save(network: Any, path: Path) -> None:
-        students.save(network, path, like=run.job.student, network=run.job.network)
+        students.save(whole(network), path, like=run.job.student, network=run.job.network)
+
+    def measure(network: Any, num_images: int) -> dict[str, float]:
+        return curve(whole(network), num_images)
 
     settings, num, seed = run.settings, run.job.num, run.settings.seed
     reference = run.reference
+    curve = curve_in(folder, reference, num=num, seed=seed)
     refined = refine(
-        run.student,
-        run.teacher,
+        run.pair.student,
+        run.pair.teacher,
         method=run.method,
         kimg=settings.kimg,
         batch=settings.batch,
         settings=settings,
         folder=folder,
         save=save,
-        measure=curve_in(folder, reference, num=num, seed=seed) if reference else None,
+        measure=measure if reference else None,
         resume=run.job.resume,
         real_images=read_images(images, run.teacher) if images and run.compares_images else None,
         judge=judge_by(judged, num=num, seed=seed) if judged else None,
+        auxiliary=run.pair.auxiliary,
     )
     # Where an earlier student was judged better than the last, that one is the result.
     kimg = settings.num_steps * settings.batch // 1000
@@ -189,15 +222,19 @@ def report_in(
 
     comparison, space = None, run.reference or judged
     if space is not None:
+        # The judge's images have the teacher's size, so it sees the student as the teacher does.
+        before, after = run.pair.student, refined
+        if run.reference:
+            before, after = whole(before), whole(after)
         comparison = metrics.compare(
-            run.student,
-            refined,
+            before,
+            after,
             space,
             num_images=run.job.num,
             seed=run.settings.seed,
             progress=stage_bar("compare"),
         )
-        grids |= metrics.draw_gallery(run.student, refined, comparison)
+        grids |= metrics.draw_gallery(before, after, comparison)
     hashes = {
         "student_sha256": sha256(run.job.student),
         "teacher_sha256": sha256(run.job.teacher),

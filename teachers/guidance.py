@@ -9,6 +9,7 @@ weaker copy of the same model. Weight 1 is no guidance. The guidance interval (K
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,11 @@ class Guided(Denoiser):
     def label_dropout(self) -> float:
         """How often main was trained without its label; above 0, labels None is a model too."""
         return getattr(self.main, "label_dropout", 0.0)
+
+    @property
+    def features(self) -> Any:
+        """What main makes of noised images, where it has features."""
+        return self.main.features
 
     def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
         """Return the nearest noise level that main was trained for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -44,6 +45,11 @@ class Relabelled(Denoiser):
     def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
         """Return the nearest noise level that the inner one was trained for."""
         return self.inner.round_sigma(sigma)
+
+    @property
+    def features(self) -> Any:
+        """What the inner one makes of noised images without labels, where it has features."""
+        return self.inner.features
 
     def forward(
         self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None

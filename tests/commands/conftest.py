@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -38,14 +37,15 @@ def write_teacher(path: Path, *, label_dim: int = 0, label_dropout: float = 0.0)
     return path
 
 
-def write_student(path: Path) -> None:
-    sizes: dict[str, Any] = {"c_dim": 0, "img_resolution": 16, "img_channels": 1}
+def write_student(path: Path, *, c_dim: int = 0, size: int = 16, channels: int = 1) -> None:
     network = Generator(
         z_dim=8,
+        c_dim=c_dim,
         w_dim=8,
+        img_resolution=size,
+        img_channels=channels,
         mapping_kwargs={"num_layers": 1},
         synthesis_kwargs={"channel_base": 64, "channel_max": 4},
-        **sizes,
     )
     record = checkpoints.describe(network.requires_grad_(False).eval(), source=SOURCE)
     checkpoints.write({"G_ema": record}, path)
@@ -53,12 +53,17 @@ def write_student(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of teacher.pkl, classes.pkl (3 classes, label dropout), gan.pkl and features.npz."""
+    """Folder of small networks and features.npz.
+
+    teacher.pkl; classes.pkl, a teacher of 3 classes with label dropout; gan.pkl; large.pkl, a
+    student of 2 classes, 32 x 32, in colour.
+    """
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("networks")
     write_teacher(folder / "teacher.pkl")
     write_teacher(folder / "classes.pkl", label_dim=3, label_dropout=0.1)
     write_student(folder / "gan.pkl")
+    write_student(folder / "large.pkl", c_dim=2, size=32, channels=3)
     network = Classifier(img_resolution=16, img_channels=1, widths=(2, 2, 4), num_features=6)
     features = ClassifierFeatures(network)
     images = torch.randint(0, 256, [100, 1, 16, 16], dtype=torch.uint8)
