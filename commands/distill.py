@@ -53,6 +53,12 @@ from commands.recipes import DISTILL_METHODS, DISTILL_PRESETS
     help="How many pairs of a latent and the teacher's image dmd regresses on. [default: 10000]",
 )
 @click.option(
+    "--distance",
+    metavar="NAME",
+    help="By which dmd's pairs are compared: pseudo-huber, efficientnet-lite0, or "
+    "lpips=VGG16.pth,LINEAR.pth. [default: pseudo-huber]",
+)
+@click.option(
     "--keep",
     type=click.Choice(["best", "last"]),
     help="best keeps the snapshot nearest to those images in the teacher's features. [default: "
@@ -71,6 +77,7 @@ def distill(
     teacher_images: int,
     teacher_steps: int,
     pairs: int | None,
+    distance: str | None,
     keep: str | None,
     reference: str | None,
     features: str | None,
@@ -96,6 +103,7 @@ def distill(
         teacher_images=teacher_images,
         teacher_steps=teacher_steps,
         pairs=pairs,
+        distance=distance,
         keep=keep,
         reference=None if metrics == "none" else reference,
         features=features,

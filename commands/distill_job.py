@@ -29,6 +29,7 @@ class DistillJob:
     teacher_images: int
     teacher_steps: int
     pairs: int | None
+    distance: str | None
     keep: str | None
     reference: str | None
     features: str | None
@@ -53,6 +54,7 @@ class DistillJob:
             ("--labels data", self.labels == "data", of_images, "images bring their labels"),
             ("--keep best", self.keep == "best", of_images, "its result is the last student"),
             ("--pairs", self.pairs is not None, not regresses, "leave it out"),
+            ("--distance", self.distance is not None, not regresses, "leave it out"),
         ):
             if given and ignored:
                 raise ValueError(f"{method_name} takes no {flag}; {hint}")
@@ -69,6 +71,7 @@ class DistillJob:
             init_sigma=sigma if self.init_sigma is None else self.init_sigma,
             keep=self.keep or ("last" if of_images else "best"),
             pairs=self.pairs or (NUM_PAIRS if regresses else None),
+            distance=self.distance or ("pseudo-huber" if regresses else None),
         )
 
 
@@ -85,6 +88,7 @@ class Plan:
     reference: Any
     real_images: Any
     space: Any  # features by which the best is chosen, or None
+    distance: Any  # by which pairs are compared, or None for the refiners' own
     device: str
 
     @property
@@ -118,6 +122,7 @@ def prepare(
         ValueError: something does not fit; nothing has been written.
         OSError: a file cannot be read.
     """
+    import metrics
     import teachers
     from refiners import Settings
     from students.one_step import OneStep
@@ -131,6 +136,7 @@ def prepare(
     if method_name in IMAGE_METHODS:
         method.new_student(teacher)  # says what the method asks of the teacher
     real_images = read_images(job.data, teacher) if job.data else None
+    distance = metrics.choose_distance(job.distance) if job.distance else None
     if job.labels == "data":
         start.class_weights = class_frequencies(real_images, job.data)
     return Plan(
@@ -143,6 +149,7 @@ def prepare(
         reference=open_measured(job.reference, job.features),
         real_images=real_images,
         space=teachers.EncoderFeatures(teacher) if job.keep == "best" else None,
+        distance=distance,
         device=device,
     )
 

@@ -96,6 +96,7 @@ def train(plan: Plan, folder: Any, judged: Any) -> Any:
         real_images=plan.real_images if plan.needs_images else None,
         pairs=pairs_in(plan, folder) if isinstance(plan.method, WithPairs) else None,
         judge=judge_by(judged, num=job.num, seed=settings.seed) if judged else None,
+        distance=plan.distance.to(plan.device) if plan.distance is not None else None,
         **shared,
     )
 

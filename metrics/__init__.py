@@ -8,6 +8,7 @@ distances   Frechet distance, Inception Score, kernel distance, precision and re
             subsets, CMMD's form), slices (MIND), extrapolation (infinitely many images), floor
 sampling    images of a student that depend on a seed and their index alone
 reference   what is measured against: a statistics file, a folder or zip of images; their cache
+perceptual  distances of image pairs that have a gradient, for regression
 pairs       kernel distance, precision and recall without each of the groups
 evaluate    every metric of one stream of images, whole and without each of its groups
 compare     two students against one reference, paired, with intervals and verdicts
@@ -42,6 +43,7 @@ from metrics.history import metric_line
 from metrics.kernels import gaussian_discrepancy, kernel_distance_of_subsets
 from metrics.moments import Moments, Statistics, load_statistics, save_statistics
 from metrics.neighbours import DensityCoverage, authentic_percentage, density_coverage
+from metrics.perceptual import choose_distance
 from metrics.reference import Reference, open_reference
 from metrics.sampling import draw_images
 from metrics.slices import sliced_distance
@@ -60,6 +62,7 @@ __all__ = [
     "Reference",
     "Statistics",
     "authentic_percentage",
+    "choose_distance",
     "choose_features",
     "compare",
     "density_coverage",

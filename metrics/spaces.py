@@ -25,7 +25,7 @@ import checkpoints
 from metrics.features import FeatureExtractor, load_features
 from metrics.inception import load_inception
 from metrics.lite0 import SHA256 as LITE0_SHA256
-from metrics.lite0 import load_lite0
+from metrics.lite0 import Lite0, load_lite0
 from metrics.resize import RESIZE
 
 INCEPTION_URL = (
@@ -158,10 +158,9 @@ def lite0_features(
     """
     if size < 32:
         raise ValueError(f"size is {size}; EfficientNet-Lite0 needs at least 32")
-    source = Path(path) if path else _lite0_file()
-    weights, digest = _read_weights(source, LITE0_SHA256)
+    network, digest = _lite0(path)
     return ImageNetFeatures(
-        _named(source, load_lite0, weights),
+        network,
         name=f"EfficientNet-Lite0 ({size} pixels)",
         dim=1280,
         sha256=digest,
@@ -170,6 +169,23 @@ def lite0_features(
         levels=(127.0, 128.0),
         bfloat16=bfloat16,
     )
+
+
+def lite0_network() -> Lite0:
+    """The network of the package alone, without what makes it a feature space.
+
+    Raises:
+        OSError: the package is not installed.
+    """
+    network, _ = _lite0(None)
+    assert isinstance(network, Lite0)
+    return network
+
+
+def _lite0(path: str | os.PathLike[str] | None) -> tuple[nn.Module, str]:
+    source = Path(path) if path else _lite0_file()
+    weights, digest = _read_weights(source, LITE0_SHA256)
+    return _named(source, load_lite0, weights), digest
 
 
 def _antialiased(x: Tensor, size: int) -> Tensor:

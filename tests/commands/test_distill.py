@@ -184,6 +184,8 @@ def test_a_preset_stands_in_for_defaults_and_flags_beat_it(distill, tmp_path, pr
         (("--method", "guided"), "guidance needs a conditional teacher"),
         (("--method", "guided", "--set", "guidance=9"), "guidance is 9.0; it must be in"),
         (("--pairs", "10"), "diff-instruct takes no --pairs; leave it out"),
+        (("--distance", "pseudo-huber"), "diff-instruct takes no --distance; leave it out"),
+        (("--method", "dmd", "--distance", "l2"), "--distance is 'l2'; allowed are pseudo-huber"),
         (("--labels", "data"), "--labels is data, but there is no --data"),
         (("--data", "{images}", "--labels", "data"), "has no labels of the teacher's classes"),
         (("--data", "{wrong}"), "the teacher of [1, 16, 16]"),
