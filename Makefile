@@ -25,7 +25,7 @@ demo: $(READY) ## refine the embedded generator on a CPU and report before and a
 	$(BIN)/python refine.py demo
 
 test: $(READY) ## the tests: CPU, no network, warnings are errors
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # pytest ends with 5 where no test carries the mark: nothing to do is no failure here.
 test-slow: $(READY) ## the tests that take longer

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from commands.dataset import dataset
 from commands.demo import demo
 from commands.distill import distill
+from commands.doctor import doctor
 from commands.export import export
 from commands.gan import gan
 from commands.generate import generate
@@ -19,18 +21,20 @@ from commands.report import report
 
 
 class OneLineErrors(click.Group):
-    """Bad input ends with one line and exit code 2, a run that diverged with one and 1."""
+    """Bad input ends with one line and exit code 2, a run that failed with one and 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:
-            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
-            ctx.exit(2)
-        except FloatingPointError as error:
+        except (FloatingPointError, MemoryError, ConnectionError) as error:
             print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
             ctx.exit(1)
+        except (ValueError, OSError) as error:
+            # Processes that torchrun started on one machine find the same; one of them says it.
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            ctx.exit(2)
 
 
 @click.group(cls=OneLineErrors, context_settings={"max_content_width": 110})
@@ -38,7 +42,7 @@ def main() -> None:
     """Make a pretrained StyleGAN generator better by following a diffusion model."""
 
 
-for command in (gan, distill, report, dataset, export, generate, inspect, demo):
+for command in (gan, distill, report, dataset, export, generate, inspect, doctor, demo):
     main.add_command(command)
 
 

@@ -1,17 +1,20 @@
 """Time and peak memory of reading a network file, as ratios to reading its bytes.
 
     python -m benchmarks.load [FILE ...] [--repeats 3]
-    python -m benchmarks.load --size cifar
+    python -m benchmarks.load --size cifar [--official DIR]
 
 Each measurement is a fresh process, so that none finds memory that another has warmed.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,21 @@ from benchmarks import machine, networks
 DEMO = Path(__file__).parent.parent / "demo"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
+OFFICIAL = "official"
+
 ACTIONS: dict[str, Callable[[Path], object]] = {
     "bytes": Path.read_bytes,
     "plain data": checkpoints.read,
     "student": students.load,
     "teacher": teachers.load,
 }
+
+
+def load_officially(folder: Path, path: Path) -> object:
+    """Load a file as a checkout of stylegan2-ada-pytorch does, which runs what is in the file."""
+    sys.path.insert(0, str(folder))
+    with open(path, "rb") as file:
+        return importlib.import_module("legacy").load_network_pkl(file)
 
 
 def memory(field: str) -> int:
@@ -42,32 +54,41 @@ def memory(field: str) -> int:
     raise OSError(f"{STATUS} has no {field}")
 
 
-def measure_here(path: Path, action: str, threads: int) -> tuple[float, int | None]:
+def measure_here(
+    path: Path, action: str, threads: int, checkout: Path | None
+) -> tuple[float, int | None]:
     """Return the seconds, and the bytes by which the peak exceeds what was resident before.
 
     The memory is None where the system does not tell it (elsewhere than on Linux).
     """
     torch.set_num_threads(threads)
+    read = ACTIONS[action] if checkout is None else partial(load_officially, checkout)
     if not CLEAR.exists():
-        return machine.seconds(lambda: ACTIONS[action](path)), None
+        return machine.seconds(lambda: read(path)), None
     CLEAR.write_text("5", encoding="ascii")  # forget the peak so far, which importing torch made
     before = memory("VmRSS")
     # The result lives until the peak is read.
     kept: list[object] = []
-    taken = machine.seconds(lambda: kept.append(ACTIONS[action](path)))
+    taken = machine.seconds(lambda: kept.append(read(path)))
     return taken, memory("VmHWM") - before
 
 
-def measure(path: Path, *, repeats: int) -> dict[str, Any]:
-    """Return times in seconds and peak memory in bytes of each way to read a file."""
+def measure(path: Path, *, repeats: int, checkout: Path | None = None) -> dict[str, Any]:
+    """Return times in seconds and peak memory in bytes of each way to read a file.
+
+    Of a student's file also those of the original loader, where there is a checkout of it.
+    """
     network = "student" if "G_ema" in checkpoints.read(path) else "teacher"
-    actions = ("bytes", "plain data", network)
+    actions = ["bytes", "plain data", network]
+    if checkout is not None and network == "student":
+        actions.append(OFFICIAL)
     found: dict[str, list[tuple[float, int | None]]] = {action: [] for action in actions}
     spawn = multiprocessing.get_context("spawn")
     for _ in range(repeats):
         for action in actions:
             with ProcessPoolExecutor(1, mp_context=spawn) as process:
-                one = process.submit(measure_here, path, action, torch.get_num_threads())
+                where = checkout if action == OFFICIAL else None
+                one = process.submit(measure_here, path, action, torch.get_num_threads(), where)
                 found[action].append(one.result())
     ways = {}
     for action, pairs in found.items():
@@ -111,9 +132,20 @@ def table(results: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
 )
 @click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--threads", metavar="INT", type=click.IntRange(min=1), help="Default: torch's own.")
+@click.option(
+    "--official",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A checkout of stylegan2-ada-pytorch, whose loader is timed too.",
+)
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path))
 def main(
-    files: tuple[Path, ...], size: str, repeats: int, threads: int | None, json_file: Path | None
+    files: tuple[Path, ...],
+    size: str,
+    repeats: int,
+    threads: int | None,
+    official: Path | None,
+    json_file: Path | None,
 ) -> None:
     """Time the reading of network FILEs (the demo's, if none are named)."""
     if threads is not None:
@@ -124,7 +156,7 @@ def main(
         else:
             chosen = list(files) or [DEMO / "student.pkl", DEMO / "teacher.pkl"]
         try:
-            results = [measure(path, repeats=repeats) for path in chosen]
+            results = [measure(path, repeats=repeats, checkout=official) for path in chosen]
         except (OSError, ValueError) as error:
             raise click.UsageError(str(error)) from error
     about = machine.describe()

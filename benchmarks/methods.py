@@ -182,7 +182,7 @@ def main(
                 num=num,
                 network="G_ema",
                 device=device,
-                resume=any(place.glob("*/training-state-*.pt")),
+                resume="latest" if any(place.glob("*/training-state-*.pt")) else None,
                 desc=name,
                 dry_run=False,
                 data=str(images),

@@ -1,230 +1,322 @@
-"""Time one Diff-Instruct step and its parts, beside the machine's matrix-multiply speed.
+"""Time our Diff-Instruct step against the official loop's, in one run, in turn.
 
-    python -m benchmarks.step --student PKL --teacher PKL [--batch 64] [--repeats 5]
-    python -m benchmarks.step --size cifar --batch 2
+    python -m benchmarks.step [--student edm|stylegan2] [--official DIR] [--official-gan DIR]
 
-Every repeat times each part, a whole step of the loop and a matrix product, in turn, so that a
-machine that slows down slows all of them. Rates and shares are of the least times.
+--official is a checkout of the official Diff-Instruct repository: its networks and loss are then
+the other side. Without it that side is the published recipe with our networks. Its repository has
+no GAN; for --student stylegan2, --official-gan is a checkout of stylegan2-ada-pytorch, whose
+generator takes that place. Both sides have the same weights, batch and settings, and each makes
+one update of the auxiliary and one of the student.
+
+The published loop makes a second batch of images for the student's update, and computes the
+auxiliary's and the teacher's denoising for it; ours uses one batch for both. Dropout is the
+official networks' own.
 """
 
 from __future__ import annotations
 
+import copy
+import importlib
+import multiprocessing
+import sys
 from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-import students
-import teachers
 from benchmarks import machine, networks
 from refiners import Refinement, Settings
+from refiners.average import follow
 from refiners.diff_instruct import DiffInstruct
-from refiners.loop import draw_inputs, follow
-from refiners.noise import add_noise, draw_sigma
+from students.one_step import OneStep
 
-DEMO = Path(__file__).parent.parent / "demo"
+RATE = 1e-5
+INIT_SIGMA = 1.0
+P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
+STUDENTS = ("edm", "stylegan2")
 
 
-class StepParts:
-    """The work of Refinement.advance() cut into parts that can be timed alone, in their order."""
+@dataclass
+class PlainLoss:
+    """The recipe's two losses (Luo et al. 2023, Algorithm 1, with EDM's law and weight)."""
 
-    def __init__(self, refinement: Any):
-        self.job = refinement
-        self.batch = refinement.settings.batch
-        self.z, self.labels = draw_inputs(refinement.student, self.batch, refinement.device)
-        self.seen = self.labels if refinement.teacher.label_dim else None
+    def __call__(self, net: Any, images: torch.Tensor, labels: Any) -> torch.Tensor:
+        """Return EDM's denoising loss, pixel by pixel."""
+        sigma = (torch.randn([len(images), 1, 1, 1]) * P_STD + P_MEAN).exp()
+        weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+        noised = images + torch.randn_like(images) * sigma
+        return weight * (net(noised, sigma.flatten(), labels) - images) ** 2
+
+    def gloss(self, Sd: Any, Sg: Any, images: torch.Tensor, labels: Any) -> torch.Tensor:
+        """Return the images times the difference of the denoisers, a constant."""
+        sigma = (torch.randn([len(images), 1, 1, 1]) * P_STD + P_MEAN).exp()
         with torch.no_grad():
-            self.x_0 = refinement.student(self.z, self.labels)
-        self.sigma = draw_sigma(refinement.method.student_sigma, self.batch)
-        self.x = add_noise(self.x_0, self.sigma)
-        self.g = torch.randn_like(self.x_0)
-        self.images = self.x_0
-
-    def student_forward(self) -> None:
-        """Make the images, with the graph that the backward pass needs."""
-        self.images = self.job.student(self.z, self.labels)
-
-    def auxiliary_forward_backward(self) -> None:
-        """Take the denoising loss on the images, and its gradient."""
-        loss = self.job.method.auxiliary_loss(self.x_0, self.seen, auxiliary=self.job.auxiliary)
-        self.job.auxiliary_adam.zero_grad()
-        loss.backward()
-
-    def auxiliary_optimiser(self) -> None:
-        """Let Adam move the auxiliary."""
-        self.job.auxiliary_adam.step()
-
-    @torch.no_grad()
-    def auxiliary_forward(self) -> None:
-        """Denoise with the auxiliary's average, for the pixel gradient."""
-        self.job.auxiliary_average(self.x, self.sigma, self.seen)
-
-    @torch.no_grad()
-    def teacher_forward(self) -> None:
-        """Denoise with the teacher, for the pixel gradient."""
-        self.job.teacher(self.x, self.sigma, self.seen)
-
-    def student_backward(self) -> None:
-        """Send a pixel gradient through the student."""
-        self.job.student_adam.zero_grad()
-        self.images.backward(self.g / self.batch)
-
-    def student_optimiser(self) -> None:
-        """Let Adam move the student."""
-        self.job.student_adam.step()
-
-    def auxiliary_ema(self) -> None:
-        """Move the auxiliary's average."""
-        follow(self.job.auxiliary_average, self.job.auxiliary, 1, 100)
-
-    def student_ema(self) -> None:
-        """Move the student's average."""
-        follow(self.job.average, self.job.student, 1, 100)
-
-    def named(self) -> dict[str, tuple[int, Callable[[], object]]]:
-        """Return name -> how often a step does it, and the part."""
-        updates = self.job.settings.auxiliary_steps
-        return {
-            "student forward": (1, self.student_forward),
-            "auxiliary forward and backward": (updates, self.auxiliary_forward_backward),
-            "auxiliary optimiser": (updates, self.auxiliary_optimiser),
-            "auxiliary EMA": (updates, self.auxiliary_ema),
-            "auxiliary forward, for the gradient": (1, self.auxiliary_forward),
-            "teacher forward": (1, self.teacher_forward),
-            "student backward": (1, self.student_backward),
-            "student optimiser": (1, self.student_optimiser),
-            "student EMA": (1, self.student_ema),
-        }
+            noised = images + torch.randn_like(images) * sigma
+            difference = Sg(noised, sigma.flatten(), labels) - Sd(noised, sigma.flatten(), labels)
+        return difference * images
 
 
-def count_flop(function: Callable[[], object]) -> int:
-    """Call once and return the operations of its matrix products and convolutions."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
+class PublishedLoop:
+    """The loop body of the official code: two generated batches, two losses, two optimisers.
+
+    Args:
+        student: the generator, trained in place.
+        generate: (student, batch) -> images.
+        teacher: the frozen denoiser.
+        loss: its call and its gloss, as PlainLoss has them.
+        batch: images.
+    """
+
+    def __init__(
+        self, student: Any, generate: Callable[..., Any], teacher: Any, loss: Any, *, batch: int
+    ):
+        self.student = student.train().requires_grad_(True)
+        self.average = copy.deepcopy(student).eval().requires_grad_(False)
+        self.generate = generate
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.auxiliary = copy.deepcopy(teacher).train().requires_grad_(True)
+        self.loss = loss
+        self.batch = batch
+        options: dict[str, Any] = {"lr": RATE, "betas": (0.0, 0.999), "eps": 1e-8}
+        self.auxiliary_adam = torch.optim.Adam(self.auxiliary.parameters(), **options)
+        self.student_adam = torch.optim.Adam(self.student.parameters(), **options)
+
+    def advance(self) -> None:
+        """Update the auxiliary on one batch, then the student on another."""
+        with torch.no_grad():
+            images = self.generate(self.student.eval(), self.batch)
+        self.student.train()
+        self.auxiliary_adam.zero_grad(set_to_none=True)
+        self.loss(net=self.auxiliary, images=images, labels=None).sum().div(self.batch).backward()
+        self._move(self.auxiliary, self.auxiliary_adam)
+
+        self.student_adam.zero_grad(set_to_none=True)
+        images = self.generate(self.student, self.batch)
+        loss = self.loss.gloss(Sd=self.teacher, Sg=self.auxiliary, images=images, labels=None)
+        loss.sum().div(self.batch).backward()
+        self._move(self.student, self.student_adam)
+        follow(self.average, self.student, self.batch, 500_000)
+
+    @staticmethod
+    def _move(network: Any, adam: torch.optim.Optimizer) -> None:
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                torch.nan_to_num_(parameter.grad, nan=0, posinf=1e5, neginf=-1e5)
+        adam.step()
 
 
-def measure(student: Any, teacher: Any, *, batch: int, repeats: int) -> dict[str, Any]:
-    """Return times in seconds and work in FLOP of a step, its parts and a matrix product."""
-    settings = Settings(kimg=1e9, batch=batch, warmup_kimg=0)
-    refinement = Refinement(student, teacher, DiffInstruct(), settings)
-    parts = StepParts(refinement).named()
-    extra = {"whole step": (1, refinement.advance), "matrix product": (1, machine.matmul())}
-    timed = {**parts, **extra}
-    # The first calls, which also warm up, are for counting.
-    flop = {name: count_flop(function) for name, (_, function) in timed.items()}
+@contextmanager
+def checkout(folder: Path, *packages: str) -> Any:
+    """Import from a repository's folder inside, and forget its modules after."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in [n for n in sys.modules if n.split(".")[0] in packages]:
+            del sys.modules[name]
+
+
+def official_denoiser(folder: Path, ours: Any) -> tuple[Any, Any]:
+    """Return the official network with our weights, and the official loss."""
+    with checkout(folder, "training", "torch_utils", "dnnlib"):
+        network = importlib.import_module("training.networks").EDMPrecond(
+            img_resolution=32,
+            img_channels=3,
+            label_dim=0,
+            model_type="SongUNet",
+            model_channels=128,
+            channel_mult=[2, 2, 2],
+            augment_dim=9,
+            dropout=0.13,
+        )
+        network.load_state_dict(ours.state_dict())
+        return network, importlib.import_module("training.di_loss").DI_EDMLoss()
+
+
+def official_generator(folder: Path, ours: Any) -> Any:
+    """Return the official StyleGAN2 generator with our weights."""
+    with checkout(folder, "training", "torch_utils", "dnnlib"):
+        network = importlib.import_module("training.networks").Generator(
+            z_dim=512,
+            c_dim=0,
+            w_dim=512,
+            img_resolution=32,
+            img_channels=3,
+            mapping_kwargs={"num_layers": 2},
+            synthesis_kwargs=networks.WIDTH,
+        )
+        network.load_state_dict(ours.state_dict())
+        return network
+
+
+def from_latents(student: Any, batch: int) -> torch.Tensor:
+    """Return images of a GAN."""
+    return student(torch.randn([batch, 512]), None)
+
+
+def from_noise(student: Any, batch: int) -> torch.Tensor:
+    """Return images of a denoiser at one level of noise."""
+    z = INIT_SIGMA * torch.randn([batch, 3, 32, 32])
+    return student(z, torch.full([batch], INIT_SIGMA), None)
+
+
+def published(kind: str, batch: int, official: Path | None, official_gan: Path | None) -> Any:
+    """Build the other side."""
+    torch.manual_seed(0)
+    teacher: Any = networks.cifar_teacher()
+    loss: Any = PlainLoss()
+    student: Any = copy.deepcopy(teacher) if kind == "edm" else networks.cifar_student()
+    if official is not None:
+        teacher, loss = official_denoiser(official, teacher)
+        student = copy.deepcopy(teacher) if kind == "edm" else student
+    if kind == "stylegan2" and official_gan is not None:
+        student = official_generator(official_gan, student)
+    generate = from_noise if kind == "edm" else from_latents
+    return PublishedLoop(student, generate, teacher, loss, batch=batch)
+
+
+def ours(kind: str, batch: int) -> Any:
+    """Build our side, with the published settings."""
+    torch.manual_seed(0)
+    teacher = networks.cifar_teacher()
+    student: Any = networks.cifar_student()
+    if kind == "edm":
+        student = OneStep(copy.deepcopy(teacher), sigma_init=INIT_SIGMA)
+    settings = Settings(
+        kimg=1e9,
+        batch=batch,
+        lr=RATE,
+        glr=RATE,
+        warmup_kimg=0,
+        rampup_kimg=0,
+        auxiliary_steps=1,
+        auxiliary_ema=0,
+        ema_kimg=500,
+    )
+    return Refinement(student, teacher, DiffInstruct(), settings)
+
+
+@contextmanager
+def without_cuda_streams() -> Any:
+    """Let the official loss run without a GPU: it saves and restores a stream of CUDA's."""
+    if torch.cuda.is_available():
+        yield
+        return
+    with mock.patch("torch.cuda.get_rng_state"), mock.patch("torch.cuda.set_rng_state"):
+        yield
+
+
+def peak_megabytes(side: str, *arguments: Any, threads: int) -> float:
+    """Return what a process that makes two steps holds at most, in MB; NaN but on Linux."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (side, arguments, threads))
+
+
+def _peak(side: str, arguments: tuple[Any, ...], threads: int) -> float:
+    torch.set_num_threads(threads)
+    job = published(*arguments) if side == "published" else ours(*arguments)
+    with without_cuda_streams():
+        job.advance()
+        job.advance()
+    # A child's ru_maxrss begins at what its parent held; VmHWM begins with the program.
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1000
+    return float("nan")
+
+
+def measure(
+    kind: str, *, batch: int, repeats: int, official: Path | None, official_gan: Path | None
+) -> dict[str, Any]:
+    """Return seconds of a step of each side and of a matrix product, taken in turn, and memory."""
+    theirs, mine = published(kind, batch, official, official_gan), ours(kind, batch)
+    timed = {"published": theirs.advance, "ours": mine.advance, "product": machine.matmul()}
     times: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(repeats):
-        for name, (_, function) in timed.items():
-            times[name].append(machine.seconds(function))
-    rows: dict[str, dict[str, Any]] = {
-        name: {
-            "calls": calls,
-            "seconds": machine.spread(times[name]),
-            "gflop": flop[name] / 1e9,
-            "gflop_per_second": flop[name] / 1e9 / min(times[name]),
-        }
-        for name, (calls, _) in timed.items()
-    }
-    product, whole = rows.pop("matrix product"), rows.pop("whole step")
-    # Rates and shares are of the least times: what others do on the machine only ever adds.
-    step = whole["seconds"]
-    for row in (whole, *rows.values()):
-        row["share_of_step"] = row["calls"] * row["seconds"]["min"] / step["min"]
-        row["share_of_matmul_speed"] = row["gflop_per_second"] / product["gflop_per_second"]
+    with without_cuda_streams():
+        for repeat in range(repeats + 1):
+            for name, function in timed.items():
+                seconds = machine.seconds(function)
+                if repeat:  # the first warms up
+                    times[name].append(seconds)
+    ratios = [a / b for a, b in zip(times["published"], times["ours"], strict=True)]
+    threads = torch.get_num_threads()
+    del theirs, mine
     return {
         "machine": machine.describe(),
+        "student": kind,
         "batch": batch,
         "repeats": repeats,
-        "parameters": {
-            "student": count_parameters(refinement.student),
-            "teacher": count_parameters(refinement.teacher),
+        "networks": {"denoiser": _named(official), "generator": _named(official_gan)},
+        "seconds": {name: machine.spread(of) for name, of in times.items()},
+        "ratio": machine.spread(ratios),
+        "peak_mb": {
+            "published": peak_megabytes(
+                "published", kind, batch, official, official_gan, threads=threads
+            ),
+            "ours": peak_megabytes("ours", kind, batch, threads=threads),
         },
-        "matmul": product,
-        "images_per_second": {name: batch / step[name] for name in ("median", "min")},
-        "whole_step": whole,
-        "parts": rows,
     }
 
 
-def count_parameters(network: torch.nn.Module) -> int:
-    """Return the number of a network's parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def line(name: str, row: dict[str, Any]) -> str:
-    """Return one line of the table."""
-    times = " ".join(f"{1000 * row['seconds'][key]:9.2f}" for key in ("median", "min", "max"))
-    text = f"{name:36} {times} {row['calls']:5d} {100 * row['share_of_step']:5.0f}%"
-    if not row["gflop"]:
-        return text
-    speed = f"{row['gflop_per_second']:8.1f} {100 * row['share_of_matmul_speed']:5.0f}%"
-    return f"{text} {row['gflop']:9.3f} {speed}"
+def _named(folder: Path | None) -> str:
+    return "ours" if folder is None else "official"
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the result as text, one line a part."""
-    sizes, whole = result["parameters"], result["whole_step"]
-    rates = result["images_per_second"]
-    total = sum(row["share_of_step"] for row in result["parts"].values())
+    """Return the result as text."""
+    batch, lines = result["batch"], []
+    for side in ("published", "ours"):
+        spread = result["seconds"][side]
+        lines.append(
+            f"{side:10} {spread['median']:8.2f} {spread['min']:8.2f} {spread['max']:8.2f} "
+            f"{batch / spread['median']:9.3f} {result['peak_mb'][side]:9.0f}"
+        )
+    used, ratio = result["networks"], result["ratio"]
     return "\n".join(
         [
             machine.headline(result["machine"]),
-            f"student {sizes['student'] / 1e6:.2f} M parameters, teacher and auxiliary "
-            f"{sizes['teacher'] / 1e6:.2f} M, batch {result['batch']}, "
-            f"{result['repeats']} repeats",
+            f"student {result['student']}, batch {batch}, {result['repeats']} repeats in turn; "
+            f"the published loop has the {used['denoiser']} denoiser"
+            + ("" if result["student"] == "edm" else f" and the {used['generator']} generator"),
             "",
-            f"{'part':36} {'ms':>9} {'min':>9} {'max':>9} {'calls':>5} {'step':>6} "
-            f"{'GFLOP':>9} {'GFLOP/s':>8} {'of mm':>6}",
-            *(line(name, row) for name, row in result["parts"].items()),
-            line("whole step", whole),
+            f"{'step':10} {'s':>8} {'min':>8} {'max':>8} {'images/s':>9} {'peak MB':>9}",
+            *lines,
             "",
-            f"The parts sum to {100 * total:.0f} % of the whole step.",
-            f"{rates['median']:.2f} images/s by the median, {rates['min']:.2f} by the least time.",
-            f"The step runs at {100 * whole['share_of_matmul_speed']:.0f} % of this machine's "
-            f"float32 matrix product ({result['matmul']['gflop_per_second']:.1f} GFLOP/s at "
-            f"{machine.MATRIX_SIZE} x {machine.MATRIX_SIZE}, same run).",
+            f"Ours is {ratio['median']:.2f} times as fast by the median of the pairs "
+            f"({ratio['min']:.2f} to {ratio['max']:.2f}).",
         ]
     )
 
 
 @click.command()
-@click.option("--student", metavar="PKL|URL", default=str(DEMO / "student.pkl"))
-@click.option("--teacher", metavar="PKL|URL", default=str(DEMO / "teacher.pkl"))
-@click.option(
-    "--size",
-    type=click.Choice(["files", "cifar"]),
-    default="files",
-    show_default=True,
-    help="cifar: networks of the published CIFAR-10 sizes with random weights, no files.",
-)
-@click.option("--batch", metavar="INT", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--student", type=click.Choice(STUDENTS), default="edm", show_default=True)
+@click.option("--official", metavar="DIR", type=click.Path(path_type=Path, exists=True))
+@click.option("--official-gan", metavar="DIR", type=click.Path(path_type=Path, exists=True))
+@click.option("--batch", metavar="INT", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--threads", metavar="INT", type=click.IntRange(min=1), help="Default: torch's own.")
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path))
 def main(
     student: str,
-    teacher: str,
-    size: str,
+    official: Path | None,
+    official_gan: Path | None,
     batch: int,
     repeats: int,
     threads: int | None,
     json_file: Path | None,
 ) -> None:
-    """Time one Diff-Instruct step and its parts on the CPU."""
+    """Time our Diff-Instruct step against the published loop on networks of CIFAR-10's size."""
     if threads is not None:
         torch.set_num_threads(threads)
-    if size == "cifar":
-        pair: tuple[Any, Any] = networks.cifar_student(), networks.cifar_teacher()
-    else:
-        try:
-            pair = students.load(student), teachers.load(teacher)
-        except (OSError, ValueError) as error:
-            raise click.UsageError(str(error)) from error
-    result = measure(*pair, batch=batch, repeats=repeats)
+    result = measure(
+        student, batch=batch, repeats=repeats, official=official, official_gan=official_gan
+    )
     click.echo(table(result))
     if json_file is not None:
         machine.write_json(json_file, result)

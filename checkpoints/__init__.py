@@ -10,10 +10,18 @@ written.
 """
 
 from checkpoints.atomic import replacing
-from checkpoints.cache import fetch, local
-from checkpoints.modules import buffers, describe, nonfinite, parameters, tensors, with_tensors
-from checkpoints.reader import read
-from checkpoints.records import EasyDict, Record, UnsafeCheckpoint
+from checkpoints.cache import fetch, local, sha256
+from checkpoints.modules import (
+    buffers,
+    describe,
+    named_modules,
+    nonfinite,
+    parameters,
+    tensors,
+    with_tensors,
+)
+from checkpoints.reader import read, read_with_names
+from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, printable
 from checkpoints.safetensors import write_safetensors
 from checkpoints.torch_files import write_torch_file
 from checkpoints.writer import write
@@ -26,10 +34,14 @@ __all__ = [
     "describe",
     "fetch",
     "local",
+    "named_modules",
     "nonfinite",
     "parameters",
+    "printable",
     "read",
+    "read_with_names",
     "replacing",
+    "sha256",
     "tensors",
     "with_tensors",
     "write",

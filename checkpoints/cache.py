@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -51,13 +52,18 @@ def local(place: str | Path) -> Path:
 
     Raises:
         ValueError, OSError: as `fetch`; for a published name that is not kept here and cannot be
-            fetched, the line names both the name and the address.
+            fetched, the line names both the name and the address. There is no such file, and no
+            published network has this name.
     """
     if is_url(place):
         return fetch(str(place))
     path = Path(place)
-    if isinstance(place, Path) or place not in ADDRESSES or path.exists():
+    if path.exists():
         return path
+    if isinstance(place, Path) or place not in ADDRESSES:
+        near = get_close_matches(str(place), ADDRESSES, n=3)
+        hint = f"; published networks of similar names: {', '.join(near)}" if near else ""
+        raise FileNotFoundError(f"{place} does not exist{hint}")
     try:
         return fetch(ADDRESSES[place])
     except OSError as error:

@@ -201,6 +201,7 @@ class Machine:
         if (module, name) not in self.names:
             shown = printable(f"{module}.{name}")
             raise UnsafeCheckpoint(f"refers to {shown}, a name that no network file needs")
+        self.window.budget.names.add(f"{module}.{name}")
         self.stack.append(self.names[module, name])
 
     def _reduce(self) -> None:

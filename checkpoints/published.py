@@ -1,55 +1,81 @@
 """Published networks by short name, so that `--student ffhq` needs no address.
 
-A name is the published file's own, without `.pkl`; the few that two publishers share have a prefix.
-None of these addresses was fetched from here: they are as the publishers' documents write them,
-and a file that has moved is one clear error that names the address. Files are kept with the SHA-256
-of what arrived (`cache`), which no publisher announces.
+A name is the published file's own, without `.pkl`; StyleGAN-XL's, some of which others have too,
+begin with `stylegan-xl-`. None of these addresses was fetched from here: they are as the
+publishers' documents write them, and a file that has moved is one clear error that names the
+address. Files are kept with the SHA-256 of what arrived (`cache`), which no publisher announces.
+Left out are EDM2's networks of 512 x 512, which see the codes of another network, not images.
 """
 
 from __future__ import annotations
 
-STYLEGAN2_ADA = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained"
-STYLEGAN2 = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files"
-STYLEGAN3 = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan3/versions/1/files"
-STYLEGAN_XL = "https://s3.eu-central-1.amazonaws.com/avg-projects/stylegan_xl/models"
-EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
+from types import MappingProxyType
 
-# All but the last of StyleGAN2-ADA are unconditional; `cifar10` has ten classes.
-_STYLEGAN2_ADA = ("ffhq", "metfaces", "afhqcat", "afhqdog", "afhqwild", "brecahad", "cifar10")
-_STYLEGAN3 = (
-    "stylegan3-t-ffhq-1024x1024",
-    "stylegan3-t-ffhqu-1024x1024",
-    "stylegan3-t-ffhqu-256x256",
-    "stylegan3-t-metfaces-1024x1024",
-    "stylegan3-t-metfacesu-1024x1024",
-    "stylegan3-t-afhqv2-512x512",
-    "stylegan3-r-ffhq-1024x1024",
-    "stylegan3-r-ffhqu-1024x1024",
-    "stylegan3-r-ffhqu-256x256",
-    "stylegan3-r-metfaces-1024x1024",
-    "stylegan3-r-metfacesu-1024x1024",
-    "stylegan3-r-afhqv2-512x512",
+NVLABS = "https://nvlabs-fi-cdn.nvidia.com"
+NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research"
+STYLEGAN2_ADA = f"{NVLABS}/stylegan2-ada-pytorch/pretrained"
+STYLEGAN2 = f"{NGC}/stylegan2/versions/1/files"
+STYLEGAN3 = f"{NGC}/stylegan3/versions/1/files"
+STYLEGAN_XL = "https://s3.eu-central-1.amazonaws.com/avg-projects/stylegan_xl/models"
+EDM = f"{NVLABS}/edm/pretrained"
+EDM2 = f"{NVLABS}/edm2/posthoc-reconstructions"
+
+# Of these, cifar10 alone has classes.
+_STYLEGAN2_ADA = "ffhq metfaces afhqcat afhqdog afhqwild brecahad cifar10"
+_TRANSFER = (
+    "celebahq-res256-mirror-paper256-kimg100000-ada-target0.5 ffhq-res256-mirror-paper256-noaug "
+    "ffhq-res512-mirror-stylegan2-noaug ffhq-res1024-mirror-stylegan2-noaug "
+    "lsundog-res256-paper256-kimg100000-noaug"
 )
-_STYLEGAN_XL = ("cifar10", *(f"imagenet{size}" for size in (16, 32, 64, 128, 256, 512, 1024)))
+_STYLEGAN2 = (
+    "afhqcat-512x512 afhqdog-512x512 afhqv2-512x512 afhqwild-512x512 brecahad-512x512 "
+    "celebahq-256x256 cifar10-32x32 ffhq-1024x1024 ffhq-256x256 ffhq-512x512 ffhqu-1024x1024 "
+    "ffhqu-256x256 lsundog-256x256 metfaces-1024x1024 metfacesu-1024x1024"
+)
+_STYLEGAN3 = (
+    "afhqv2-512x512 ffhq-1024x1024 ffhqu-1024x1024 ffhqu-256x256 metfaces-1024x1024 "
+    "metfacesu-1024x1024"
+)
+_STYLEGAN_XL = (
+    "cifar10 imagenet16 imagenet32 imagenet64 imagenet128 imagenet256 imagenet512 imagenet1024 "
+    "ffhq256 ffhq512 ffhq1024 pokemon256 pokemon512 pokemon1024"
+)
 _EDM = (
-    *(f"edm-cifar10-32x32-{kind}-{law}" for kind in ("cond", "uncond") for law in ("vp", "ve")),
-    *(f"edm-{data}-64x64-uncond-{law}" for data in ("ffhq", "afhqv2") for law in ("vp", "ve")),
-    "edm-imagenet-64x64-cond-adm",
+    "edm-cifar10-32x32-cond-vp edm-cifar10-32x32-cond-ve edm-cifar10-32x32-uncond-vp "
+    "edm-cifar10-32x32-uncond-ve edm-ffhq-64x64-uncond-vp edm-ffhq-64x64-uncond-ve "
+    "edm-afhqv2-64x64-uncond-vp edm-afhqv2-64x64-uncond-ve edm-imagenet-64x64-cond-adm"
 )
 _BASELINES = (
-    "baseline-cifar10-32x32-uncond-vp",
-    "baseline-cifar10-32x32-uncond-ve",
-    "baseline-imagenet-64x64-cond-adm",
+    "baseline-cifar10-32x32-uncond-vp baseline-cifar10-32x32-uncond-ve "
+    "baseline-imagenet-64x64-cond-adm"
+)
+_EDM2 = (
+    "edm2-img64-xs-0134217-0.110 edm2-img64-xs-0134217-0.175 edm2-img64-s-1073741-0.045 "
+    "edm2-img64-s-1073741-0.075 edm2-img64-s-1073741-0.105 edm2-img64-m-2147483-0.060 "
+    "edm2-img64-l-1073741-0.040 edm2-img64-xl-0671088-0.040"
 )
 
-STUDENTS: dict[str, str] = {
-    **{name: f"{STYLEGAN2_ADA}/{name}.pkl" for name in _STYLEGAN2_ADA},
-    "stylegan2-cifar10-32x32": f"{STYLEGAN2}/stylegan2-cifar10-32x32.pkl",
-    **{name: f"{STYLEGAN3}/{name}.pkl" for name in _STYLEGAN3},
-    **{f"stylegan-xl-{name}": f"{STYLEGAN_XL}/{name}.pkl" for name in _STYLEGAN_XL},
-}
-TEACHERS: dict[str, str] = {
-    **{name: f"{EDM}/{name}.pkl" for name in _EDM},
-    **{name: f"{EDM}/baseline/{name}.pkl" for name in _BASELINES},
-}
-ADDRESSES = STUDENTS | TEACHERS
+
+def _addresses(root: str, names: str, *, name: str = "", file: str = "") -> dict[str, str]:
+    """Short name -> address; what comes before the names there, and before the files' names."""
+    return {f"{name}{own}": f"{root}/{file}{own}.pkl" for own in names.split()}
+
+
+STUDENTS = MappingProxyType(
+    {
+        **_addresses(STYLEGAN2_ADA, _STYLEGAN2_ADA),
+        **_addresses(f"{STYLEGAN2_ADA}/transfer-learning-source-nets", _TRANSFER),
+        **_addresses(STYLEGAN2, _STYLEGAN2, name="stylegan2-", file="stylegan2-"),
+        **_addresses(STYLEGAN3, _STYLEGAN3, name="stylegan3-t-", file="stylegan3-t-"),
+        **_addresses(STYLEGAN3, _STYLEGAN3, name="stylegan3-r-", file="stylegan3-r-"),
+        **_addresses(STYLEGAN_XL, _STYLEGAN_XL, name="stylegan-xl-"),
+    }
+)
+TEACHERS = MappingProxyType(
+    {
+        **_addresses(EDM, _EDM),
+        **_addresses(f"{EDM}/baseline", _BASELINES),
+        **_addresses(EDM2, _EDM2),
+    }
+)
+ADDRESSES = MappingProxyType({**STUDENTS, **TEACHERS})

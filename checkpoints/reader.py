@@ -48,23 +48,35 @@ def read(path_or_url: str | Path) -> Any:
         ValueError: the file is no pickle, is broken or is truncated, or the address cannot be used.
         OSError: the file cannot be opened, or the address cannot be reached.
     """
+    return read_with_names(path_or_url)[0]
+
+
+def read_with_names(path_or_url: str | Path) -> tuple[Any, list[str]]:
+    """As `read`, and the sorted names of all globals that the file refers to, storages included."""
     path = local(path_or_url)
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError(f"{path} is not a file; give the path of a network pickle")
     if path.suffix == ".safetensors":
-        return read_safetensors(path)
+        return read_safetensors(path), []
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        budget = _budget(size)
         try:
-            return read_stream(file, os.fstat(file.fileno()).st_size)
+            return read_stream(file, size, budget=budget), sorted(budget.names)
         except UnsafeCheckpoint as error:
             raise UnsafeCheckpoint(f"{path} {error}; nothing in it was run") from None
         except ValueError as error:
             raise ValueError(f"{path} {error}") from error
 
 
-def read_stream(file: BinaryIO, size: int) -> Any:
+def _budget(size: int) -> Budget:
+    """What a file of size bytes may take."""
+    return Budget(2 * size + 2**24)
+
+
+def read_stream(file: BinaryIO, size: int, *, budget: Budget | None = None) -> Any:
     """As `read`, from an open binary file of size bytes that can be sought."""
-    budget = Budget(2 * size + 2**24)
+    budget = budget or _budget(size)
     window = Window(file, 0, size, budget)
     names = {**NAMES, **protocol_2_names(budget)}
     return Settler().settle(_format(window)(window, names, build))

@@ -8,11 +8,15 @@ from checkpoints.records import UnsafeCheckpoint
 
 
 class Budget:
-    """Bytes that one file may make us allocate, so that naming a blob many times gains nothing."""
+    """Bytes that one file may make us allocate, so that naming a blob many times gains nothing.
+
+    It goes wherever a part of the file goes, so it also keeps the names that the file refers to.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.left = limit
+        self.names: set[str] = set()
 
     def spend(self, num_bytes: int) -> None:
         """Take from the budget; UnsafeCheckpoint when it is used up."""

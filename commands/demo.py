@@ -31,7 +31,7 @@ def demo(outdir: Path, seed: int) -> None:
         num=5000,
         network="G_ema",
         device="cpu",
-        resume=False,
+        resume=None,
         desc="demo",
         dry_run=False,
         teacher_images=1000,

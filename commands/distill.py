@@ -85,6 +85,8 @@ def distill(
     metrics: str,
     device: str,
     resume: str | None,
+    transfer: str | None,
+    wandb: str | None,
     desc: str,
     dry_run: bool,
     **options: Any,
@@ -93,6 +95,8 @@ def distill(
 
     Writes a run folder in --outdir with the student as a pickle in EDM's layout, pictures,
     statistics and a report: the teacher's sampler against one step.
+
+    Several processes share the batches with torchrun --nproc_per_node=N -- refine.py distill ...
     """
     job = DistillJob(
         teacher=teacher,
@@ -109,7 +113,9 @@ def distill(
         features=features,
         num=num,
         device=device,
-        resume=resume is not None,
+        resume=resume,
+        transfer=transfer,
+        wandb=wandb,
         desc=desc,
         dry_run=dry_run,
     )

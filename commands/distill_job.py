@@ -13,6 +13,13 @@ from commands.device import pick_device
 from commands.measuring import open_measured
 from commands.real_images import read_images
 from commands.recipes import IMAGE_METHODS, INIT_SIGMA, method_with
+from commands.running import (
+    check_running,
+    settings_of,
+    stand_in_images,
+    take_weights,
+    with_batch_gpu,
+)
 
 NUM_PAIRS = 10_000
 
@@ -35,7 +42,9 @@ class DistillJob:
     features: str | None
     num: int
     device: str
-    resume: bool
+    resume: str | None
+    transfer: str | None
+    wandb: str | None
     desc: str
     dry_run: bool
 
@@ -53,6 +62,7 @@ class DistillJob:
             ("--init-sigma", self.init_sigma is not None, of_images, "use --set sigma_max=SIGMA"),
             ("--labels data", self.labels == "data", of_images, "images bring their labels"),
             ("--keep best", self.keep == "best", of_images, "its result is the last student"),
+            ("--transfer", self.transfer is not None, of_images, "it starts from the teacher"),
             ("--pairs", self.pairs is not None, not regresses, "leave it out"),
             ("--distance", self.distance is not None, not regresses, "leave it out"),
         ):
@@ -98,6 +108,26 @@ class Plan:
 
         return self.method_name in IMAGE_METHODS or isinstance(self.method, (WithHead, WithMemory))
 
+    def begin(self, method: Any, settings: Any) -> Any:
+        """Return a run in memory with noise for images, to see what a step takes."""
+        import torch
+
+        from refiners import Distillation, Inputs, PairSet, Refinement
+        from refiners.base import WithPairs
+        from refiners.inputs import pseudo_huber
+
+        images = stand_in_images(self.teacher)
+        if self.method_name in IMAGE_METHODS:
+            return Distillation(self.teacher, method, settings, real_images=images)
+        latents, (shown, labels) = torch.randn(100, self.start.z_dim), images.at(torch.arange(100))
+        regresses = isinstance(self.method, WithPairs)
+        inputs = Inputs(
+            images if self.needs_images else None,
+            PairSet(latents, shown, labels) if regresses else None,
+            pseudo_huber if self.distance is None else self.distance.to(self.device),
+        )
+        return Refinement(self.start, self.teacher, method, settings, inputs=inputs)
+
     @property
     def options(self) -> dict[str, Any]:
         """Every option of the run with its value."""
@@ -124,22 +154,25 @@ def prepare(
     """
     import metrics
     import teachers
-    from refiners import Settings
+    from refiners.distributed import device_of_rank
     from students.one_step import OneStep
 
-    settings, method = Settings(**options), method_with(method_name, knobs, {})
+    settings, method = settings_of(options), method_with(method_name, knobs, {})
     job = job.completed(method_name, method)
-    device = pick_device(job.device)
+    device = device_of_rank(pick_device(job.device))
+    check_running(job, settings, device)
     teacher = teachers.load(job.teacher, device=device)
     assert job.init_sigma is not None
     start: Any = OneStep(copy.deepcopy(teacher), sigma_init=job.init_sigma)
     if method_name in IMAGE_METHODS:
         method.new_student(teacher)  # says what the method asks of the teacher
+    if job.transfer:
+        take_weights(start.denoiser, job.transfer, teachers.load)
     real_images = read_images(job.data, teacher) if job.data else None
     distance = metrics.choose_distance(job.distance) if job.distance else None
     if job.labels == "data":
         start.class_weights = class_frequencies(real_images, job.data)
-    return Plan(
+    plan = Plan(
         job=job,
         method_name=method_name,
         method=method,
@@ -152,6 +185,8 @@ def prepare(
         distance=distance,
         device=device,
     )
+    settings = with_batch_gpu(options, settings, method, plan.begin, device)
+    return replace(plan, settings=settings)
 
 
 def class_frequencies(real_images: Any, source: str | None) -> Any:

@@ -6,7 +6,6 @@ Methods that train on images end in a denoiser of one step from sigma_max, which
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,58 +19,74 @@ from commands.provenance import provenance, sha256
 from commands.real_images import make_teacher_images, read_images
 from commands.recipes import IMAGE_METHODS
 from commands.report import show_report
+from commands.running import boards_in, open_folder, show_plan, state_in
 
 
 def run_distillation(
     job: DistillJob, method_name: str, knobs: Sequence[str], options: dict[str, Any]
 ) -> Path | None:
     """Distil a teacher in a new run folder and write its report; return the folder."""
-    from refiners import RunFolder
-    from refiners.grid import save_grid
-    from students import one_step
+    from refiners.distributed import join
 
     started = time.time()
     plan = prepare(job, method_name, knobs, options)
-    job, settings = plan.job, plan.settings
     if job.dry_run:
-        print(json.dumps(plan.options, indent=2))
+        show_plan(plan.options, plan.begin, plan.method, plan.settings)
         return None
-    if job.resume:
-        folder = RunFolder.latest(job.outdir)
-    else:
-        folder = RunFolder.create(job.outdir, plan.folder_name())
-        folder.write_json("training_options.json", plan.options)
-    folder.log(f"{'continuing' if job.resume else 'writing'} {folder.path}")
-    save_grid(folder.path / "fakes_init.png", plan.start, settings.seed)
-    plan, judged = with_images(plan, folder)
-    student = train(plan, folder, judged)
-    kimg = settings.num_steps * settings.batch // 1000
-    one_step.save(student, folder.path / f"network-snapshot-{kimg:06d}.pkl", like=job.teacher)
-    write_report(plan, folder, student, plan.reference or judged, started)
-    return folder.path
+    processes = join(plan.device)
+    opened = processes.first_alone(lambda: begin(plan), "opening the run folder")
+    folder, resume = opened or (None, bool(job.resume))
+    plan = with_images(plan, folder, processes)
+    judged = processes.first_alone(lambda: open_judge(plan), "opening the judge")
+    student = train(plan, folder, judged, resume, processes)
+    processes.first_alone(
+        lambda: write_report(plan, folder, student, plan.reference or judged, started), "the report"
+    )
+    processes.leave()
+    return folder and folder.path
 
 
-def with_images(plan: Plan, folder: Any) -> tuple[Plan, Any]:
-    """Let the teacher make the images that are needed and not given; return the judge's too."""
+def begin(plan: Plan) -> tuple[Any, Any]:
+    """Open the run's folder, show the student there, and return it and what to resume from."""
+    from refiners.grid import save_grid
+
+    folder, resume = open_folder(plan.job, plan.folder_name(), plan.options)
+    save_grid(folder.path / "fakes_init.png", plan.start, plan.settings.seed)
+    return folder, resume
+
+
+def with_images(plan: Plan, folder: Any, processes: Any) -> Plan:
+    """Let the teacher make the images that are needed and not given."""
+    job = plan.job
+    if job.data or not (plan.needs_images or plan.space):
+        return plan
+
+    def make() -> str:
+        return str(
+            make_teacher_images(
+                folder.path / "teacher-images.zip",
+                plan.teacher,
+                job.teacher_images,
+                seed=plan.settings.seed,
+                steps=job.teacher_steps,
+                progress=stage_bar("teacher's images"),
+            )
+        )
+
+    path = processes.first_alone(make, "the teacher's images")
+    path = processes.from_first(path, "the teacher's images")
+    images = read_images(path, plan.teacher)
+    return replace(plan, real_images=images, job=replace(job, data=path))
+
+
+def open_judge(plan: Plan) -> Any:
+    """Return what judges the students, or None."""
     import metrics
 
-    job = plan.job
-    if not job.data and (plan.needs_images or plan.space):
-        path = make_teacher_images(
-            folder.path / "teacher-images.zip",
-            plan.teacher,
-            job.teacher_images,
-            seed=plan.settings.seed,
-            steps=job.teacher_steps,
-            progress=stage_bar("teacher's images"),
-        )
-        plan = replace(plan, real_images=read_images(path, plan.teacher))
-        job = replace(job, data=str(path))
-    judged = metrics.open_reference(job.data or "", plan.space) if plan.space else None
-    return plan, judged
+    return metrics.open_reference(plan.job.data or "", plan.space) if plan.space else None
 
 
-def train(plan: Plan, folder: Any, judged: Any) -> Any:
+def train(plan: Plan, folder: Any, judged: Any, resume: Any, processes: Any) -> Any:
     """Distil, and return the one-step student."""
     from refiners import refine
     from refiners.base import WithPairs
@@ -83,7 +98,9 @@ def train(plan: Plan, folder: Any, judged: Any) -> Any:
         "kimg": settings.kimg,
         "settings": settings,
         "folder": folder,
-        "resume": job.resume,
+        "resume": resume,
+        "processes": processes,
+        "boards": boards_in(folder, job, plan.options) if folder else (),
         "measure": plan.reference
         and curve_in(folder, plan.reference, num=job.num, seed=settings.seed),
     }
@@ -94,9 +111,10 @@ def train(plan: Plan, folder: Any, judged: Any) -> Any:
         plan.teacher,
         save=lambda network, path: one_step.save(network, path, like=job.teacher),
         real_images=plan.real_images if plan.needs_images else None,
-        pairs=pairs_in(plan, folder) if isinstance(plan.method, WithPairs) else None,
+        pairs=pairs_in(plan, folder, processes) if isinstance(plan.method, WithPairs) else None,
         judge=judge_by(judged, num=job.num, seed=settings.seed) if judged else None,
         distance=plan.distance.to(plan.device) if plan.distance is not None else None,
+        transfer=state_in(job.transfer),
         **shared,
     )
 
@@ -124,24 +142,33 @@ def train_on_images(plan: Plan, shared: dict[str, Any]) -> Any:
         assert plan.job.init_sigma is not None
         return one_step.OneStep(plain(network.denoiser), sigma_init=plan.job.init_sigma)
 
-    return as_student(distil(plan.teacher, real_images=plan.real_images, save=save, **shared))
+    student = as_student(distil(plan.teacher, real_images=plan.real_images, save=save, **shared))
+    if shared["folder"] is not None:
+        # A short run may end in a stage of more steps, whose last snapshot this one replaces.
+        snapshots = sorted(shared["folder"].path.glob("network-snapshot-*.pkl"))
+        one_step.save(student, snapshots[-1], like=plan.job.teacher)
+    return student
 
 
-def pairs_in(plan: Plan, folder: Any) -> Any:
+def pairs_in(plan: Plan, folder: Any, processes: Any) -> Any:
     """Let the teacher make the pairs of the run, or the rest of them, and return their source."""
     import teachers
 
-    assert plan.job.pairs is not None
-    return teachers.PairFolder(
-        teachers.make_pairs(
-            plan.teacher,
-            folder.path / "pairs",
-            num_pairs=plan.job.pairs,
-            num_steps=plan.job.teacher_steps,
-            device=plan.device,
-            progress=stage_bar("pairs"),
+    def make() -> str:
+        assert plan.job.pairs is not None
+        return str(
+            teachers.make_pairs(
+                plan.teacher,
+                folder.path / "pairs",
+                num_pairs=plan.job.pairs,
+                num_steps=plan.job.teacher_steps,
+                device=plan.device,
+                progress=stage_bar("pairs"),
+            )
         )
-    )
+
+    path = processes.from_first(processes.first_alone(make, "the pairs"), "the pairs")
+    return teachers.PairFolder(Path(path))
 
 
 def write_report(plan: Plan, folder: Any, student: Any, space: Any, started: float) -> None:

@@ -9,7 +9,12 @@ import click
 
 SEEDS = (0, 1, 2, 3)
 TOLERANCE = 1e-3  # of images about [-1, 1]; another runtime sums in another order
-SUFFIXES = {".pkl": "pkl", ".safetensors": "safetensors", ".pt": "rosinality"}
+SUFFIXES = {
+    ".pkl": "pkl",
+    ".safetensors": "safetensors",
+    ".pt": "rosinality",
+    ".onnx": "onnx",
+}
 
 CARD = """\
 ---
@@ -32,13 +37,13 @@ images = student(student.sample_latents(4){labels})  # float [4, {channels}, h, 
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", metavar="PKL|URL|NAME")
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), required=True)
 @click.option(
     "--format",
     "form",
     type=click.Choice(sorted(SUFFIXES.values())),
-    help="Default: from the suffix of FILE (.pkl, .safetensors; .pt is rosinality).",
+    help="Default: from the suffix of FILE (.pkl, .safetensors, .onnx; .pt is rosinality).",
 )
 @click.option("--network", default="G_ema", show_default=True, help="Which network of SOURCE.")
 def export(source: str, out: Path, form: str | None, network: str) -> None:
@@ -52,6 +57,7 @@ def export(source: str, out: Path, form: str | None, network: str) -> None:
         )
     if form == "safetensors" and out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}; safetensors need the suffix .safetensors to be read")
+    out.parent.mkdir(parents=True, exist_ok=True)
     student = students.load(source, network=network)
     if not isinstance(student, students.Student):
         raise ValueError(f"{network} of {source} makes no images; export a generator")
@@ -104,7 +110,16 @@ def write_rosinality(student: Any, source: str, out: Path, network: str) -> floa
     return difference(student, students.load(out), noise_mode="none")
 
 
+def write_onnx(student: Any, source: str, out: Path, network: str) -> float:
+    """Write ONNX; return the largest difference of the outputs under onnxruntime."""
+    from students import onnx
+
+    print(f"ONNX of opset {onnx.OPSET}; torch's exporter takes a minute")
+    return onnx.save(student, out, seeds=SEEDS)
+
+
 WRITERS = {
+    "onnx": write_onnx,
     "pkl": write_pickle,
     "safetensors": write_safetensors,
     "rosinality": write_rosinality,

@@ -72,6 +72,8 @@ def gan(
     network: str,
     device: str,
     resume: str | None,
+    transfer: str | None,
+    wandb: str | None,
     desc: str,
     dry_run: bool,
     **options: Any,
@@ -80,6 +82,8 @@ def gan(
 
     Writes a run folder in --outdir with the refined pickle, pictures, statistics and a report of
     before and after.
+
+    Several processes share the batches with torchrun --nproc_per_node=N -- refine.py gan ...
     """
     job = Job(
         student=student,
@@ -89,7 +93,9 @@ def gan(
         num=num,
         network=network,
         device=device,
-        resume=resume is not None,
+        resume=resume,
+        transfer=transfer,
+        wandb=wandb,
         desc=desc,
         dry_run=dry_run,
         features=features,

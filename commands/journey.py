@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,17 @@ from commands.provenance import provenance, sha256
 from commands.real_images import make_teacher_images, read_images
 from commands.recipes import method_with
 from commands.report import show_report
+from commands.running import (
+    boards_in,
+    check_running,
+    open_folder,
+    settings_of,
+    show_plan,
+    stand_in_images,
+    state_in,
+    take_weights,
+    with_batch_gpu,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Job:
     num: int
     network: str
     device: str
-    resume: bool
+    resume: str | None
     desc: str
     dry_run: bool
     data: str | None = None
@@ -51,6 +62,8 @@ class Job:
     guidance: float = 1.0
     guide: str | None = None
     guidance_interval: str = "0,inf"
+    transfer: str | None = None
+    wandb: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class Checked:
     device: str
     pair: Pair
     reference: Any
+    start: Any  # the pair's student, or with the weights of --transfer
 
     @property
     def student(self) -> Any:
@@ -81,6 +95,15 @@ class Checked:
         from refiners.base import WithHead, WithMemory
 
         return isinstance(self.method, (WithHead, WithMemory))
+
+    def begin(self, method: Any, settings: Any) -> Any:
+        """Return a run in memory with noise for images, to see what a step takes."""
+        from refiners import Inputs, Refinement
+
+        images = stand_in_images(self.teacher) if self.compares_images else None
+        start, teacher, auxiliary = self.start, self.teacher, self.pair.auxiliary
+        inputs = Inputs(images)
+        return Refinement(start, teacher, method, settings, inputs=inputs, auxiliary=auxiliary)
 
     def options(self) -> dict[str, Any]:
         """Return every option with its value, for training_options.json and the report."""
@@ -101,44 +124,46 @@ def run_job(
     job: Job, method_name: str, knobs: Sequence[str], options: dict[str, Any]
 ) -> Path | None:
     """Refine a generator in a new run folder and write its report; return the folder."""
-    from refiners import RunFolder
-    from refiners.grid import save_grid
+    from refiners.distributed import join
 
     started = time.time()
     run = check(job, method_name, knobs, options)
     if job.dry_run:
-        print(json.dumps(run.options(), indent=2))
+        show_plan(run.options(), run.begin, run.method, run.settings)
         return None
-    if job.resume:
-        folder = RunFolder.latest(job.outdir)
-    else:
-        folder = RunFolder.create(job.outdir, run.folder_name())
-        folder.write_json("training_options.json", run.options())
-    folder.log(f"{'continuing' if job.resume else 'writing'} {folder.path}")
+    processes = join(run.device)
+    opened = processes.first_alone(lambda: begin(run), "opening the run folder")
+    folder, resume = opened or (None, bool(job.resume))
+    images = processes.first_alone(lambda: images_to_compare(run, folder), "the teacher's images")
+    images = processes.from_first(images, "the teacher's images")
+    judged = processes.first_alone(lambda: open_judge(run, images), "opening the judge")
+    refined = refine_in(folder, run, images, judged, resume, processes)
+    processes.first_alone(lambda: report_in(folder, run, refined, judged, started), "the report")
+    processes.leave()
+    return folder and folder.path
+
+
+def begin(run: Checked) -> tuple[Any, Any]:
+    """Open the run's folder, show the student there, and return it and what to resume from."""
+    from refiners.grid import save_grid
+
+    folder, resume = open_folder(run.job, run.folder_name(), run.options())
     if run.pair.remark:
         folder.log(run.pair.remark)
-    before = save_grid(folder.path / "fakes_init.png", run.student, run.settings.seed)
-    images = images_to_compare(run, folder)
-    judged = None
-    if images is not None and job.keep == "best":
-        import metrics
-        import teachers
-
-        judged = metrics.open_reference(images, teachers.EncoderFeatures(run.teacher))
-    refined = refine_in(folder, run, images, judged)
-    after = save_grid(folder.path / "fakes_final.png", whole(refined), run.settings.seed)
-    report_in(folder, run, refined, judged, {"before": before, "after": after}, started)
-    return folder.path
+    save_grid(folder.path / "fakes_init.png", run.student, run.settings.seed)
+    return folder, resume
 
 
 def check(job: Job, method_name: str, knobs: Sequence[str], options: dict[str, Any]) -> Checked:
     """Read what the job names, and raise ValueError or OSError where it cannot be done."""
     import students
     import teachers
-    from refiners import Settings, check_pair
+    from refiners import check_pair
+    from refiners.distributed import device_of_rank
 
-    settings, method = Settings(**options), method_with(method_name, knobs)
-    device = pick_device(job.device)
+    settings, method = settings_of(options), method_with(method_name, knobs)
+    device = device_of_rank(pick_device(job.device))
+    check_running(job, settings, device)
     student = students.load(job.student, network=job.network, device=device)
     teacher = teachers.load(job.teacher, device=device)
     pair = bring_together(
@@ -158,7 +183,35 @@ def check(job: Job, method_name: str, knobs: Sequence[str], options: dict[str, A
     reference = open_measured(job.reference, job.features)
     if job.data:
         read_images(job.data, teacher)
-    return Checked(job, method_name, method, settings, device, pair, reference)
+    run = Checked(
+        job, method_name, method, settings, device, pair, reference, start_of(job, pair, device)
+    )
+    return replace(run, settings=with_batch_gpu(options, settings, method, run.begin, device))
+
+
+def start_of(job: Job, pair: Pair, device: str) -> Any:
+    """Return the student to start from: with another's weights where --transfer names them."""
+    import students
+
+    if job.transfer is None:
+        return pair.student
+    start = copy.deepcopy(pair.student)
+    take_weights(
+        whole(start),
+        job.transfer,
+        lambda path: students.load(path, network=job.network, device=device),
+    )
+    return start
+
+
+def open_judge(run: Checked, images: str | None) -> Any:
+    """Return what judges the students, or None."""
+    import metrics
+    import teachers
+
+    if images is None or run.job.keep != "best":
+        return None
+    return metrics.open_reference(images, teachers.EncoderFeatures(run.teacher))
 
 
 def images_to_compare(run: Checked, folder: Any) -> str | None:
@@ -179,7 +232,9 @@ def images_to_compare(run: Checked, folder: Any) -> str | None:
     return str(path)
 
 
-def refine_in(folder: Any, run: Checked, images: str | None, judged: Any) -> Any:
+def refine_in(
+    folder: Any, run: Checked, images: str | None, judged: Any, resume: Any, processes: Any
+) -> Any:
     """Refine the student and return the result, which the last network snapshot holds too."""
     import students
     from refiners import refine
@@ -193,8 +248,8 @@ def refine_in(folder: Any, run: Checked, images: str | None, judged: Any) -> Any
     settings, num, seed = run.settings, run.job.num, run.settings.seed
     reference = run.reference
     curve = curve_in(folder, reference, num=num, seed=seed)
-    refined = refine(
-        run.pair.student,
+    return refine(
+        run.start,
         run.pair.teacher,
         method=run.method,
         kimg=settings.kimg,
@@ -203,23 +258,26 @@ def refine_in(folder: Any, run: Checked, images: str | None, judged: Any) -> Any
         folder=folder,
         save=save,
         measure=measure if reference else None,
-        resume=run.job.resume,
+        resume=resume,
         real_images=read_images(images, run.teacher) if images and run.compares_images else None,
         judge=judge_by(judged, num=num, seed=seed) if judged else None,
         auxiliary=run.pair.auxiliary,
+        transfer=state_in(run.job.transfer),
+        processes=processes,
+        boards=boards_in(folder, run.job, run.options()) if folder else (),
     )
-    # Where an earlier student was judged better than the last, that one is the result.
-    kimg = settings.num_steps * settings.batch // 1000
-    save(refined, folder.path / f"network-snapshot-{kimg:06d}.pkl")
-    return refined
 
 
-def report_in(
-    folder: Any, run: Checked, refined: Any, judged: Any, grids: dict[str, Any], started: float
-) -> None:
+def report_in(folder: Any, run: Checked, refined: Any, judged: Any, started: float) -> None:
     """Compare before and after, by the reference or else the judge's, and write the report."""
     import metrics
+    from refiners.grid import sample_grid, save_grid
 
+    seed = run.settings.seed
+    grids = {
+        "before": sample_grid(run.student, seed),
+        "after": save_grid(folder.path / "fakes_final.png", whole(refined), seed),
+    }
     comparison, space = None, run.reference or judged
     if space is not None:
         # The judge's images have the teacher's size, so it sees the student as the teacher does.

@@ -55,6 +55,11 @@ SETTINGS = {
         "Too high and its difference to the teacher is its own noise.",
     ),
     "rampup_kimg": Knob("Over which the student's rate rises.", "0 to 2", ""),
+    "decay_kimg": Knob(
+        "After which the student's rate falls as 1 / sqrt(images); 0 keeps it.",
+        "1 to 10 for a StyleGAN; 0 for long runs at a low rate",
+        "Constant, a high rate keeps a good student wandering about.",
+    ),
     "ema_kimg": Knob(
         "Half-life of the student's average, which is the result.",
         "a tenth of the run; 500 where published",
@@ -84,6 +89,31 @@ SETTINGS = {
     "seed": Knob("Of every random draw."),
     "tick": Knob("Between log lines."),
     "snap": Knob("Between snapshots."),
+    "max_hours": Knob(
+        "Ends the run with a snapshot and a state to resume from; 0 is no limit.",
+        "a little less than a machine is lent for",
+        "Checked after each step, so the last one, pictures and metrics come on top.",
+    ),
+    "stop_if": Knob(
+        "Ends the run likewise at the first tick where it holds of a name in stats.jsonl.",
+        "Health/error_share_0.2>0.99 or Health/saturated>0.3",
+        "A name that there is not is said in the log.",
+    ),
+    "batch_gpu": Knob(
+        "Images at a time in each process; gradients add up to the same result.",
+        "auto halves the share until a step fits the GPU, and is all of it on a CPU",
+        "Below the share a step makes its images twice.",
+    ),
+    "precision": Knob(
+        "Of the networks' passes; differences, weights, optimisers and averages are float32.",
+        "tf32 or bf16 on a GPU, fp32 on a CPU",
+        "bf16 was measured to change D_aux - D_teacher by 3 to 4 % (benchmarks/loop.py bf16).",
+    ),
+    "compile": Knob(
+        "torch.compile the networks.",
+        "runs of an hour and more",
+        "The first step takes minutes, and it needs a compiler.",
+    ),
 }
 
 KNOBS = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from commands.device import pick_device
 from commands.progress import stage_bar
 
 CURVE_IMAGES = 1000  # images behind each point of the curve; the report's own numbers use --num
@@ -18,10 +19,12 @@ def open_measured(reference: str | None, features: str | None) -> Any:
     """Return what the report measures against, or None; images need a feature space."""
     import metrics
     from checkpoints.cache import default_folder
+    from refiners.distributed import device_of_rank
 
     if not reference:
         return None
-    space = metrics.choose_features(features) if features else None
+    device = device_of_rank(pick_device("auto"))
+    space = metrics.choose_features(features, device=device) if features else None
     return metrics.open_reference(
         reference, space, cache=default_folder() / "statistics", progress=stage_bar("reference")
     )

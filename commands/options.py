@@ -25,6 +25,16 @@ def in_order(*options: Decorator) -> Callable[[Command], Command]:
     return add
 
 
+class IntOrAuto(click.ParamType):
+    """A whole number, or auto."""
+
+    name = "INT|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        """Return the number, or auto."""
+        return value if value == "auto" else click.INT.convert(value, param, ctx)
+
+
 def setting(flag: str, name: str, kind: Any, metavar: str) -> Decorator:
     """Return an option that sets a field of refiners.Settings, where the defaults are."""
     help_text = SETTINGS[name].in_one_line()
@@ -37,6 +47,7 @@ SETTING_OPTIONS = {
     "glr": setting("--glr", "glr", float, "FLOAT"),
     "lr": setting("--lr", "lr", float, "FLOAT"),
     "rampup_kimg": setting("--rampup", "rampup_kimg", float, "KIMG"),
+    "decay_kimg": setting("--decay", "decay_kimg", float, "KIMG"),
     "ema_kimg": setting("--ema", "ema_kimg", float, "KIMG"),
     "ema_rampup_ratio": setting("--ema-rampup", "ema_rampup_ratio", float, "SHARE"),
     "warmup_kimg": setting("--warmup", "warmup_kimg", float, "KIMG"),
@@ -46,6 +57,13 @@ SETTING_OPTIONS = {
     "seed": setting("--seed", "seed", int, "INT"),
     "tick": setting("--tick", "tick", float, "KIMG"),
     "snap": setting("--snap", "snap", int, "TICKS"),
+    "max_hours": setting("--max-hours", "max_hours", float, "HOURS"),
+    "stop_if": setting("--stop-if", "stop_if", str, "NAME>NUMBER"),
+    "batch_gpu": setting("--batch-gpu", "batch_gpu", IntOrAuto(), "INT|auto"),
+    "precision": setting("--precision", "precision", str, "fp32|tf32|bf16"),
+    "compile": click.option(
+        "--compile", is_flag=True, default=None, help=SETTINGS["compile"].in_one_line()
+    ),
 }
 
 
@@ -165,10 +183,25 @@ run_options = in_order(
         "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
     ),
     click.option(
-        "--resume", type=click.Choice(["latest"]), help="Continue the newest run in --outdir."
+        "--resume",
+        metavar="latest|FILE|RUN_DIR",
+        help="Continue the newest run in --outdir, or that of a training-state-*.pt or run folder.",
+    ),
+    click.option(
+        "--transfer",
+        metavar="PKL|STATE",
+        help="Start anew from the weights of a network or of a training-state-*.pt.",
+    ),
+    click.option(
+        "--wandb", metavar="PROJECT", help="Log to Weights & Biases too. TensorBoard needs no flag."
     ),
     click.option(
         "--desc", metavar="TEXT", default="", help="Name of the run folder after its number."
     ),
-    click.option("-n", "--dry-run", is_flag=True, help="Check the input, print the options, stop."),
+    click.option(
+        "-n",
+        "--dry-run",
+        is_flag=True,
+        help="Check the input, print options, memory and the measured cost of a step, and stop.",
+    ),
 )

@@ -27,16 +27,18 @@ def provenance(started: float) -> dict[str, Any]:
     }
 
 
-def sha256(path: str | Path) -> str:
-    """Return the hash of a local file, or of a cached download."""
+def sha256(source: str | Path) -> str:
+    """The SHA-256 of a file given by its path, its address, or the name of a published network.
+
+    Of a folder, that of its list of files: lines of hash, two spaces and name, as sha256sum's.
+    """
     import hashlib
 
     import checkpoints
 
-    local = checkpoints.fetch(str(path)) if "://" in str(path) else path
-    with open(local, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if sys.version_info >= (3, 11)
-            else (hashlib.sha256(file.read()).hexdigest())
-        )
+    path = checkpoints.local(source)
+    if not path.is_dir():
+        return checkpoints.sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{checkpoints.sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

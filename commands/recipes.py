@@ -26,12 +26,12 @@ GAN_KNOBS: dict[str, dict[str, Any]] = {
         "auxiliary_sigma": "lognormal:0.0,1.4",
     },
 }
-GAN_KNOBS["diff-instruct-moments"] = {**GAN_KNOBS["diff-instruct"], "moments": 0.3}
+GAN_KNOBS["diff-instruct-moments"] = {**GAN_KNOBS["diff-instruct"], "moments": 0.5}
 PRESETS: dict[str, dict[str, Any]] = {
     # The embedded example, whose student is far from its teacher; what it reaches is in README.
     "demo": {
         "kimg": 5.0,
-        "glr": 1e-3,
+        "decay_kimg": 0.0,
         "ema_kimg": 0.7,
         "warmup_kimg": 2.5,
         "snap": 2,
@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "glr": 1e-5,
         "ema_kimg": 500.0,
         "rampup_kimg": 0.0,
+        "decay_kimg": 0.0,
         "auxiliary_steps": 1,
         "auxiliary_ema": 0.0,
         "knobs": (
@@ -95,6 +96,7 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "ema_kimg": 500.0,
         "ema_rampup_ratio": 0.05,
         "rampup_kimg": 0.0,
+        "decay_kimg": 0.0,
         "warmup_kimg": 0.0,
         "auxiliary_steps": 1,
         "auxiliary_ema": 0.0,
@@ -114,6 +116,7 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "ema_kimg": 500.0,
         "ema_rampup_ratio": 0.05,
         "rampup_kimg": 0.0,
+        "decay_kimg": 0.0,
         "warmup_kimg": 0.0,
         "auxiliary_steps": 1,
         "auxiliary_ema": 0.0,

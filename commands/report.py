@@ -38,6 +38,12 @@ def show_report(folder: Path, facts: dict[str, Any], grids: dict[str, Any]) -> N
 )
 @click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option(
+    "--metrics",
+    "names",
+    metavar="LIST",
+    help="Names with commas between, or all; an unknown one lists them.  [default: the usual]",
+)
+@click.option(
     "--num",
     metavar="INT",
     type=click.IntRange(min=100),
@@ -54,26 +60,40 @@ def report(
     after: str,
     reference: str,
     features: str | None,
+    names: str | None,
     outdir: Path,
     num: int,
     seed: int,
     device: str,
 ) -> None:
-    """Measure two generators on the same latents and write report.json, .md and .html."""
+    """Measure two generators on the same latents and write report.json, .md and .html.
+
+    Under torchrun its processes share the images.
+    """
     import metrics
     import students
     from checkpoints.cache import default_folder
-    from refiners.session import sample_grid
+    from metrics.table import choose_metrics
+    from refiners.distributed import device_of_rank, join
 
     started = time.time()
-    device = pick_device(device)
+    chosen = names and choose_metrics([name.strip() for name in names.split(",")])
+    device = device_of_rank(pick_device(device))
     pair = {
         name: students.load(path, device=device)
         for name, path in (("before", before), ("after", after))
     }
-    space = metrics.choose_features(features) if features else None
-    cache = default_folder() / "statistics"
-    real = metrics.open_reference(reference, space, cache=cache, progress=stage_bar("reference"))
+    space = metrics.choose_features(features, device=device) if features else None
+    processes = join(device)
+    ranks = metrics.Ranks(processes.rank, processes.size)
+    bar = stage_bar if processes.is_first else silent
+    real = metrics.open_reference(
+        reference,
+        space,
+        cache=default_folder() / "statistics",
+        progress=bar("reference"),
+        ranks=ranks,
+    )
     outdir.mkdir(parents=True, exist_ok=True)
     comparison = metrics.compare(
         pair["before"],
@@ -81,21 +101,45 @@ def report(
         real,
         num_images=num,
         seed=seed,
-        progress=stage_bar("compare"),
+        metrics=chosen or None,
+        progress=bar("compare"),
+        ranks=ranks,
     )
+    settings = {
+        "before": before,
+        "after": after,
+        "reference": reference,
+        "features": features,
+        "metrics": names,
+        "num": num,
+        "seed": seed,
+        "processes": processes.size,
+    }
+    processes.first_alone(
+        lambda: write(outdir, pair, comparison, settings, started), "writing the report"
+    )
+    processes.leave()
+
+
+def silent(_: str) -> None:
+    """No progress: another process shows it for all."""
+
+
+def write(
+    outdir: Path, pair: dict[str, Any], comparison: Any, settings: dict[str, Any], started: float
+) -> None:
+    """Draw the pictures of a comparison and write its report."""
+    import metrics
+    from refiners.session import sample_grid
+
+    before, after = settings["before"], settings["after"]
     facts = {
         "title": f"{Path(before).name} and {Path(after).name}",
         "comparison": comparison.facts(),
-        "settings": {
-            "before": before,
-            "after": after,
-            "reference": reference,
-            "num": num,
-            "seed": seed,
-        },
+        "settings": settings,
         "provenance": provenance(started)
         | {"before_sha256": sha256(before), "after_sha256": sha256(after)},
     }
-    grids = {name: sample_grid(student, seed) for name, student in pair.items()}
+    grids = {name: sample_grid(student, settings["seed"]) for name, student in pair.items()}
     gallery = metrics.draw_gallery(pair["before"], pair["after"], comparison)
     show_report(outdir, facts, grids | gallery)

@@ -208,12 +208,18 @@ class ImageFolder:
         one_hot[self.labels[index]] = 1
         return one_hot
 
-    def batches(self, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Everything once, in order: uint8 [b, c, h, w], float32 [b, num_classes], b <= batch."""
+    def batches(
+        self, batch: int, part: range | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Everything once, in order: uint8 [b, c, h, w], float32 [b, num_classes], b <= batch.
+
+        Or the images of these indices only.
+        """
         if batch < 1:
             raise ValueError(f"got a batch of {batch}, expected at least 1")
-        for start in range(0, len(self), batch):
-            items = [self[i] for i in range(start, min(start + batch, len(self)))]
+        indices = range(len(self)) if part is None else part
+        for start in range(0, len(indices), batch):
+            items = [self[i] for i in indices[start : start + batch]]
             yield np.stack([image for image, _ in items]), np.stack([label for _, label in items])
 
     def close(self) -> None:

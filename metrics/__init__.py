@@ -11,7 +11,10 @@ reference   what is measured against: a statistics file, a folder or zip of imag
 perceptual  distances of image pairs that have a gradient, for regression
 pairs       kernel distance, precision and recall without each of the groups
 evaluate    every metric of one stream of images, whole and without each of its groups
+table       every metric of a comparison by name: title, which way is better, what it needs
 compare     two students against one reference, paired, with intervals and verdicts
+measurement one student's numbers, for curves
+ranks       several processes that measure as one
 images      what happened to single images and single classes
 gallery     pictures of a comparison, chosen by rule
 report      a run's facts to report.json, report.md and one self-contained report.html
@@ -19,7 +22,7 @@ history     lines of metric-*.jsonl
 storage     .npz files read without trusting them
 """
 
-from metrics.compare import Comparison, Difference, Measurement, compare, measure
+from metrics.compare import Comparison, Difference, compare
 from metrics.distances import (
     PrecisionRecall,
     frechet_distance,
@@ -41,15 +44,19 @@ from metrics.floor import frechet_floor
 from metrics.gallery import draw_gallery
 from metrics.history import metric_line
 from metrics.kernels import gaussian_discrepancy, kernel_distance_of_subsets
+from metrics.measurement import Measurement, measure
 from metrics.moments import Moments, Statistics, load_statistics, save_statistics
 from metrics.neighbours import DensityCoverage, authentic_percentage, density_coverage
 from metrics.perceptual import choose_distance
+from metrics.ranks import Ranks
 from metrics.reference import Reference, open_reference
 from metrics.sampling import draw_images
 from metrics.slices import sliced_distance
 from metrics.spaces import choose_features, inception_features, lite0_features
+from metrics.table import METRICS
 
 __all__ = [
+    "METRICS",
     "Classifier",
     "ClassifierFeatures",
     "Comparison",
@@ -59,6 +66,7 @@ __all__ = [
     "Measurement",
     "Moments",
     "PrecisionRecall",
+    "Ranks",
     "Reference",
     "Statistics",
     "authentic_percentage",

@@ -13,7 +13,7 @@ A bootstrap would not do: resampled images repeat, which biases a Frechet distan
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,21 +22,14 @@ import torch
 from scipy.special import stdtrit
 
 from metrics.evaluate import SPLITS, Evaluation, evaluate
+from metrics.extrapolation import check_groups
 from metrics.features import AnyExtractor
 from metrics.floor import frechet_floor
 from metrics.images import ImageChanges, by_class
+from metrics.ranks import ALONE, Ranks
 from metrics.reference import AnyReference, Progress, Reference, open_reference
-from metrics.sampling import Student, draw_classes, draw_images
-
-LOWER_IS_BETTER = {
-    "frechet_distance": True,
-    "inception_score": False,
-    "kernel_distance": True,
-    "precision": False,
-    "recall": False,
-    "density": False,
-    "coverage": False,
-}
+from metrics.sampling import Student, draw_classes, draw_images, first_image
+from metrics.table import METRICS, choose_metrics
 
 
 @dataclass(frozen=True)
@@ -74,32 +67,15 @@ class Difference:
         """'better' or 'worse' where the interval excludes zero, else 'not resolved'."""
         if self.low <= 0 <= self.high:
             return "not resolved"
-        return "better" if (self.high < 0) == LOWER_IS_BETTER[self.metric] else "worse"
+        return "better" if (self.high < 0) == METRICS[self.metric].lower_is_better else "worse"
 
     def facts(self) -> dict[str, Any]:
         """Plain data for report.json."""
         return asdict(self) | {
             "change": self.change,
             "verdict": self.verdict,
-            "lower_is_better": LOWER_IS_BETTER[self.metric],
+            "lower_is_better": METRICS[self.metric].lower_is_better,
         }
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One student's numbers in a feature space; no Inception Score where it has no classes."""
-
-    frechet_distance: float
-    inception_score: float | None
-    num_images: int
-    seed: int
-    space: str
-    seconds: float
-    is_inception: bool = False
-
-    def facts(self) -> dict[str, Any]:
-        """Plain data for stats.jsonl and report.json."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -169,6 +145,7 @@ def compare(
     num_images: int,
     seed: int = 0,
     features: AnyExtractor | None = None,
+    metrics: Collection[str] | None = None,
     groups: int = 20,
     label: int | None = None,
     noise_mode: str = "random",
@@ -176,33 +153,54 @@ def compare(
     null: bool = True,
     class_names: Mapping[int, str] | None = None,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Comparison:
     """Measure both students on the same num_images latents, labels and noise.
 
-    `reference` and `features` as in `open_reference`. `label` fixes the class of conditional
-    students, else it is uniform. `batch` is how many images the extractor takes at a time and does
-    not change the result. `null=False` saves the third set of images. `class_names` are for the
-    table of classes. `progress` hears of every batch of the two or three sets together. ValueError
-    on students of other latents or classes than each other, and on fewer than two images for each
-    group.
+    `reference` and `features` as in `open_reference`. `metrics` are names of `METRICS`, or "all"
+    among them; None measures the usual ones, as far as the features allow. `label` fixes the class
+    of conditional students, else it is uniform. `batch` is how many images the extractor takes at a
+    time and does not change the result. `null=False` saves the third set of images. `class_names`
+    are for the table of classes. `progress` hears of every batch of the two or three sets together.
+    `ranks` says which of several processes this is; all of them call, and get the same. ValueError
+    on students of other latents or classes than each other, on fewer than two images for each
+    group, and on metrics asked for that the reference does not allow.
     """
     start = time.monotonic()
     _check_comparable(before, after, num_images, groups)
-    real = open_reference(reference, features, batch=batch)
+    chosen = choose_metrics(metrics)
+    if "frechet_infinity" in chosen:
+        check_groups(groups)
+    real = open_reference(reference, features, batch=batch, ranks=ranks)
+    if metrics is not None and "all" not in metrics:
+        _require_features(chosen, real)
     sides: list[Evaluation] = []
     sets = [(before, seed), (after, seed), (before, seed + 1)][: 3 if null else 2]
     for i, (student, its_seed) in enumerate(sets):
-        images = draw_images(student, num_images, seed=its_seed, label=label, noise_mode=noise_mode)
-        report = _of_several(progress, i, len(sets))
         sides.append(
-            evaluate(images, num_images, real, groups=groups, batch=batch, progress=report)
+            evaluate(
+                draw_images(
+                    student,
+                    num_images,
+                    seed=its_seed,
+                    label=label,
+                    noise_mode=noise_mode,
+                    ranks=ranks,
+                ),
+                num_images,
+                real,
+                groups=groups,
+                batch=batch,
+                metrics=chosen if i < 2 else [],
+                progress=_of_several(progress, i, len(sets)),
+                ranks=ranks,
+                first=first_image(num_images, ranks),
+            )
         )
-    differences = _differences(sides[0], sides[1], list(LOWER_IS_BETTER))
-    real_sample = _real_sample(real)
     return Comparison(
-        differences=differences,
+        differences=_differences(sides[0], sides[1], chosen),
         floor=frechet_floor(real.statistics.mu, real.statistics.sigma, num_images, seed=seed),
-        images=ImageChanges.of(sides[0].sample, sides[1].sample, real_sample),
+        images=ImageChanges.of(sides[0].sample, sides[1].sample, _real_sample(real)),
         classes=_of_classes(
             sides, draw_classes(before, num_images, seed=seed, label=label), real, class_names
         ),
@@ -217,35 +215,13 @@ def compare(
     )
 
 
-def measure(
-    student: Student,
-    reference: AnyReference,
-    *,
-    num_images: int,
-    seed: int = 0,
-    features: AnyExtractor | None = None,
-    label: int | None = None,
-    noise_mode: str = "random",
-    batch: int = 250,
-    progress: Progress | None = None,
-) -> Measurement:
-    """One student's numbers, of the same images that `compare` draws for this seed; for curves."""
-    start = time.monotonic()
-    if num_images < 2 * SPLITS:
-        raise ValueError(f"num_images is {num_images}; measure at least {2 * SPLITS}")
-    real = open_reference(reference, features, batch=batch)
-    images = draw_images(student, num_images, seed=seed, label=label, noise_mode=noise_mode)
-    side = evaluate(images, num_images, real, groups=0, batch=batch, progress=progress)
-    score = side.values.get("inception_score")
-    return Measurement(
-        frechet_distance=side.values["frechet_distance"][0],
-        inception_score=None if score is None else score[0],
-        num_images=num_images,
-        seed=seed,
-        space=real.space,
-        seconds=time.monotonic() - start,
-        is_inception=getattr(real.extractor, "is_inception", False),
-    )
+def _require_features(chosen: Sequence[str], reference: Reference) -> None:
+    needy = [name for name in chosen if METRICS[name].of_pairs]
+    if needy and reference.statistics.features is None:
+        raise ValueError(
+            f"{needy[0]} needs features of single real images, and {reference.source} has means "
+            "and covariances alone; give a folder or zip of images, or an .npz with features"
+        )
 
 
 def _check_comparable(before: Student, after: Student, num_images: int, groups: int) -> None:

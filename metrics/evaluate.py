@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from metrics.distances import frechet_distance
+from metrics.distances import covariance_root, frechet_of_roots, gaussian
+from metrics.extrapolation import frechet_infinities
 from metrics.moments import GroupedMoments, GroupedScore
-from metrics.pairs import densities_and_coverages, kernel_distances, precisions_and_recalls
+from metrics.pairs import (
+    authentic_percentages,
+    densities_and_coverages,
+    gaussian_discrepancies,
+    kernel_distances,
+    precisions_and_recalls,
+    sliced_distances,
+)
+from metrics.ranks import ALONE, Ranks
 from metrics.reference import SAMPLE, Progress, Reference, extract
+from metrics.table import METRICS
 
 SPLITS = 10
 NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019)
@@ -39,39 +49,78 @@ def evaluate(
     *,
     groups: int,
     batch: int,
+    metrics: Collection[str],
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
+    first: int = 0,
 ) -> Evaluation:
     """Measure uint8 images [n, c, h, w] that come in pieces, num_images in all.
 
     Image i is in group i % groups; `groups=0` gives the metrics of the whole alone, and only those
-    that need no pairs of images. Pieces are joined to about `batch` images for the extractor.
+    that need no pairs of images. Pieces are joined to about `batch` images for the extractor. Of
+    several processes each brings its share, which begins at image `first`, and gets the values of
+    all. What of `metrics` the features do not allow is left out.
     """
-    moments = GroupedMoments(len(reference.statistics.mu), max(groups, 1))
-    score, sample, done = None, [], 0
+    stream = _Stream(reference, num_images, max(groups, 1), first)
     for part in _join(images, batch):
-        features, probabilities = _extract(reference, part)
-        moments.update(features)
-        if probabilities is not None:
-            score = score or GroupedScore(
-                num_images, probabilities.shape[1], num_groups=max(groups, 1), splits=SPLITS
-            )
-            score.update(probabilities)
-        sample.append(features[: max(SAMPLE - done, 0)])
-        done += len(part)
-        if progress:
+        stream.take(*_extract(reference, part))
+        done = (stream.seen - first) * ranks.size
+        if progress and done < num_images:
             progress(done, num_images)
-    values = {"frechet_distance": _frechet_distances(moments, reference, groups)}
-    if score is not None:
-        values["inception_score"] = list(islice(score.leave_one_out(), 1 + groups))
+    stream.finish(ranks)
+    if progress:
+        progress(num_images, num_images)
+    values = {"frechet_distance": _frechet_distances(stream.moments, reference, groups, ranks)}
+    if stream.score is not None and "inception_score" in metrics:
+        values["inception_score"] = list(islice(stream.score.leave_one_out(), 1 + groups))
+    if "frechet_infinity" in metrics:
+        mu, sigma = reference.statistics.mu, reference.statistics.sigma
+        values["frechet_infinity"] = frechet_infinities(stream.moments.groups, mu, sigma)
     sizes = dict.fromkeys(values, num_images)
-    fake = torch.cat(sample)
     if groups and reference.statistics.features is not None:
-        pairs = _pair_metrics(
-            torch.from_numpy(reference.statistics.features).double(), fake, groups
-        )
+        real = torch.from_numpy(reference.statistics.features).double()
+        pairs = _pair_metrics(real, stream.sample, groups, metrics)
         values |= pairs
-        sizes |= dict.fromkeys(pairs, len(fake))
-    return Evaluation(values, sizes, fake)
+        sizes |= dict.fromkeys(pairs, len(stream.sample))
+    return Evaluation(values, sizes, stream.sample)
+
+
+class _Stream:
+    """What is kept of one process's images, and then of all: nothing that grows with their count.
+
+    Image numbers are of the whole set; `sample` holds the features of the first SAMPLE of it.
+    """
+
+    def __init__(self, reference: Reference, num_images: int, groups: int, first: int) -> None:
+        dim = len(reference.statistics.mu)
+        self.num_images, self.num_groups, self.first, self.seen = num_images, groups, first, first
+        self.moments = GroupedMoments(dim, groups, first=first)
+        self.score: GroupedScore | None = None
+        self.sample = torch.zeros(min(num_images, SAMPLE), dim, dtype=torch.float64)
+
+    def take(self, features: Tensor, probabilities: Tensor | None) -> None:
+        """The next images' features [n, d] and probabilities [n, k]."""
+        self.moments.update(features)
+        if probabilities is not None:
+            self.score = self.score or GroupedScore(
+                self.num_images,
+                probabilities.shape[1],
+                num_groups=self.num_groups,
+                splits=SPLITS,
+                first=self.first,
+            )
+            self.score.update(probabilities)
+        kept = features[: max(len(self.sample) - self.seen, 0)]
+        self.sample[self.seen : self.seen + len(kept)] = kept
+        self.seen += len(features)
+
+    def finish(self, ranks: Ranks) -> None:
+        """Take what the other processes have."""
+        self.moments.finish(ranks)
+        if self.score is not None:
+            self.score.finish(ranks)
+        # Each row is zero in all processes but the one that has it.
+        ranks.sum(self.sample)
 
 
 def _join(pieces: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
@@ -97,22 +146,41 @@ def _extract(reference: Reference, images: Tensor) -> tuple[Tensor, Tensor | Non
     return features, probabilities
 
 
-def _frechet_distances(moments: GroupedMoments, reference: Reference, groups: int) -> list[float]:
-    mu, sigma = reference.statistics.mu, reference.statistics.sigma
-    return [
-        frechet_distance(part.mean, part.covariance(), mu, sigma)
-        for part in islice(moments.leave_one_out(), 1 + groups)
-    ]
+def _frechet_distances(
+    moments: GroupedMoments, reference: Reference, groups: int, ranks: Ranks
+) -> list[float]:
+    mu, sigma = gaussian("", reference.statistics.mu, reference.statistics.sigma)
+    root, trace = covariance_root(sigma), sigma.trace()
+    values = torch.zeros(1 + groups, dtype=torch.float64)
+    for i, part in enumerate(islice(moments.leave_one_out(), 1 + groups)):
+        if i % ranks.size == ranks.rank:
+            own = part.covariance()
+            own_root = covariance_root(own)
+            values[i] = frechet_of_roots(part.mean, own_root, own.trace(), mu, root, trace)
+    ranks.sum(values)
+    return values.tolist()
 
 
-def _pair_metrics(real: Tensor, fake: Tensor, groups: int) -> dict[str, list[float]]:
-    precisions, recalls = precisions_and_recalls(real, fake, groups=groups, k=NEIGHBOURS)
-    kernel = kernel_distances(real, fake, groups=groups)
-    densities, coverages = densities_and_coverages(real, fake, groups=groups, k=DENSITY_NEIGHBOURS)
-    return {
-        "kernel_distance": kernel,
-        "precision": precisions,
-        "recall": recalls,
-        "density": densities,
-        "coverage": coverages,
-    }
+# One metric of pairs each: (real [n, d], fake [m, d], groups) to the whole's value and the groups'.
+SINGLE = {
+    "kernel_distance": kernel_distances,
+    "gaussian_discrepancy": gaussian_discrepancies,
+    "sliced_distance": sliced_distances,
+    "authentic_percentage": authentic_percentages,
+}
+
+
+def _pair_metrics(
+    real: Tensor, fake: Tensor, groups: int, metrics: Collection[str]
+) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    if {"precision", "recall"} & set(metrics):
+        both = precisions_and_recalls(real, fake, groups=groups, k=NEIGHBOURS)
+        found |= dict(zip(("precision", "recall"), both, strict=True))
+    if {"density", "coverage"} & set(metrics):
+        both = densities_and_coverages(real, fake, groups=groups, k=DENSITY_NEIGHBOURS)
+        found |= dict(zip(("density", "coverage"), both, strict=True))
+    for name, measure in SINGLE.items():
+        if name in metrics:
+            found[name] = measure(real, fake, groups=groups)
+    return {name: found[name] for name in METRICS if name in found and name in metrics}

@@ -7,6 +7,7 @@ A line through its values over 1/N is read off at zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from metrics.distances import (
     gaussian,
     sample_root,
 )
+from metrics.moments import Moments
+
+POINTS = 5  # of a line over counts of groups; each costs a distance for every group left out
 
 
 def frechet_infinity(
@@ -50,6 +54,42 @@ def frechet_infinity(
         mean, part_root, part_trace = sample_root(part)
         values.append(frechet_of_roots(mean, part_root, part_trace, mu, root, trace))
     return _intercept(1 / np.array(sizes), np.array(values))
+
+
+def frechet_infinities(groups: Sequence[Moments], mu: Array, sigma: Array) -> list[float]:
+    """The distance at N = infinity of all groups of images, then without group 0, group 1, ...
+
+    The line is through the first fifth of the groups, two fifths ... all: disjoint random subsets
+    of a stream, so no features are kept. ValueError on fewer than POINTS + 1 groups.
+    """
+    mu, sigma = gaussian("", mu, sigma)
+    check_groups(len(groups))
+    root, trace = covariance_root(sigma), sigma.trace()
+    values = []
+    for left_out in range(-1, len(groups)):
+        kept = [group for i, group in enumerate(groups) if i != left_out]
+        sizes, distances, union = [], [], Moments.empty(len(mu))
+        ends = {round(len(kept) * (i + 1) / POINTS) for i in range(POINTS)}
+        for count, group in enumerate(kept, 1):
+            union = union.merge(group)
+            if count in ends:
+                covariance = union.covariance()
+                own = covariance_root(covariance)
+                sizes.append(union.num)
+                distances.append(
+                    frechet_of_roots(union.mean, own, covariance.trace(), mu, root, trace)
+                )
+        values.append(_intercept(1 / np.array(sizes), np.array(distances))[0])
+    return values
+
+
+def check_groups(groups: int) -> None:
+    """ValueError on fewer groups than a line of POINTS points without one of them needs."""
+    if groups <= POINTS:
+        raise ValueError(
+            f"frechet_infinity with {groups} groups; a line of {POINTS} points without any one of "
+            f"them needs at least {POINTS + 1}"
+        )
 
 
 def _intercept(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -101,6 +101,11 @@ class ClassifierFeatures:
         self.sha256 = _hash_arrays(_classifier_arrays(classifier))
         self.name = name or f"classifier {self.sha256[:8]} ({self.dim}-d)"
 
+    def to(self, device: str | torch.device) -> ClassifierFeatures:
+        """Move the classifier; images follow it."""
+        self.classifier.to(device)
+        return self
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features and class probabilities of uint8 [n, c, h, w]; ValueError on other images."""

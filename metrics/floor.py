@@ -23,14 +23,15 @@ def frechet_floor(mu: Array, sigma: Array, num_images: int, *, seed: int = 0) ->
     if num_images < 2:
         raise ValueError(f"num_images is {num_images}; a covariance needs at least 2")
     mu, sigma = gaussian("", mu, sigma)
-    root, d = covariance_root(sigma), len(mu)
+    root = covariance_root(sigma)
+    rank = root.shape[1]
     rng = np.random.default_rng(seed)
     freedom = num_images - 1
-    if freedom >= d:
-        factor = np.tril(rng.standard_normal((d, d)), -1)
-        factor[np.diag_indices(d)] = np.sqrt(rng.chisquare(freedom - np.arange(d)))
+    if freedom >= rank:
+        factor = np.tril(rng.standard_normal((rank, rank)), -1)
+        factor[np.diag_indices(rank)] = np.sqrt(rng.chisquare(freedom - np.arange(rank)))
     else:
-        factor = rng.standard_normal((d, freedom))
+        factor = rng.standard_normal((rank, freedom))
     drawn = root @ torch.from_numpy(factor) / freedom**0.5
-    mean = mu + root @ torch.from_numpy(rng.standard_normal(d)) / num_images**0.5
+    mean = mu + root @ torch.from_numpy(rng.standard_normal(rank)) / num_images**0.5
     return frechet_of_roots(mean, drawn, drawn.square().sum(), mu, root, sigma.trace())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from metrics.compare import Measurement
+from metrics.measurement import Measurement
 
 # A name that others read as FID is kept for what they mean by it (formats of StyleGAN2-ADA).
 FID_IMAGES = 50_000

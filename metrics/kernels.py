@@ -18,6 +18,9 @@ from metrics.distances import (
     squared_distances,
 )
 
+# Those of CMMD.
+BANDWIDTH, SCALE = 10.0, 1000.0
+
 
 def kernel_distance_of_subsets(
     x: Array, y: Array, *, subsets: int = 100, size: int = 1000, seed: int = 0
@@ -43,7 +46,7 @@ def kernel_distance_of_subsets(
 
 
 def gaussian_discrepancy(
-    x: Array, y: Array, *, bandwidth: float = 10.0, scale: float = 1000.0, biased: bool = True
+    x: Array, y: Array, *, bandwidth: float = BANDWIDTH, scale: float = SCALE, biased: bool = True
 ) -> float:
     """MMD^2 times scale, with k(a, b) = exp(-|a - b|^2 / (2 bandwidth^2)) of x [n, d] and y [m, d].
 
@@ -58,10 +61,7 @@ def gaussian_discrepancy(
     x, y = x - origin, y - origin
 
     def mean(a: Tensor, b: Tensor, *, itself: bool) -> Tensor:
-        sums = [
-            torch.exp(-squared_distances(rows, b) / (2 * bandwidth**2)).sum()
-            for rows in a.split(BLOCK)
-        ]
+        sums = [gaussian_kernel(rows, b, bandwidth=bandwidth).sum() for rows in a.split(BLOCK)]
         without = itself and not biased
         # k(a, a) = 1 for each of the pairs that are left out.
         total = torch.stack(sums).sum() - (len(a) if without else 0)
@@ -69,3 +69,8 @@ def gaussian_discrepancy(
 
     within = mean(x, x, itself=True) + mean(y, y, itself=True)
     return (scale * (within - 2 * mean(x, y, itself=False))).item()
+
+
+def gaussian_kernel(x: Tensor, y: Tensor, *, bandwidth: float = BANDWIDTH) -> Tensor:
+    """exp(-|a - b|^2 / (2 bandwidth^2)) of each row of x [n, d] and of y [m, d]: [n, m]."""
+    return torch.exp(-squared_distances(x, y) / (2 * bandwidth**2))

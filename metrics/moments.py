@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from metrics.distances import SYMMETRY_TOLERANCE
+from metrics.ranks import Ranks
 from metrics.storage import Arrays, read_arrays, text, whole_number, write_arrays
 
 
@@ -81,6 +82,18 @@ class Moments:
         )
         return Moments(num, mean, scatter)
 
+    def over(self, ranks: Ranks) -> Moments:
+        """Moments of the union of the sets of all processes, in each of them."""
+        if ranks.size == 1:
+            return self
+        num, total = torch.tensor(self.num, dtype=torch.float64), self.mean * self.num
+        ranks.sum(num, total)
+        mean = total / num.clamp(min=1)
+        step = self.mean - mean
+        scatter = self.scatter + torch.outer(step, step) * self.num
+        ranks.sum(scatter)
+        return Moments(int(num), mean, scatter)
+
     def covariance(self, *, ddof: int = 1) -> Tensor:
         """Scatter / (num - ddof). EDM and pytorch-fid use ddof 1, StyleGAN2 and 3 use 0."""
         if self.num <= ddof:
@@ -95,11 +108,13 @@ class GroupedMoments:
 
     Holds what a delete-a-group jackknife needs, in memory that does not grow with the stream. Rows
     are taken in portions of fixed size, so the result does not depend on how the stream is cut.
+    `first` is the number of the first sample, where another process has those before.
     """
 
     ROWS_PER_GROUP = 64
 
-    def __init__(self, dim: int, num_groups: int) -> None:
+    def __init__(self, dim: int, num_groups: int, *, first: int = 0) -> None:
+        self.first = first
         self.groups = [Moments.empty(dim) for _ in range(num_groups)]
         self.waiting = torch.zeros(0, dim, dtype=torch.float64)
 
@@ -111,13 +126,17 @@ class GroupedMoments:
             self._absorb(self.waiting[:portion])
             self.waiting = self.waiting[portion:]
 
+    def finish(self, ranks: Ranks) -> None:
+        """End the stream: take the rows that wait, and the groups of the other processes."""
+        self._take_waiting()
+        self.groups = [group.over(ranks) for group in self.groups]
+
     def leave_one_out(self) -> Iterator[Moments]:
         """Yield the moments of all samples, then for every group those of the samples outside it.
 
-        Ends the stream: what comes after would start again at group 0.
+        Ends the stream: what comes after would start again at the first group.
         """
-        self._absorb(self.waiting)
-        self.waiting = self.waiting[:0]
+        self._take_waiting()
         total = Moments.empty(self.waiting.shape[1])
         for group in self.groups:
             total = total.merge(group)
@@ -125,10 +144,15 @@ class GroupedMoments:
         for group in self.groups:
             yield total.remove(group)
 
+    def _take_waiting(self) -> None:
+        self._absorb(self.waiting)
+        self.waiting = self.waiting[:0]
+
     def _absorb(self, rows: Tensor) -> None:
-        for group, part in enumerate(rows[i :: len(self.groups)] for i in range(len(self.groups))):
-            if len(part):
-                self.groups[group].update(part)
+        # A portion is a multiple of the groups, so every one of them begins in the same group.
+        for start in range(min(len(self.groups), len(rows))):
+            group = (self.first + start) % len(self.groups)
+            self.groups[group].update(rows[start :: len(self.groups)])
 
 
 class GroupedScore:
@@ -139,9 +163,11 @@ class GroupedScore:
     and `GroupedMoments`.
     """
 
-    def __init__(self, num_images: int, num_classes: int, *, num_groups: int, splits: int) -> None:
+    def __init__(
+        self, num_images: int, num_classes: int, *, num_groups: int, splits: int, first: int = 0
+    ) -> None:
         self.num_images, self.splits, self.num_groups = num_images, splits, num_groups
-        self.seen = 0
+        self.seen = first
         self.counts = torch.zeros(splits, num_groups, dtype=torch.float64)
         self.negentropy = torch.zeros(splits, num_groups, dtype=torch.float64)
         self.mass = torch.zeros(splits, num_groups, num_classes, dtype=torch.float64)
@@ -157,6 +183,10 @@ class GroupedScore:
         self.negentropy.view(-1).index_add_(0, cell, torch.xlogy(p, p).sum(1))
         self.mass.view(-1, p.shape[1]).index_add_(0, cell, p)
         self.seen += len(p)
+
+    def finish(self, ranks: Ranks) -> None:
+        """End the stream: take what the other processes have seen."""
+        ranks.sum(self.counts, self.negentropy, self.mass)
 
     def leave_one_out(self) -> Iterator[float]:
         """Yield the mean score of the splits over all images, then without each of the groups."""

@@ -51,14 +51,19 @@ def authentic_percentage(train: Array, fake: Array) -> float:
     images' own law scores about 50, more in high dimensions.
     """
     train, fake = features_pair(train, fake, at_least=2)
+    return 100 * authentic(train, fake).double().mean().item()
+
+
+def authentic(train: Tensor, fake: Tensor) -> Tensor:
+    """Which rows of fake [m, d] are authentic beside train [n, d], float64; bool [m]."""
     origin = train.mean(0)
     train, fake = train - origin, fake - origin
     own = manifold_radii(train, k=1)
-    authentic = 0
+    found = []
     for rows in fake.split(BLOCK):
         nearest, index = squared_distances(rows, train).min(1)
-        authentic += int((own[index] < nearest).sum())
-    return 100 * authentic / len(fake)
+        found.append(own[index] < nearest)
+    return torch.cat(found)
 
 
 def nearest_rows(points: Tensor, among: Tensor, *, count: int = 1) -> Tensor:

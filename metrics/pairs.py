@@ -9,7 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metrics.distances import in_manifold, manifold_radii, polynomial_kernel, squared_distances
+from metrics.distances import (
+    in_manifold,
+    manifold_radii,
+    polynomial_kernel,
+    squared_distances,
+)
+from metrics.kernels import SCALE, gaussian_kernel
+from metrics.neighbours import authentic
+from metrics.slices import directions_of, sorted_square
 
 
 def kernel_distances(real: Tensor, fake: Tensor, *, groups: int) -> list[float]:
@@ -69,6 +77,48 @@ def densities_and_coverages(
         densities.append((found.sum() / (k * sizes[kept].sum())).item())
         coverages.append((found > 0).double().mean().item())
     return densities, coverages
+
+
+def gaussian_discrepancies(real: Tensor, fake: Tensor, *, groups: int) -> list[float]:
+    """`gaussian_discrepancy` of real [n, d] and fake [m, d], then without group 0, 1, ..."""
+    origin = real.mean(0)
+    real, fake = real - origin, fake - origin
+    one_hot = torch.nn.functional.one_hot(torch.arange(len(fake)) % groups, groups).double()
+    sizes = one_hot.sum(0)
+    within = one_hot.T @ gaussian_kernel(fake, fake) @ one_hot
+    across = gaussian_kernel(real, fake).mean(0) @ one_hot
+    constant = gaussian_kernel(real, real).mean()
+    values = []
+    for left_out in range(-1, groups):
+        kept = torch.arange(groups) != left_out
+        m = sizes[kept].sum()
+        mixed = across[kept].sum() / m
+        values.append((SCALE * (constant + within[kept][:, kept].sum() / m**2 - 2 * mixed)).item())
+    return values
+
+
+def sliced_distances(real: Tensor, fake: Tensor, *, groups: int) -> list[float]:
+    """`sliced_distance` of the first rows of real [n, d] and fake [m, d], then without group 0, ...
+
+    As many rows of both; a group is left out of both.
+    """
+    n = min(len(real), len(fake))
+    real, fake = real[:n], fake[:n]
+    group = torch.arange(n) % groups
+    total = torch.zeros(1 + groups, dtype=torch.float64)
+    for part in directions_of(real.shape[1]):
+        x, y = real @ part, fake @ part
+        for left_out in range(-1, groups):
+            kept = group != left_out
+            total[1 + left_out] += sorted_square(x[kept], y[kept])
+    return total.tolist()
+
+
+def authentic_percentages(real: Tensor, fake: Tensor, *, groups: int) -> list[float]:
+    """`authentic_percentage` of fake [m, d] beside real [n, d], then without group 0, 1, ..."""
+    is_authentic = authentic(real, fake).double()
+    group = torch.arange(len(fake)) % groups
+    return [100 * is_authentic[group != k].mean().item() for k in range(-1, groups)]
 
 
 def _nearest_of_each_group(distances: Tensor, groups: int, count: int) -> Tensor:

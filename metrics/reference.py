@@ -16,6 +16,7 @@ import checkpoints
 import datasets
 from metrics.features import AnyExtractor, features_of_arrays, holds_features
 from metrics.moments import Moments, Statistics, load_statistics, save_statistics
+from metrics.ranks import ALONE, Ranks
 from metrics.storage import read_arrays
 
 # Progress of a stage: (images done, images in all).
@@ -61,6 +62,7 @@ def open_reference(
     batch: int = 250,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Reference:
     """The reference of a file of statistics, of a folder or zip of images, or of given moments.
 
@@ -70,7 +72,8 @@ def open_reference(
     `features` is the extractor, any callable of that protocol. An .npz of `save_features` brings
     its own; everything else needs one. Images are read `batch` at a time. `cache` is a folder where
     statistics of images are kept, found again by the content of the images, the hash of the
-    features' weights, and the protocol; features without a `sha256` are measured every time.
+    features' weights, and the protocol; features without a `sha256` are measured every time. Of
+    several processes each measures a share of the images.
     ValueError or OSError, naming the file, on what cannot be used.
     """
     if isinstance(reference, Reference):
@@ -99,10 +102,10 @@ def open_reference(
     if features is None:
         raise ValueError(f"{path}: holds images, so name the features to measure them in")
     kept = _cache_file(path, features, cache)
-    if kept is not None and kept.exists():
+    if ranks.all(kept is not None and kept.exists()) and kept is not None:
         return _with_statistics(load_statistics(kept), features, str(path))
-    statistics = _measure_images(path, features, batch, progress)
-    if kept is not None:
+    statistics = _measure_images(path, features, batch, progress, ranks)
+    if kept is not None and ranks.rank == 0:
         kept.parent.mkdir(parents=True, exist_ok=True)
         save_statistics(kept, statistics)
     return Reference(statistics, features, str(path))
@@ -193,27 +196,33 @@ def sample_indices(num_images: int) -> range:
 
 
 def _measure_images(
-    path: Path, features: AnyExtractor, batch: int, progress: Progress | None
+    path: Path, features: AnyExtractor, batch: int, progress: Progress | None, ranks: Ranks
 ) -> Statistics:
     folder = datasets.ImageFolder(path)
-    indices = sample_indices(len(folder))
-    stride = indices.step
-    moments, sample, done = None, [], 0
-    for images, _ in folder.batches(batch):
-        values, _ = extract(features, torch.from_numpy(images))
-        moments = moments or Moments.empty(values.shape[1])
-        moments.update(values)
-        sample.append(values[-done % stride :: stride].float())
-        done += len(values)
-        if progress:
-            progress(done, len(folder))
-    folder.close()
-    if moments is None or moments.num < 2:
+    if len(folder) < 2:
         raise ValueError(f"{path}: {len(folder)} images; statistics need at least 2")
+    share, indices = ranks.share(len(folder)), sample_indices(len(folder))
+    moments, sample, done = Moments.empty(0), torch.zeros(0, 0), share.start
+    for images, _ in folder.batches(batch, share):
+        values, _ = extract(features, torch.from_numpy(images))
+        if not moments.num:
+            moments = Moments.empty(values.shape[1])
+            sample = torch.zeros(len(indices), values.shape[1])
+        moments.update(values)
+        rows = [i for i in range(done, done + len(values)) if i % indices.step == 0]
+        sample[[i // indices.step for i in rows]] = values[[i - done for i in rows]].float()
+        done += len(values)
+        if progress and (done - share.start) * ranks.size < len(folder):
+            progress((done - share.start) * ranks.size, len(folder))
+    folder.close()
+    # Each row is zero in all processes but the one that has it.
+    ranks.sum(sample)
+    if progress:
+        progress(len(folder), len(folder))
     labels = folder.labels
     return Statistics.of(
-        moments,
+        moments.over(ranks),
         space=space_name(features),
-        features=torch.cat(sample),
-        labels=None if labels is None or labels.ndim > 1 else labels[indices.start :: stride],
+        features=sample,
+        labels=None if labels is None or labels.ndim > 1 else labels[:: indices.step],
     )

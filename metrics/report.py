@@ -34,19 +34,10 @@ from PIL import Image
 
 from checkpoints import replacing
 from metrics.curve import curve_chart, interval_bars
+from metrics.table import METRICS
 
 SCHEMA = 1
 MINUS = "\N{MINUS SIGN}"
-
-TITLES = {
-    "frechet_distance": "Fréchet distance",
-    "inception_score": "Inception Score",
-    "kernel_distance": "Kernel distance",
-    "precision": "Precision",
-    "recall": "Recall",
-    "density": "Density",
-    "coverage": "Coverage",
-}
 
 # Stops of the slider, from all after to all before.
 STOPS = [round(2.5 * i, 1) for i in range(41)]
@@ -193,7 +184,7 @@ def _row(difference: Facts) -> dict[str, str]:
     decimals = _decimals(d["standard_error"], d["before"], d["after"])
     percent = "" if not d["before"] else f"{100 * d['change'] / abs(d['before']):+.1f} %"
     return {
-        "title": TITLES[d["metric"]],
+        "title": METRICS[d["metric"]].title,
         "arrow": "↓" if d["lower_is_better"] else "↑",
         "direction": "lower is better" if d["lower_is_better"] else "higher is better",
         "before": _number(d["before"], decimals),

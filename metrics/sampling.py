@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from metrics.features import to_uint8
+from metrics.ranks import ALONE, Ranks
 
 # Part of the protocol: another size gives other noise. A block at 1024 x 1024 takes a few GB.
 BLOCK = 25
@@ -50,8 +51,11 @@ def draw_images(
     seed: int = 0,
     label: int | None = None,
     noise_mode: str = "random",
+    ranks: Ranks = ALONE,
 ) -> Iterator[Tensor]:
     """Yield images 0 to num_images - 1 of a seed as uint8 [n, c, h, w] on the CPU, n at most BLOCK.
+
+    Of several processes, each gets those from `first_image` on that are its share.
 
     A conditional student gets the class `label`, or one drawn uniformly for each image. The student
     is evaluated in eval mode; its modes and torch's random states are afterwards what they were.
@@ -64,7 +68,8 @@ def draw_images(
     if label is not None and not 0 <= label < student.c_dim:
         allowed = f"0 to {student.c_dim - 1}" if student.c_dim else "none, it is unconditional"
         raise ValueError(f"class {label} of a student with {student.c_dim}; allowed: {allowed}")
-    for block, start in enumerate(range(0, num_images, BLOCK)):
+    for block in _blocks(num_images, ranks):
+        start = block * BLOCK
         x = _draw_block(student, block, seed=seed, label=label, noise_mode=noise_mode)
         if not x.isfinite().all():
             raise ValueError(
@@ -72,6 +77,15 @@ def draw_images(
                 "its weights have diverged, go back to an earlier snapshot"
             )
         yield to_uint8(x[: num_images - start]).cpu()
+
+
+def first_image(num_images: int, ranks: Ranks) -> int:
+    """Number of the first image of `draw_images` that this process draws."""
+    return _blocks(num_images, ranks).start * BLOCK
+
+
+def _blocks(num_images: int, ranks: Ranks) -> range:
+    return ranks.share(-(-num_images // BLOCK))
 
 
 def draw_some(

@@ -96,7 +96,9 @@ class ImageNetFeatures:
         return features.float(), logits.float().softmax(1)
 
 
-def choose_features(name: str | os.PathLike[str], *, bfloat16: bool = False) -> FeatureExtractor:
+def choose_features(
+    name: str | os.PathLike[str], *, bfloat16: bool = False, device: str | torch.device = "cpu"
+) -> FeatureExtractor:
     """The feature space of a name of the table above, or of an .npz; see the module.
 
     `bfloat16` is about twice as fast where the processor has it; its numbers are approximate and
@@ -106,15 +108,15 @@ def choose_features(name: str | os.PathLike[str], *, bfloat16: bool = False) -> 
     text = os.fspath(name)
     kind, _, file = text.partition("=")
     if text.endswith(".npz") and kind not in SPACES:
-        return load_features(text)
+        return load_features(text).to(device)
     if kind not in SPACES:
         raise ValueError(
             f"features {text!r} are unknown; choose {', '.join(SPACES)}, or an .npz of a classifier"
         )
     resize = SPACES[kind]
     if resize is None:
-        return lite0_features(file or None, bfloat16=bfloat16)
-    return inception_features(file or None, resize=resize, bfloat16=bfloat16)
+        return lite0_features(file or None, bfloat16=bfloat16).to(device)
+    return inception_features(file or None, resize=resize, bfloat16=bfloat16).to(device)
 
 
 def inception_features(

@@ -64,6 +64,6 @@ class Best:
             raise ValueError("the state was made without a judge; continue it without one")
         if not isinstance(state["network"], Mapping):
             raise ValueError("the state's best network is no network")
-        check_tensors("best network", state["network"], self.network.state_dict())
+        check_tensors("the state's best network", state["network"], self.network.state_dict())
         self.network.load_state_dict(state["network"])
         self.score, self.num_images = state["score"], state["num_images"]

@@ -8,6 +8,7 @@ from the average of the one before, which becomes its teacher.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +16,16 @@ from typing import Any, Protocol
 import torch
 
 from refiners.average import follow, frozen_view
+from refiners.distributed import Processes
 from refiners.guided import Guided
 from refiners.inputs import RealImages, source_stream
 from refiners.optimiser import Skips, random_stream, step_if_finite
+from refiners.precision import check_precision, prepare, tensor_cores
 from refiners.progressive import Progressive, sample_in_steps
 from refiners.run_folder import RunFolder
-from refiners.session import Session, run_folder_of
+from refiners.session import Board, Session, run_folder_of
 from refiners.settings import Settings
+from refiners.shards import Pieces
 from refiners.state import restore
 
 DISTILLERS: dict[str, type] = {"progressive": Progressive, "guided": Guided}
@@ -98,12 +102,19 @@ class Distillation:
         settings: glr is the rate, falling to 0 over each stage; what concerns the auxiliary and the
             warm-up is not used.
         real_images: source of clean images, see refiners.inputs; the teacher's samples will do.
+        processes: those that share the batches; None is this one alone.
     """
 
     num_warmup_steps = 0
 
     def __init__(
-        self, teacher: Any, method: Distiller, settings: Settings, *, real_images: RealImages
+        self,
+        teacher: Any,
+        method: Distiller,
+        settings: Settings,
+        *,
+        real_images: RealImages,
+        processes: Processes | None = None,
     ):
         self.method = method
         self.settings = settings
@@ -116,6 +127,11 @@ class Distillation:
             copy.deepcopy(self.teacher), method.halving, max(method.stages[0], 1)
         )
         self.device = next(self.student.parameters()).device
+        check_precision(settings, self.device)
+        self.processes = processes or Processes()
+        self.pieces = Pieces(settings, self.processes, self.device)
+        for network in (self.student, self.teacher, self.original):
+            prepare(network, settings, self.device)
         betas = (float(settings.beta1), float(settings.beta2))
         self.student_adam = torch.optim.Adam(
             self.student.parameters(), lr=settings.glr, betas=betas
@@ -140,22 +156,21 @@ class Distillation:
         if stage != self.stage:
             self._begin(stage)
         num_steps = self.method.stages[self.stage]
-        with random_stream(self.settings.seed * 1_000_003 + self.step, self.device):
-            x_0, labels = self.real_images(self.settings.batch, source_stream())
+        settings = self.settings
+        with (
+            tensor_cores(settings.precision, self.device),
+            random_stream(settings.seed * 1_000_003 + self.step, self.device),
+        ):
+            images, labels = self.real_images(settings.batch, source_stream())
             labels = None if labels is None or not self.original.label_dim else labels
-            loss = self.method.loss(
-                x_0.to(self.device),
-                None if labels is None else labels.to(self.device),
-                student=self.student,
-                teacher=self.teacher,
-                original=self.original,
-                num_steps=num_steps,
-            )
             self.student_adam.zero_grad()
-            loss.backward()
+            loss = torch.stack(self.pieces.each(lambda i: self._loss(images, labels, i))).sum()
+            grads = [p.grad for p in self.student.parameters() if p.grad is not None]
+            self.processes.add([loss, *grads], "the student's gradient")
         done = self.step - self.stage * self.steps_per_stage
         rate = self.settings.glr * self.rate_scale * (1 - done / self.steps_per_stage)
-        losses = {"Loss/distillation": step_if_finite(self.student_adam, loss.detach(), rate)}
+        value, size = step_if_finite(self.student_adam, loss, rate)
+        losses = {"Loss/distillation": value, "Gradient/student_norm": size}
         self.step += 1
         if not self.skips.note(losses, step=self.step - 1, seed=self.settings.seed):
             return {}
@@ -165,6 +180,21 @@ class Distillation:
             half_life = min(half_life, seen * self.settings.ema_rampup_ratio)
         follow(self.average.denoiser, self.student, self.settings.batch, half_life)
         return losses | {"Progress/student_steps": float(num_steps)}
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor | None, i: int) -> torch.Tensor:
+        """Take a piece's part of the loss, and the gradient of that."""
+        x_0, labels = (self.pieces.cut(part, i) for part in (images, labels))
+        loss = self.method.loss(
+            x_0.to(self.device),
+            None if labels is None else labels.to(self.device),
+            student=self.student,
+            teacher=self.teacher,
+            original=self.original,
+            num_steps=self.method.stages[self.stage],
+        )
+        loss = loss * self.pieces.share(i)
+        loss.backward()
+        return loss.detach()
 
     def _begin(self, stage: int) -> None:
         """Make the average the teacher, start from it, and forget the optimiser's moments."""
@@ -178,6 +208,9 @@ class Distillation:
     def health(self) -> dict[str, float]:
         """Return nothing: there is no auxiliary network."""
         return {}
+
+    def views(self) -> None:
+        """Return nothing: see health."""
 
     def _parts(self) -> dict[str, Any]:
         return {
@@ -229,8 +262,10 @@ def distil(
     folder: RunFolder | None = None,
     save: Any = None,
     measure: Any = None,
-    resume: bool = False,
+    resume: bool | Path = False,
     progress: bool | None = None,
+    processes: Processes | None = None,
+    boards: Sequence[Board] = (),
 ) -> SteppedStudent:
     """Distil a denoiser into one of few steps and return it as a student; see refine().
 
@@ -245,8 +280,10 @@ def distil(
         folder: an existing run folder instead of outdir.
         save: called as save(student, path) for each snapshot; None writes none.
         measure: called as measure(student, num_images) at each snapshot.
-        resume: continue from the newest whole state in `folder`.
+        resume: continue from this state in `folder`, or with True from the newest whole one.
         progress: show a progress bar; None shows it on a terminal.
+        processes: those that share the batches; None is this one alone.
+        boards: called with the statistics of each tick and the thousands of images so far.
 
     Raises:
         ValueError: a teacher that the method cannot use, an unknown method, a setting out of range,
@@ -256,10 +293,10 @@ def distil(
         raise ValueError(f"method is {method!r}; allowed are {', '.join(DISTILLERS)}")
     chosen: Distiller = DISTILLERS[method]() if isinstance(method, str) else method
     settings = (settings or Settings()).with_length(kimg, batch)
-    job = Distillation(teacher, chosen, settings, real_images=real_images)
-    folder = run_folder_of(folder, outdir, "distill")
-    session = Session(job, folder, save=save, measure=measure, progress=progress)
+    job = Distillation(teacher, chosen, settings, real_images=real_images, processes=processes)
+    folder = run_folder_of(folder, outdir, "distill") if job.processes.is_first else None
+    session = Session(job, folder, save=save, measure=measure, progress=progress, boards=boards)
     if resume:
-        session.resume()
+        session.resume(None if resume is True else Path(resume))
     session.run()
     return session.result()

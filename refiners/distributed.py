@@ -24,7 +24,7 @@ ALONE_HOURS = 24  # the longest that they wait for process 0, which measures and
 ROLL_SECONDS = 5.0  # how long the survivors of a lost process wait for each other
 
 
-class LostProcess(RuntimeError):
+class LostProcess(ConnectionError):
     """A process did not take part where the others waited for it."""
 
 
@@ -55,13 +55,17 @@ class Processes:
         """Return process 0's value, plain data or tensors, in all of them."""
         return value
 
+    def highest(self, number: int, phase: str) -> int:
+        """Return the highest of the processes' numbers."""
+        return number
+
     def any(self, flag: bool, phase: str) -> bool:
         """Return whether it is so in any process."""
-        return flag
+        return bool(self.highest(int(flag), phase))
 
-    def first_alone(self, work: Callable[[], Any], phase: str) -> None:
-        """Do some work in process 0; the others wait, and end if it fails."""
-        work()
+    def first_alone(self, work: Callable[[], Any], phase: str) -> Any:
+        """Do some work in process 0; the others wait for it, end if it fails, and get None."""
+        return work()
 
     def leave(self) -> None:
         """Part, at the end of a program."""
@@ -82,7 +86,10 @@ class Group(Processes):
         wait = datetime.timedelta(seconds=step_seconds)
         store, self.rank, self.size = next(rendezvous("env://", timeout=wait))
         self.store = PrefixStore("refine", store)
-        backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
+        cuda = torch.device(device).type == "cuda"
+        if cuda:
+            torch.cuda.set_device(device)
+        backend = "nccl" if cuda else "gloo"
         dist.init_process_group(
             backend, store=store, rank=self.rank, world_size=self.size, timeout=wait
         )
@@ -117,19 +124,19 @@ class Group(Processes):
             dist.broadcast_object_list(box, src=0, group=self.patient)
         return box[0]
 
-    def any(self, flag: bool, phase: str) -> bool:
-        """Return whether it is so in any process."""
-        count = torch.tensor(int(flag))
+    def highest(self, number: int, phase: str) -> int:
+        """Return the highest of the processes' numbers."""
+        found = torch.tensor(number)
         with self.waiting(phase):
-            dist.all_reduce(count, group=self.patient)
-        return bool(count)
+            dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.patient)
+        return int(found)
 
-    def first_alone(self, work: Callable[[], Any], phase: str) -> None:
-        """Do some work in process 0; the others wait, and end if it fails."""
-        error: Exception | None = None
+    def first_alone(self, work: Callable[[], Any], phase: str) -> Any:
+        """Do some work in process 0; the others wait for it, end if it fails, and get None."""
+        found, error = None, None
         if self.is_first:
             try:
-                work()
+                found = work()
             except Exception as raised:  # told to the others below, and raised again
                 error = raised
         failed = self.from_first(None if error is None else str(error), phase)
@@ -137,6 +144,7 @@ class Group(Processes):
             raise error
         if failed is not None:
             raise LostProcess(f"rank 0 failed in {phase}: {failed}")
+        return found
 
     def leave(self) -> None:
         """Leave the group."""
@@ -171,9 +179,19 @@ class Group(Processes):
         return sorted(set(range(self.size)) - present)
 
 
+def num_processes() -> int:
+    """Return how many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank_here() -> int:
+    """Return the number of this process among them."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def join(device: str | torch.device) -> Processes:
     """Return the processes that torchrun started, or this one alone; once in a program."""
-    return Group(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Processes()
+    return Group(device) if num_processes() > 1 else Processes()
 
 
 def device_of_rank(device: str) -> str:

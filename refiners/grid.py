@@ -26,8 +26,13 @@ def sample_grid(student: Any, seed: int) -> np.ndarray:
             student(z[i : i + 16], None if labels is None else labels[i : i + 16])
             for i in range(0, len(z), 16)
         ]
-    pixels = (torch.cat(images).float().cpu() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-    return datasets.image_grid(pixels.numpy(), GRID_COLUMNS)
+    return tiled(torch.cat(images), GRID_COLUMNS)
+
+
+def tiled(images: torch.Tensor, columns: int) -> np.ndarray:
+    """Return images [n, c, h, w] in [-1, 1] as one picture, uint8 [H, W] or [H, W, 3]."""
+    pixels = (images.float().cpu() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return datasets.image_grid(pixels.numpy(), columns)
 
 
 def save_grid(path: Path, student: Any, seed: int) -> np.ndarray:
@@ -35,3 +40,8 @@ def save_grid(path: Path, student: Any, seed: int) -> np.ndarray:
     grid = sample_grid(student, seed)
     datasets.save_png(path, grid)
     return grid
+
+
+def save_tiled(path: Path, images: torch.Tensor, columns: int) -> None:
+    """Write images [n, c, h, w] in [-1, 1] as one PNG."""
+    datasets.save_png(path, tiled(images, columns))

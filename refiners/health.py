@@ -15,8 +15,12 @@ from refiners.noise import add_noise
 from refiners.optimiser import random_stream
 
 HEALTH_SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 6.0)
-HEALTH_IMAGES = 16  # few, as they are measured at every tick; benchmarks/loop.py has the cost
+# Few, as they are measured at every tick; benchmarks/loop.py has the cost.
+HEALTH_IMAGES = 16
+LEVEL_IMAGES = 8  # of them at each noise level, by turns
 SATURATED = 0.99  # of the range [-1, 1]
+VIEW_SIGMAS = (0.2, 0.8, 3.0)
+VIEW_IMAGES = 8
 
 
 class Health:
@@ -51,9 +55,33 @@ class Health:
             x_0, labels = self._images()
             figures = self._of_images(x_0)
             if self.refinement.auxiliary is not None:
-                for sigma in HEALTH_SIGMAS:
-                    figures |= self._of_level(x_0, labels, sigma)
+                for i, sigma in enumerate(HEALTH_SIGMAS):
+                    first = i * LEVEL_IMAGES % HEALTH_IMAGES
+                    some = slice(first, first + LEVEL_IMAGES)
+                    seen = None if labels is None else labels[some]
+                    figures |= self._of_level(x_0[some], seen, sigma)
         return dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
+
+    @torch.no_grad()
+    def views(self) -> tuple[torch.Tensor, int]:
+        """Return the same samples at each call, as the networks see them, and columns in a row.
+
+        A row is a sample, then for each of VIEW_SIGMAS: noised, as the teacher denoises it and, if
+        there is one, as the auxiliary does. Float [rows * columns, c, h, w].
+        """
+        job = self.refinement
+        with self._stream():
+            x_0, labels = self._images()
+            x_0 = x_0[:VIEW_IMAGES]
+            labels = None if labels is None else labels[:VIEW_IMAGES]
+            columns = [x_0]
+            for sigma in VIEW_SIGMAS:
+                level = torch.full([len(x_0)], sigma, device=x_0.device)
+                x = add_noise(x_0, level)
+                columns += [x, job.teacher(x, level, labels)]
+                if job.auxiliary is not None:
+                    columns.append(job.auxiliary_average(x, level, labels))
+        return torch.stack(columns, dim=1).flatten(0, 1), len(columns)
 
     def _stream(self) -> Any:
         return random_stream(self.refinement.settings.seed * 1_000_003 - 1, self.refinement.device)

@@ -1,48 +1,30 @@
-"""The refinement loop's step: batches, optimisers, averages, health and state; it knows no method.
+"""A refinement in memory: networks, optimisers, averages, counts, and the state that holds them.
 
-Each step draws one batch of the student's images; it trains the auxiliary and, through the method's
-pixel gradient, the student. All randomness of a step comes from (seed, step), so a resumed run
-equals the undisturbed one.
+It knows no method. Each step (see step) draws one batch of the student's images; it trains the
+auxiliary and, through the method's pixel gradient, the student. All randomness of a step comes from
+(seed, step), so a resumed run equals the undisturbed one.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from refiners.average import follow, frozen_view
+from refiners.average import frozen_view
 from refiners.base import Method, WithAuxiliary, WithHead, WithMemory, WithPairs
-from refiners.distributed import Processes, couples_samples
-from refiners.health import HEALTH_SIGMAS, Health
+from refiners.distributed import Processes
+from refiners.health import Health
 from refiners.inputs import Inputs, draw_inputs, name_of, source_stream
-from refiners.optimiser import Skips, random_stream, step_if_finite, trainable
+from refiners.optimiser import Skips, random_stream, trainable
 from refiners.pair import check_pair
-from refiners.precision import prepare, tensor_cores
+from refiners.precision import check_precision, prepare, tensor_cores
 from refiners.settings import Settings
-from refiners.shards import Pieces, Stream
+from refiners.shards import Pieces
 from refiners.state import check_layout, check_tensors, restore
-
-__all__ = ["HEALTH_SIGMAS", "Refinement", "draw_inputs", "follow"]
-
-
-@dataclass
-class Batch:
-    """What a step works on: latents [n, z_dim], labels, and those that the teacher sees.
-
-    Attributes:
-        images: the student's, of each piece of this process.
-        stream: where the random streams were before they were made.
-    """
-
-    z: torch.Tensor
-    labels: torch.Tensor | None
-    seen: torch.Tensor | None
-    stream: Stream
-    images: list[torch.Tensor] = field(default_factory=list)
+from refiners.step import take_step
 
 
 class Refinement:
@@ -88,6 +70,7 @@ class Refinement:
         )
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
         self.device = next(self.student.parameters()).device
+        check_precision(settings, self.device)
         self.processes = processes or Processes()
         self.pieces = Pieces(settings, self.processes, self.device)
         betas = (float(settings.beta1), float(settings.beta2))
@@ -132,7 +115,7 @@ class Refinement:
         with random_stream(self.settings.seed * 1_000_003 - 3, self.device):
             return self.method.new_memory(
                 lambda n: self.average(*draw_inputs(self.average, n, self.device)),
-                lambda n: self._draw_real(n)[0],
+                lambda n: self.draw_real(n)[0],
                 teacher=self.teacher,
             )
 
@@ -155,134 +138,17 @@ class Refinement:
         Raises:
             FloatingPointError: the third such step in a row, with its reason.
         """
-        moves_student = self.step >= self.num_warmup_steps
         settings, seed = self.settings, self.settings.seed
-        losses = {"Loss/auxiliary": 0.0, "Gradient/pixel_norm": 0.0}
         with (
             tensor_cores(settings.precision, self.device),
             random_stream(seed * 1_000_003 + self.step, self.device),
         ):
-            z, labels = draw_inputs(self.student, settings.batch, self.device)
-            seen = labels if self.teacher.label_dim else None
-            batch = Batch(z, labels, seen, Stream(self.device))
-            self.moving.train(moves_student)
-            # Several passes keep no graph meanwhile: the images are made once more for it.
-            batch.images = self._draw_images(
-                batch, graph=moves_student and len(self.pieces.rows) == 1
-            )
-            if self.auxiliary is not None:
-                losses["Loss/auxiliary"] = self._advance_auxiliary(batch)
-            if moves_student and math.isfinite(losses["Loss/auxiliary"]):
-                losses["Gradient/pixel_norm"] = self._advance_student(batch)
+            losses = take_step(self, moves_student=self.step >= self.num_warmup_steps)
         self.step += 1
         finite = self.skips.note(losses, step=self.step - 1, seed=seed)
         return losses if finite else {}
 
-    def _draw_images(self, batch: Batch, *, graph: bool) -> list[torch.Tensor]:
-        """Return the student's images, piece by piece; without a graph, running means stay."""
-        with torch.set_grad_enabled(graph):
-            return self.pieces.each_of(self.moving, lambda i: self._image(batch, i), keep=graph)
-
-    def _image(self, batch: Batch, i: int) -> torch.Tensor:
-        return self.student(self.pieces.cut(batch.z, i), self.pieces.cut(batch.labels, i))
-
-    def _advance_auxiliary(self, batch: Batch) -> float:
-        """Train the auxiliary on the student's images; every update draws fresh noise."""
-        method, value = self.method, 0.0
-        assert isinstance(method, WithAuxiliary)
-        rate = self.settings.lr * self.rate_scale
-        for _ in range(self.settings.auxiliary_steps):
-            self.auxiliary_adam.zero_grad()
-            losses = self.pieces.each(lambda i: self._auxiliary_loss(batch, i))
-            loss = torch.stack(losses).sum()
-            self._add_gradients(self.auxiliary.parameters(), loss, "the auxiliary's gradient")
-            value = step_if_finite(self.auxiliary_adam, loss, rate)
-            if not math.isfinite(value):
-                break
-            follow(self.auxiliary_average, self.auxiliary, 1, self.settings.auxiliary_ema)
-        return value
-
-    def _auxiliary_loss(self, batch: Batch, i: int) -> torch.Tensor:
-        """Take a piece's part of the auxiliary's loss, and the gradient of that."""
-        method, cut = self.method, self.pieces.cut
-        assert isinstance(method, WithAuxiliary)
-        x_0, labels = batch.images[i].detach(), cut(batch.seen, i)
-        loss = method.auxiliary_loss(x_0, labels, auxiliary=self.auxiliary)
-        if isinstance(method, WithHead):
-            images, classes = (cut(part, i) for part in self._draw_real(self.settings.batch))
-            loss = loss + method.head_loss(x_0, labels, images, classes, auxiliary=self.auxiliary)
-        loss = loss * self.pieces.share(i)
-        loss.backward()
-        return loss.detach()
-
-    def _add_gradients(self, parameters: Any, value: torch.Tensor, phase: str) -> None:
-        """Sum gradients and a value over the processes."""
-        grads = [p.grad for p in parameters if p.grad is not None]
-        self.processes.add([value, *grads], phase)
-
-    def _advance_student(self, batch: Batch) -> float:
-        """Send the method's pixel gradient through the student, x_0.backward(g / n)."""
-        settings, pieces = self.settings, self.pieces
-        slopes = self._pixel_gradient(batch)
-        norm = (
-            torch.stack([g.square().sum(dim=[1, 2, 3]).sqrt().sum() for g in slopes]).sum()
-            / settings.batch
-        )
-        pairs = self._draw_pairs(settings.batch) if isinstance(self.method, WithPairs) else None
-        after = Stream(self.device)
-        self.student_adam.zero_grad()
-        if len(pieces.rows) > 1:
-            batch.stream.restore()
-            pieces.each_of(
-                self.moving, lambda i: self._image(batch, i).backward(slopes[i] / settings.batch)
-            )
-        else:
-            batch.images[0].backward(slopes[0] / settings.batch)
-        if pairs is not None:
-            after.restore()
-            pieces.each_of(self.moving, lambda i: self._pair_slope(pairs, i))
-        self._add_gradients(self.trained, norm, "the student's gradient")
-        ramp = settings.rampup_kimg * 1000
-        rate = settings.glr * min(1.0, (self.num_images + settings.batch) / max(ramp, 1))
-        value = step_if_finite(self.student_adam, norm, rate * self.rate_scale)
-        if math.isfinite(value):
-            half_life = settings.ema_kimg * 1000
-            if settings.ema_rampup_ratio:
-                half_life = min(half_life, self.num_images * settings.ema_rampup_ratio)
-            follow(self.average, self.student, settings.batch, half_life)
-        return value
-
-    def _pixel_gradient(self, batch: Batch) -> list[torch.Tensor]:
-        """Return the method's pixel gradient, piece by piece.
-
-        What couples the samples of a batch sees all of them, in each process.
-        """
-        pieces, networks = (
-            self.pieces,
-            {"teacher": self.teacher, "auxiliary": self.auxiliary_average},
-        )
-        images = [x_0.detach() for x_0 in batch.images]
-        whole = None
-        if not pieces.are_one and (couples_samples(self.method) or self.memory is not None):
-            whole = self.processes.gather(torch.cat(images), "the images")
-        if whole is not None and couples_samples(self.method):
-            g = self.method.pixel_gradient(whole, batch.seen, **networks)
-        else:
-            slopes = pieces.each(
-                lambda i: self.method.pixel_gradient(
-                    images[i], pieces.cut(batch.seen, i), **networks
-                )
-            )
-            if self.memory is None:
-                return slopes
-            g = self.processes.gather(torch.cat(slopes), "the pixel gradient")
-        if isinstance(self.method, WithMemory):
-            assert self.memory is not None
-            x_0 = images[0] if whole is None else whole
-            g = self.method.join(g, x_0, teacher=self.teacher, memory=self.memory)
-        return [g[rows] for rows in pieces.rows]
-
-    def _draw_real(self, n: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def draw_real(self, n: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Draw real images, with labels where teacher and student have classes."""
         assert self.inputs.real_images is not None
         images, labels = self.inputs.real_images(n, source_stream())
@@ -290,24 +156,20 @@ class Refinement:
             labels = None
         return images.to(self.device), None if labels is None else labels.to(self.device)
 
-    def _draw_pairs(self, n: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    def draw_pairs(self, n: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Draw latents, the student's labels and the teacher's images for them."""
         assert self.inputs.pairs is not None
         z, labels, targets = self.inputs.pairs(n, source_stream())
         labels = labels.to(self.device) if self.student.c_dim and labels is not None else None
         return z.to(self.device), labels, targets.to(self.device)
 
-    def _pair_slope(self, pairs: Any, i: int) -> None:
-        """Send the regression's slope at the student's images of a piece's pairs through it."""
-        assert isinstance(self.method, WithPairs)
-        z, labels, targets = (self.pieces.cut(part, i) for part in pairs)
-        images = self.student(z, labels)
-        slope = self.method.pair_gradient(images.detach(), targets, distance=self.inputs.distance)
-        images.backward(slope / self.settings.batch)
-
     def health(self) -> dict[str, float]:
         """Return figures that warn, see Health; process 0 alone has them."""
         return self.figures.measure() if self.processes.is_first else {}
+
+    def views(self) -> tuple[torch.Tensor, int]:
+        """Return pictures of what the networks see, see Health, and how many to a row."""
+        return self.figures.views()
 
     def _parts(self) -> dict[str, Any]:
         """Return the networks by name, then the optimisers, as a state holds them."""
@@ -358,7 +220,7 @@ class Refinement:
         check_layout(state, now)
         theirs = {name: state[name] for name in now} | {"student": state["average"]}
         for name in now:
-            check_tensors(name, theirs[name], now[name])
+            check_tensors(f"the state's {name}", theirs[name], now[name])
         for name, network in networks.items():
             network.load_state_dict(theirs[name])
         self.figures.begin()

@@ -21,8 +21,10 @@ def trainable(student: Any, train: str) -> list[torch.nn.Parameter]:
     return chosen
 
 
-def step_if_finite(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> float:
-    """Step at this rate if the loss and all gradients are finite; return the loss, else NaN or inf.
+def step_if_finite(
+    optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float
+) -> tuple[float, float]:
+    """Step at this rate if the loss and all gradients are finite; return loss and gradient's norm.
 
     This is the only place where the host waits for the device.
     """
@@ -30,11 +32,11 @@ def step_if_finite(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: f
     norm = torch.nn.utils.get_total_norm([g for g in grads if g is not None])
     value, size = torch.stack([loss.float(), norm.float()]).tolist()
     if not (math.isfinite(value) and math.isfinite(size)):
-        return size if math.isfinite(value) else value
+        return value, size
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.step()
-    return value
+    return value, size
 
 
 @contextmanager

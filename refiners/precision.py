@@ -30,6 +30,23 @@ def tensor_cores(precision: str, device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def check_precision(settings: Settings, device: torch.device) -> None:
+    """Raise ValueError for a precision that the device does not have."""
+    if settings.precision == "tf32" and device.type != "cuda":
+        raise ValueError("precision is 'tf32', which GPUs alone have; choose fp32 or bf16")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError where torch.compile does not work, with the first line of its reason."""
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # a missing compiler shows in many types
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"torch.compile does not work here ({reason}); leave --compile out") from (
+            error
+        )
+
+
 def prepare(network: Any, settings: Settings, device: torch.device) -> None:
     """Let a network compute in bfloat16 where asked, with float32 results, and compile it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from refiners.inputs import Inputs, Pairs, RealImages, name_of, pseudo_huber
 from refiners.loop import Refinement
 from refiners.methods import REFINERS
 from refiners.run_folder import RunFolder, read_state
-from refiners.session import Session, run_folder_of
+from refiners.session import Board, Session, run_folder_of
 from refiners.settings import Settings
 
 
@@ -29,7 +29,7 @@ def refine(
     folder: RunFolder | None = None,
     save: Callable[[Any, Path], object] | None = None,
     measure: Callable[[Any, int], Mapping[str, Any]] | None = None,
-    resume: bool = False,
+    resume: bool | Path = False,
     progress: bool | None = None,
     real_images: RealImages | None = None,
     pairs: Pairs | None = None,
@@ -38,6 +38,7 @@ def refine(
     judge: Judge | None = None,
     transfer: str | Path | None = None,
     processes: Processes | None = None,
+    boards: Sequence[Board] = (),
 ) -> Any:
     """Refine a student by a teacher and return the refined student; the one given is not changed.
 
@@ -56,8 +57,8 @@ def refine(
             writes neither.
         measure: called as measure(student, num_images) at each snapshot; its numbers go to the
             statistics.
-        resume: continue from the newest whole state in `folder`, to the same numbers as an
-            undisturbed run.
+        resume: continue from this state in `folder`, or with True from the newest whole one, to the
+            same numbers as an undisturbed run.
         progress: show a progress bar; None shows it on a terminal.
         real_images: source of real images, for dmd2 and f-distill; the teacher's samples may stand
             for them. See refiners.inputs, ImageSet.
@@ -70,11 +71,14 @@ def refine(
         transfer: a training state whose networks the run starts from, with all else new.
         processes: those that share the batches, see refiners.distributed; None is this one alone.
             Only process 0 writes, measures and judges; all return the same student.
+        boards: called with the statistics of each tick and the thousands of images so far.
 
     Raises:
         ValueError: a pair that does not fit, an unknown method, a setting out of range, a state of
             other settings.
         FloatingPointError: step after step is not finite, after a new try at half the rates.
+        MemoryError: a GPU has too little memory; the states that were written are whole.
+        OSError: a file cannot be written; likewise.
     """
     if resume and transfer is not None:
         raise ValueError("resume and transfer are both given; choose one")
@@ -97,10 +101,17 @@ def refine(
     if isinstance(refinement.method, WithPairs):
         remark = f"regression on pairs by {name_of(refinement.inputs.distance)}"
     session = Session(
-        refinement, folder, save=save, measure=measure, progress=progress, best=best, remark=remark
+        refinement,
+        folder,
+        save=save,
+        measure=measure,
+        progress=progress,
+        best=best,
+        remark=remark,
+        boards=boards,
     )
     if resume:
-        session.resume()
+        session.resume(None if resume is True else Path(resume))
     session.run()
     return session.result()
 

@@ -8,6 +8,7 @@ one; lines are appended to log.txt and *.jsonl.
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ import checkpoints
 
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
 RUN_PATTERN = re.compile(r"(\d{5})-.*")
+ASIDE_PATTERN = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what is written before it is renamed
+KEPT_STATES = 2
 
 
 class RunFolder:
@@ -64,6 +67,29 @@ class RunFolder:
             )
         return cls(runs[-1])
 
+    @classmethod
+    def to_continue(cls, resume: str, outdir: Path) -> tuple[RunFolder, Path | None]:
+        """Return the run that `latest`, a run folder or a state names, and the state if it is one.
+
+        Raises:
+            ValueError: there is nothing to continue from.
+        """
+        path = Path(resume)
+        if resume == "latest":
+            return cls.latest(outdir), None
+        if path.is_dir():
+            return cls.latest(path), None
+        if path.suffix == ".pkl":
+            raise ValueError(
+                f"resume is {resume}, a network, and a run continues from its training state; "
+                "to start anew from a network's weights use --transfer"
+            )
+        if not path.is_file() or not STATE_PATTERN.fullmatch(path.name):
+            raise ValueError(
+                f"resume is {resume}; give latest, the folder of a run or its training-state-*.pt"
+            )
+        return cls(path.parent), path
+
     def states(self) -> list[Path]:
         """Return the training states, oldest first."""
         found = [(m, p) for p in self.path.iterdir() if (m := STATE_PATTERN.fullmatch(p.name))]
@@ -90,16 +116,40 @@ class RunFolder:
             return state
         raise ValueError(complaints[0])
 
+    def set_aside_after(self, num_images: int) -> None:
+        """Rename later states, damaged ones too, to NAME.aside: the run goes its own way."""
+        for path in self.states():
+            found = STATE_PATTERN.fullmatch(path.name)
+            if found and int(found[1]) > num_images // 1000:
+                path.replace(path.with_name(f"{path.name}.aside"))
+
+    def sweep(self) -> None:
+        """Delete the halves of files that a killed process was writing."""
+        for path in self.path.iterdir():
+            if ASIDE_PATTERN.fullmatch(path.name):
+                path.unlink()
+
     def log(self, text: str) -> None:
         """Append a line to log.txt and print it."""
         print(text, flush=True)
-        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        self._append_line("log.txt", text)
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
         """Append one JSON object to a .jsonl file."""
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append_line(name, json.dumps(line))
+
+    def _append_line(self, name: str, text: str) -> None:
+        """Append a line as a whole or, where the disk is full, not at all."""
+        line = f"{text}\n".encode()
+        with open(self.path / name, "ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            try:
+                written = file.write(line)
+                if written != len(line):
+                    file.write(line[written:])  # says what is wrong
+            except OSError:
+                file.truncate(before)
+                raise
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write a JSON file as a whole."""
@@ -111,10 +161,16 @@ class RunFolder:
         """Write training-state-NNNNNN.pt (kimg); it loads with weights_only=True."""
         path = self.path / f"training-state-{num_images // 1000:06d}.pt"
         with checkpoints.replacing(path) as file:
-            torch.save(dict(state), file)
+            try:
+                torch.save(dict(state), file)
+            except RuntimeError as error:
+                # torch closes the archive and complains of that, not of the disk that is full.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
         return path
 
-    def drop_states(self, keep: int) -> None:
+    def drop_states(self, keep: int = KEPT_STATES) -> None:
         """Delete all but the newest states."""
         for path in self.states()[:-keep]:
             path.unlink()

@@ -44,6 +44,10 @@ class Run(Protocol):
         """Return figures for the end of a tick."""
         ...
 
+    def views(self) -> tuple[Any, int] | None:
+        """Return pictures [n, c, h, w] of what the networks see and how many to a row, or None."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that moves, as plain data and tensors."""
         ...
@@ -67,6 +71,7 @@ def run(
     on_tick: Callable[[dict[str, float]], None],
     on_snapshot: Callable[[Run], None],
     on_step: Callable[[Run, dict[str, float]], None],
+    advance: Callable[[Run], dict[str, float]] = lambda refinement: refinement.advance(),
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Carry a refinement to its end and return whether it got there.
@@ -77,17 +82,26 @@ def run(
         on_snapshot: called after the warm-up and every snap-th tick, and at the end.
         on_step: called after every step with its losses (a progress bar); a step that was skipped
             has none.
+        advance: does a step of the run.
         stop: asked after every step; True ends the run there.
     """
     settings = refinement.settings
-    start = time.time()
+    start = ended = time.time()
     while refinement.step < refinement.num_warmup_steps:
-        on_step(refinement, refinement.advance())
+        on_step(refinement, advance(refinement))
         if refinement.step == refinement.num_warmup_steps:
-            on_tick(
-                {"Progress/kimg": 0.0, "Timing/total_sec": time.time() - start}
-                | refinement.health()
-            )
+            passed = time.time() - start
+            stats = {
+                "Progress/tick": 0,
+                "Progress/kimg": 0.0,
+                "Progress/skipped_steps": refinement.skips.total,
+                "Timing/total_sec": passed,
+                "Timing/sec_per_tick": passed,
+                "Timing/sec_per_kimg": 0.0,
+                "Timing/maintenance_sec": 0.0,
+            }
+            ended = time.time()
+            on_tick(stats | refinement.health())
             on_snapshot(refinement)
         if stop():
             return False
@@ -97,7 +111,7 @@ def run(
         began, first = time.time(), refinement.num_images
         seen: dict[str, list[float]] = {}
         while refinement.num_images < end:
-            losses = refinement.advance()
+            losses = advance(refinement)
             on_step(refinement, losses)
             for name, value in losses.items():
                 seen.setdefault(name, []).append(value)
@@ -113,7 +127,10 @@ def run(
             "Timing/sec_per_tick": passed,
             "Timing/sec_per_kimg": passed / (refinement.num_images - first) * 1000,
             "Timing/images_per_sec": (refinement.num_images - first) / max(passed, 1e-9),
+            # What came between the ticks: figures, pictures, snapshots, states.
+            "Timing/maintenance_sec": began - ended,
         }
+        ended = time.time()
         on_tick(stats | refinement.health())
         last = end == settings.num_steps * settings.batch
         if number % settings.snap == 0 or last:

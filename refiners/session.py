@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,22 @@ import torch
 from tqdm import tqdm
 
 from refiners.best import Best
-from refiners.distributed import Processes
-from refiners.grid import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
+from refiners.distributed import LostProcess, Processes
+from refiners.grid import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid, save_tiled
 from refiners.interrupts import Interrupts
-from refiners.memory import peak_memory_gb
-from refiners.run_folder import RunFolder
+from refiners.memory import peak_gpu_memory_gb, peak_memory_gb
+from refiners.run_folder import RunFolder, read_state
 from refiners.schedule import Run, run
 from refiners.settings import parse_condition
+from refiners.speed import Pace
+from refiners.tick import as_stats, holds, tick_line
 
 __all__ = ["GRID_COLUMNS", "GRID_ROWS", "Session", "run_folder_of", "sample_grid", "save_grid"]
+
+LATE = 1  # asks all processes to end, as the number of a signal does; no signal has it here
+
+# stats of a tick, thousands of images so far
+Board = Callable[[Mapping[str, float], float], object]
 
 
 def run_folder_of(
@@ -46,6 +54,7 @@ class Session:
         progress: bool | None = None,
         best: Best | None = None,
         remark: str = "",
+        boards: Sequence[Board] = (),
     ):
         self.refinement = refinement
         self.folder = folder
@@ -53,6 +62,9 @@ class Session:
         self.measure = measure
         self.best = best
         self.remark = remark
+        self.boards = boards
+        self.pace = Pace()
+        self.proxy = ""  # what was measured last
         self.processes = getattr(refinement, "processes", None) or Processes()
         self.condition_met = ""
         self.ends = float("inf")  # seconds of the monotonic clock
@@ -67,27 +79,26 @@ class Session:
             file=sys.stderr,
         )
 
-    def resume(self) -> None:
-        """Continue from the newest whole state of the folder.
+    def resume(self, source: Path | None = None) -> None:
+        """Continue from a state of the folder, or from the newest whole one.
 
         Raises:
             ValueError: there is none, or it belongs to other settings.
         """
-        state: Any = None
-
-        def read() -> None:
-            nonlocal state
-            if self.folder is None:
-                raise ValueError(
-                    "there is no training state to resume from; give the folder of a run"
-                )
-            state = self.folder.newest_state()
-
-        self.processes.first_alone(read, "reading the state")
+        state = self.processes.first_alone(lambda: self.read_state(source), "reading the state")
         state = self.processes.from_first(state, "reading the state")
         if self.best is not None:
             self.best.load_state_dict(state.get("best"))
         self.refinement.load_state_dict(state)
+        if self.folder is not None:
+            self.folder.sweep()
+            self.folder.set_aside_after(state["num_images"])
+
+    def read_state(self, source: Path | None) -> dict[str, Any]:
+        """Read what to continue from."""
+        if self.folder is None:
+            raise ValueError("there is no training state to resume from; give the folder of a run")
+        return self.folder.newest_state() if source is None else read_state(source)
 
     def run(self) -> None:
         """Carry the run to its end, to a signal, or to its last hour."""
@@ -96,15 +107,40 @@ class Session:
             self.ends = time.monotonic() + hours * 3600
         if self.remark:
             self.log(self.remark)
-        if self.refinement.step == 0:
-            self.first_alone(self.judge, "judging the original")
-        with self.bar, Interrupts() as interrupts:
-            self.show_step()
-            while not self.whole_run(interrupts):
-                self.roll_back()
-        if self.best is not None and interrupts.received is None:
-            self.log(self.best.verdict())
+        try:
+            if self.refinement.step == 0:
+                self.processes.first_alone(self.judge, "judging the original")
+            with self.bar, Interrupts() as interrupts:
+                self.bar.initial = self.refinement.step * self.refinement.settings.batch
+                self.show_step()
+                while not self.whole_run(interrupts):
+                    self.roll_back()
+                self.has_to_stop(interrupts)  # a signal may have come since
+            if interrupts.received is None:
+                self.processes.first_alone(self.write_result, "writing the result")
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(self.out_of_memory(error)) from error
+        except OSError as error:
+            if self.folder is None or isinstance(error, LostProcess):
+                raise
+            raise OSError(f"{error}; {self.stopped()}") from error
         interrupts.leave()
+
+    def out_of_memory(self, error: Exception) -> str:
+        """Return what to do where memory did not suffice."""
+        settings, size = self.refinement.settings, self.processes.size
+        smaller = max(1, (settings.batch_gpu or settings.batch // size) // 2)
+        rank = f"rank {self.processes.rank}: " if size > 1 else ""
+        return (
+            f"{rank}{str(error).partition('. ')[0]}; {self.stopped()}; --batch-gpu {smaller} "
+            "reaches the same in less memory"
+        )
+
+    def stopped(self) -> str:
+        """Return where a run that failed stands, and what it can be continued from."""
+        stands = f"the run stopped at kimg {self.refinement.num_images / 1000:g}"
+        states = self.folder.states() if self.folder is not None else []
+        return f"{stands}, and resume continues from {states[-1].name}" if states else stands
 
     def whole_run(self, interrupts: Interrupts) -> bool:
         """Run to the end or to where it is stopped; False says that it has to be rolled back."""
@@ -114,6 +150,7 @@ class Session:
                 on_tick=self.on_tick,
                 on_snapshot=self.on_snapshot,
                 on_step=self.on_step,
+                advance=self.pace.advance,
                 stop=lambda: self.has_to_stop(interrupts),
             )
         except FloatingPointError as error:
@@ -129,9 +166,13 @@ class Session:
         return True
 
     def has_to_stop(self, interrupts: Interrupts) -> bool:
-        """Whether any process has to end the run after this step."""
+        """Whether any process has to end the run after this step; all then know of its signal."""
         late = time.monotonic() >= self.ends or bool(self.condition_met)
-        return self.processes.any(interrupts.received is not None or late, "the end of a step")
+        mine = interrupts.received or (LATE if late else 0)
+        asked = self.processes.highest(int(mine), "the end of a step")
+        if asked > LATE:
+            interrupts.received = signal.Signals(asked)
+        return asked > 0
 
     def end_early(self, interrupts: Interrupts) -> None:
         """Write what the run can be continued from, and why it ended."""
@@ -145,10 +186,6 @@ class Session:
                 why = f"stop_if {self.condition_met}"
             kimg = self.refinement.num_images / 1000
             self.log(f"stopped at kimg {kimg:g} by {why}; resume continues from here")
-
-    def first_alone(self, work: Callable[[], None], phase: str) -> None:
-        """Do some work in process 0, for which the others wait."""
-        self.processes.first_alone(work, phase)
 
     def roll_back(self) -> None:
         """Go back to the last good state and halve the learning rates, once."""
@@ -167,6 +204,18 @@ class Session:
             found.load_state_dict(self.processes.from_first(found.state_dict(), "the result"))
         return found
 
+    def write_result(self) -> None:
+        """Say which student is the result; the last snapshot holds it."""
+        best = self.best
+        if best is None:
+            return
+        self.log(best.verdict())
+        refinement = self.refinement
+        last = best.score is None or best.num_images == refinement.num_images
+        if not last and self.folder is not None and self.save is not None:
+            kimg = refinement.num_images // 1000
+            self.save(best.network, self.folder.path / f"network-snapshot-{kimg:06d}.pkl")
+
     def log(self, text: str) -> None:
         """Write a line to the folder's log, if there is a folder."""
         if self.folder is not None:
@@ -180,7 +229,8 @@ class Session:
         before = self.best.score
         score = self.best.consider(self.refinement.average, self.refinement.num_images)
         if score is not None:
-            self.log(f"kimg {self.refinement.num_images / 1000:g}  judge {score:.4g}")
+            self.proxy = f"judge {score:.4g}"
+            self.log(f"kimg {self.refinement.num_images / 1000:g}  {self.proxy}")
         if self.best.score != before and self.folder is not None and self.save is not None:
             self.save(self.best.network, self.folder.path / "best.pkl")
 
@@ -197,30 +247,30 @@ class Session:
 
     def on_tick(self, stats: Mapping[str, float]) -> None:
         """Write a line of statistics and one of log."""
-        condition = self.refinement.settings.stop_if
+        refinement, condition = self.refinement, self.refinement.settings.stop_if
         if condition and holds(condition, stats):
             self.condition_met = condition
-        share = [stats[name] for name in sorted(stats) if name.startswith("Health/error_share")]
-        line = (
-            f"tick {int(stats.get('Progress/tick', 0)):<4d} kimg {stats['Progress/kimg']:<8.2f} "
-            f"time {stats['Timing/total_sec']:<7.0f} "
-            f"sec/kimg {stats.get('Timing/sec_per_kimg', 0):<7.2f} "
-        )
-        memory = peak_memory_gb()
-        if memory is not None:
-            line += f"cpumem {memory:<5.2f} "
-            stats = {**stats, "Resources/peak_cpu_mem_gb": memory}
-        if share:
-            line += f"auxiliary/teacher error {min(share):.2f} to {max(share):.2f}"
-        if stats.get("Progress/skipped_steps"):
-            line += f" skipped {int(stats['Progress/skipped_steps'])}"
-        self.log(line.rstrip())
+        name = parse_condition(condition)[0] if condition else ""
+        if name not in ("", *stats) and stats["Progress/tick"]:
+            self.log(f"stop_if never holds: there is no {name} in stats.jsonl")
+        rate = stats.get("Timing/images_per_sec")
+        added = {
+            "Timing/share_of_matmul_peak": rate and self.pace.share_of_peak(refinement, rate),
+            "Resources/peak_cpu_mem_gb": peak_memory_gb(),
+            "Resources/peak_gpu_mem_gb": peak_gpu_memory_gb(),
+        }
+        stats = {**stats, **{name: value for name, value in added.items() if value is not None}}
+        shown = f"tick {int(stats['Progress/tick'])}, kimg {stats['Progress/kimg']:.2f}"
+        self.bar.set_postfix_str(", ".join(filter(None, [shown, self.proxy])))
+        self.log(tick_line(stats))
         if self.folder is not None:
             self.folder.append("stats.jsonl", as_stats(stats))
+            for board in self.boards:
+                board(stats, refinement.num_images / 1000)
 
     def on_snapshot(self, refinement: Run) -> None:
         """Let process 0 show where the run is."""
-        self.first_alone(self.show_snapshot, "a snapshot")
+        self.processes.first_alone(self.show_snapshot, "a snapshot")
 
     def show_snapshot(self) -> None:
         """Measure, write pictures and network, and last the state, whose other files then exist."""
@@ -228,12 +278,15 @@ class Session:
         kimg = refinement.num_images // 1000
         numbers = self.measure(refinement.average, refinement.num_images) if self.measure else {}
         if numbers:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            self.log(f"kimg {refinement.num_images / 1000:g}  {shown}")
+            self.proxy = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            self.log(f"kimg {refinement.num_images / 1000:g}  {self.proxy}")
         if refinement.num_images:
             self.judge()
         if self.folder is None:
             return
+        views = refinement.views()
+        if views is not None:
+            save_tiled(self.folder.path / f"health-{kimg:06d}.png", *views)
         if refinement.num_images:
             name = f"fakes{kimg:06d}.png"
             save_grid(self.folder.path / name, refinement.average, refinement.settings.seed)
@@ -242,26 +295,10 @@ class Session:
         self.write_state()
 
     def write_state(self) -> None:
-        """Write the training state and drop all but the last two."""
+        """Write the training state and drop all but the last ones."""
         assert self.folder is not None
         state = self.refinement.state_dict()
         if self.best is not None:
             state["best"] = self.best.state_dict()
         self.folder.write_state(self.refinement.num_images, state)
-        self.folder.drop_states(keep=2)
-
-
-def holds(condition: str, stats: Mapping[str, float]) -> bool:
-    """Whether a condition of settings holds; a statistic that is not there does not meet it."""
-    name, sign, bound = parse_condition(condition)
-    if name not in stats:
-        return False
-    return stats[name] > bound if sign == ">" else stats[name] < bound
-
-
-def as_stats(numbers: Mapping[str, float]) -> dict[str, Any]:
-    """Return StyleGAN's form of a statistics line: name -> {num, mean, std}, and the time."""
-    line: dict[str, Any] = {
-        name: {"num": 1, "mean": value, "std": 0.0} for name, value in numbers.items()
-    }
-    return line | {"timestamp": time.time()}
+        self.folder.drop_states()

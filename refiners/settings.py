@@ -28,6 +28,8 @@ class Settings:
         beta1, beta2: Adam's decay rates, for both.
         rampup_kimg: images over which the student's rate rises from 0 to glr; Adam's first steps,
             all of full size, would otherwise move every weight before the gradient's mean is known.
+        decay_kimg: images after which the student's rate falls as 1 / sqrt(images) (Karras et al.
+            2024, arXiv:2312.02696, Eq. 67), whatever the run's length; 0 keeps it.
         ema_kimg: half-life of the student's average, which is the result; 0 averages nothing.
         ema_rampup_ratio: the half-life is at most this share of the images so far (EDM's 0.05 was
             made for runs of many thousand kimg); 0 does not limit it.
@@ -52,11 +54,12 @@ class Settings:
 
     kimg: float = 20.0
     batch: int = 32
-    glr: float = 2e-4
+    glr: float = 1e-3
     lr: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.999
     rampup_kimg: float = 1.0
+    decay_kimg: float = 1.0
     ema_kimg: float = 3.0
     ema_rampup_ratio: float = 0.25
     warmup_kimg: float = 5.0
@@ -100,12 +103,22 @@ class Settings:
         if self.precision not in PRECISIONS:
             allowed = ", ".join(PRECISIONS)
             raise ValueError(f"precision is {self.precision!r}; allowed are {allowed}")
+        if self.batch_gpu > self.batch:
+            raise ValueError(
+                f"batch_gpu is {self.batch_gpu}, above the batch of {self.batch}; give at most that"
+            )
         if self.stop_if:
             parse_condition(self.stop_if)
 
     def with_length(self, kimg: float, batch: int | None) -> Settings:
         """Return these settings with another length and, unless None, other batches."""
         return replace(self, kimg=kimg, batch=self.batch if batch is None else batch)
+
+    def student_rate(self, num_images: int) -> float:
+        """Return the student's learning rate after that many images."""
+        ramp, decay = self.rampup_kimg * 1000, self.decay_kimg * 1000
+        rate = self.glr * min(1.0, num_images / max(ramp, 1))
+        return rate / math.sqrt(max(num_images / decay, 1.0)) if decay else rate
 
     @property
     def num_steps(self) -> int:

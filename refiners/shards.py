@@ -52,6 +52,11 @@ class RowsOfBatch(TorchFunctionMode):
                 memory_format=last if dense else torch.contiguous_format,
             )
             return func(whole, *args[1:], **kwargs)[self.rows]
+        if func is torch.randint and kwargs.get("generator") is None:
+            *bounds, size = args if "size" not in kwargs else (*args, kwargs["size"])
+            if len(size) and size[0] == self.num_rows:
+                rest = {**kwargs, "size": [self.batch, *size[1:]]}
+                return func(*bounds, **rest)[self.rows]
         if func in SIZED and kwargs.get("generator") is None:
             given = kwargs.get("size", args)
             size = list(given[0] if len(given) == 1 and not isinstance(given[0], int) else given)

@@ -29,7 +29,7 @@ def restore(state: Any, like: Mapping[str, Any], parts: Mapping[str, Any]) -> No
         if name.endswith("_adam"):
             check_adam(name, state[name], part)
         else:
-            check_tensors(name, state[name], like[name])
+            check_tensors(f"the state's {name}", state[name], like[name])
     for name, part in parts.items():
         part.load_state_dict(state[name])
 
@@ -59,14 +59,13 @@ def check_drift(state: Mapping[str, Any], like: Mapping[str, Any]) -> None:
         raise ValueError(f"the state was made with other options ({', '.join(drift)})")
 
 
-def check_tensors(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+def check_tensors(what: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     """Raise ValueError naming the first tensor that is missing, is too many, or is another's."""
     for key in [*mine, *theirs]:
         a, b = _described(mine.get(key)), _described(theirs.get(key))
         if a != b:
             raise ValueError(
-                f"the state's {name} has {b} for {key}, this run {a}; "
-                "continue with the networks that the run began with"
+                f"{what} has {b} for {key}, this run {a}; both have to be of the same architecture"
             )
 
 

@@ -6,8 +6,19 @@ makes images by seed. FAMILIES is the table of what can be loaded: a new family 
 """
 
 from students.base import NOISE_MODES, Student
+from students.calls import writer_of
 from students.files import FAMILIES, family_of, load, save
 from students.seeds import generate
 from students.wrapped import wrap
 
-__all__ = ["FAMILIES", "NOISE_MODES", "Student", "family_of", "generate", "load", "save", "wrap"]
+__all__ = [
+    "FAMILIES",
+    "NOISE_MODES",
+    "Student",
+    "family_of",
+    "generate",
+    "load",
+    "save",
+    "wrap",
+    "writer_of",
+]

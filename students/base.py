@@ -40,7 +40,7 @@ def check_labels(c: torch.Tensor | None, c_dim: int, n: int | None = None) -> to
     rows = "n" if n is None else n
     if c is None:
         raise ValueError(f"this network has {c_dim} classes; give one-hot labels [{rows}, {c_dim}]")
-    if c.ndim != 2 or c.shape[1] != c_dim or n not in (None, len(c)):
+    if c.ndim != 2 or c.shape[1] != c_dim or n not in (None, c.shape[0]):
         raise ValueError(f"labels are {_shape(c)}; this network takes [{rows}, {c_dim}]")
     return c
 

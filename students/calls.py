@@ -48,9 +48,7 @@ def generator_kwargs(record: Record) -> dict[str, Any]:
         read_options(call, {}, "")
     else:
         synthesis = read_options(call, SYNTHESIS, "")
-    block = _part(record, "synthesis", "b4")
-    remembers = block is not None and "fused_modconv_default" in block.state
-    defaults = DEFAULTS["stylegan3" if remembers and not nested else "stylegan2-ada"]
+    defaults = DEFAULTS[writer_of(record)]
     # Modulation by the input or by the weights gives the same numbers, so this has no effect here.
     synthesis.pop("fused_modconv_default", None)
     return {
@@ -72,11 +70,8 @@ def discriminator_kwargs(record: Record) -> dict[str, Any]:
         ValueError: a size is missing, an option is unknown or has a value that is not allowed.
     """
     call = constructor_call(record, DISCRIMINATOR)
-    # Only the layers of the StyleGAN3 repository remember their widths.
-    out = _part(record, "b4", "out")
-    writer = "stylegan3" if out is not None and "in_features" in out.state else "stylegan2-ada"
     arguments = {
-        **DEFAULTS[writer]["discriminator"],
+        **DEFAULTS[writer_of(record)]["discriminator"],
         **read_options(call, {**DISCRIMINATOR, **DISCRIMINATOR_OPTIONS}, ""),
     }
     for name, table in (
@@ -86,6 +81,18 @@ def discriminator_kwargs(record: Record) -> dict[str, Any]:
     ):
         arguments[name] = read_options(arguments.get(name, {}), table, name)
     return arguments
+
+
+def writer_of(record: Record) -> str:
+    """Return the key of DEFAULTS of the program that wrote a StyleGAN2 network's record."""
+    if is_generator(record):
+        block = _part(record, "synthesis", "b4")
+        remembers = block is not None and "fused_modconv_default" in block.state
+        is_stylegan3 = remembers and "synthesis_kwargs" not in record.init_kwargs
+    else:  # Only the layers of the StyleGAN3 repository remember their widths.
+        out = _part(record, "b4", "out")
+        is_stylegan3 = out is not None and "in_features" in out.state
+    return "stylegan3" if is_stylegan3 else "stylegan2-ada"
 
 
 def constructor_call(record: Record, required: Mapping[str, Reader]) -> dict[str, Any]:

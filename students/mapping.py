@@ -102,6 +102,6 @@ class MappingNetwork(torch.nn.Module):
         if self.z_dim:
             parts.append(normalize_2nd_moment(check_latents(z, self.z_dim).float()))
         if self.c_dim:
-            labels = check_labels(c, self.c_dim, len(parts[0]) if parts else None)
+            labels = check_labels(c, self.c_dim, parts[0].shape[0] if parts else None)
             parts.append(normalize_2nd_moment(self.embed(labels.float())))
         return torch.cat(parts, dim=1)

@@ -247,7 +247,7 @@ class R3Generator(Student):
         x = z.to(dtype)
         model = self.Model
         if self.c_dim:
-            labels = check_labels(c, self.c_dim, len(z)).to(dtype)
+            labels = check_labels(c, self.c_dim, z.shape[0]).to(dtype)
             x = torch.cat([x, linear(labels, model.EmbeddingLayer.weight.to(dtype))], dim=1)
         if force_fp32 is None:
             force_fp32 = z.device.type != "cuda"

@@ -15,6 +15,7 @@ from checkpoints import Record
 from students.r3gan import Stage
 
 MODULE = "training.networks"  # of the class that a file names
+IMAGE = "Model.AggregationLayer.Layer.weight"  # of the layer that makes the image
 
 
 def is_generator(record: Record) -> bool:
@@ -45,7 +46,7 @@ def generator_kwargs(record: Record) -> dict[str, Any]:
         "stages": [
             _stage(shapes, number, dtype == torch.bfloat16) for number, dtype in enumerate(half)
         ],
-        "img_channels": _shape(shapes, "Model.AggregationLayer.Layer.weight", 4)[0],
+        "img_channels": _shape(shapes, IMAGE, 4)[0],
         "kernel_size": _shape(shapes, first, 4)[2],
         "num_taps": _shape(shapes, kernel, 2)[0] if len(half) > 1 else 4,
     }

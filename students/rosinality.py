@@ -76,6 +76,21 @@ def record(data: Any, network: str) -> Record:
     return checkpoints.describe(_generator(state, average), source=SOURCE)
 
 
+def sizes(network: str, state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """The sizes that a network's tensors tell: img_resolution, img_channels, c_dim, z_dim, w_dim.
+
+    Raises:
+        ValueError: tensors that no such network has.
+    """
+    if network == "D":
+        resolutions = resolutions_of(state, "convs.{}.skip.1.weight", 1)
+        return {"img_resolution": resolutions[-1], "img_channels": 3, "c_dim": 0}
+    resolutions = resolutions_of(state, "to_rgbs.{}.bias", 0)
+    width = shape_of(state, "conv1.conv.modulation.weight", 2)[1]
+    found = {"img_resolution": resolutions[-1], "img_channels": 3, "c_dim": 0}
+    return {**found, "z_dim": width, "w_dim": width, "num_ws": 2 * len(resolutions)}
+
+
 def replace(data: Any, network: str, changed: Record, path: str | Path) -> None:
     """Write the file with other tensors in one of its networks; all else passes through."""
     old, tensors = data[KEYS[network]], checkpoints.tensors(changed)

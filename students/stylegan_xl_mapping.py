@@ -100,7 +100,7 @@ class MappingNetwork(torch.nn.Module):
             ValueError: latents or labels of another shape.
         """
         w = normalize_2nd_moment(check_latents(z, self.z_dim).float())
-        classes = check_labels(c, self.c_dim, len(w)).argmax(dim=1) if self.c_dim else None
+        classes = check_labels(c, self.c_dim, w.shape[0]).argmax(dim=1) if self.c_dim else None
         if classes is not None:
             y = self.embed_proj(self.embed(classes).float())
             w = torch.cat([w, normalize_2nd_moment(y)], dim=1)

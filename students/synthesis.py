@@ -102,7 +102,7 @@ class SynthesisLayer(torch.nn.Module):
             x,
             self.weight,
             self.affine(w),
-            self.noise(len(x), noise_mode),
+            self.noise(x.shape[0], noise_mode),
             up=self.up,
             padding=self.padding,
             resample_filter=self.resample_filter,
@@ -201,7 +201,7 @@ class SynthesisBlock(torch.nn.Module):
         layout = torch.channels_last if self.channels_last and half else torch.contiguous_format
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
-            const = self.const.unsqueeze(0).repeat(len(ws), 1, 1, 1)
+            const = self.const.unsqueeze(0).repeat(ws.shape[0], 1, 1, 1)
             const = const.to(dtype=dtype, memory_format=layout)
             features = self.conv1(const, next(w), noise_mode=noise_mode)
         else:

@@ -145,7 +145,7 @@ def replace(data: Any, network: str, changed: Record, path: str | Path) -> None:
 
 
 def _generator(held: Record) -> Generator:
-    given, variables = _options(held), _variables(held)
+    given, variables = _options(held), variables_of(held)
     synthesis = {**_chosen(given, SYNTHESIS), "channel_base": _channel_base(given)}
     synthesis["architecture"] = _architecture(variables, synthesis["architecture"])
     beta = given.get(*BETA)
@@ -162,7 +162,7 @@ def _generator(held: Record) -> Generator:
 
 
 def _discriminator(held: Record) -> Discriminator:
-    given, variables = _options(held), _variables(held)
+    given, variables = _options(held), variables_of(held)
     arguments = {**_chosen(given, DISCRIMINATOR), "channel_base": _channel_base(given)}
     arguments["architecture"] = _architecture(variables, arguments["architecture"])
     arguments["block_kwargs"] = _chosen(given, DISCRIMINATOR_BLOCK)
@@ -198,7 +198,7 @@ def _refuse_others(given: Mapping[str, Any], *tables: Mapping[str, tuple[str, An
         raise ValueError(f"its static_kwargs have unknown options: {', '.join(unknown[:5])}")
 
 
-def _variables(held: Record) -> dict[str, np.ndarray]:
+def variables_of(held: Record) -> dict[str, np.ndarray]:
     """Variables by name; those of a component have its name before theirs."""
     found = _own_variables(held, "")
     components = held.state.get("components", {})

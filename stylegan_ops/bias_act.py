@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from stylegan_ops.kernels.choice import kernels_wanted
+
 
 class Activation(NamedTuple):
     """An activation f(x, alpha) with StyleGAN's default slope and variance-preserving gain."""
@@ -40,6 +42,7 @@ def bias_act(
     alpha: float | None = None,
     gain: float | None = None,
     clamp: float | None = None,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Add a bias along one dimension, activate, scale, clamp.
 
@@ -51,29 +54,36 @@ def bias_act(
         alpha: slope of lrelu; None means the activation's own.
         gain: factor after the activation; None means the activation's own.
         clamp: limit to [-clamp, clamp], at least 0; None means no limit.
+        impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels, or an error).
 
     Returns:
         The shape and dtype of x.
 
     Raises:
-        ValueError: an unknown activation, a bias of another size or dtype, a negative clamp.
+        ValueError: an unknown activation, a bias of another size or dtype, a negative clamp,
+            what kernels_wanted refuses.
     """
     if act not in ACTIVATIONS:
         raise ValueError(f"act is {act!r}; allowed are {', '.join(ACTIVATIONS)}")
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"clamp is {clamp}; it must be at least 0, or None for no clamp")
     activation = ACTIVATIONS[act]
+    if b is not None and (b.ndim != 1 or b.shape[0] != x.shape[dim] or b.dtype != x.dtype):
+        raise ValueError(
+            f"b is {list(b.shape)} {b.dtype}; it must be [{x.shape[dim]}] {x.dtype} "
+            f"to match dimension {dim} of x"
+        )
+    alpha = activation.alpha if alpha is None else alpha
+    gain = activation.gain if gain is None else gain
+    if kernels_wanted(impl, x, b):
+        from stylegan_ops.kernels import bias_act as kernel
+
+        return kernel.bias_act(x, b, dim=dim, act=act, alpha=alpha, gain=gain, clamp=clamp)
     if b is not None:
-        if b.ndim != 1 or b.shape[0] != x.shape[dim] or b.dtype != x.dtype:
-            raise ValueError(
-                f"b is {list(b.shape)} {b.dtype}; it must be [{x.shape[dim]}] {x.dtype} "
-                f"to match dimension {dim} of x"
-            )
         shape = [1] * x.ndim
         shape[dim] = -1
         x = x + b.reshape(shape)
-    x = activation.function(x, activation.alpha if alpha is None else alpha)
-    gain = activation.gain if gain is None else gain
+    x = activation.function(x, alpha)
     if gain != 1:
         x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)

@@ -10,7 +10,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from stylegan_ops.kernels.choice import kernels_wanted
 from stylegan_ops.upfirdn2d import Pair, filter_size, padding_sides, upfirdn2d
+
+# Where minimal filtering wins on a CPU (measured): enough channels for matrix products, and enough
+# 4 x 4 tiles that transforming the weights pays.
+LEAST_CHANNELS = 32
+LEAST_TILES = 32
+LEAST_TILES_UP = 128
 
 
 def conv2d_resample(
@@ -24,6 +31,7 @@ def conv2d_resample(
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Upsample x, convolve, downsample.
 
@@ -37,6 +45,7 @@ def conv2d_resample(
         groups: as in torch.nn.functional.conv2d.
         flip_weight: True correlates with w (torch's convention), False convolves.
         flip_filter: likewise for f, with False convolving.
+        impl: "auto" or "reference" (torch's own convolutions).
 
     Returns:
         [n, out, h', w']; with padding k // 2, h' = h * up / down.
@@ -53,27 +62,34 @@ def conv2d_resample(
     if down > 1:
         x0, x1 = x0 + (tx - down + 1) // 2, x1 + (tx - down) // 2
         y0, y1 = y0 + (ty - down + 1) // 2, y1 + (ty - down) // 2
-    if not flip_weight and kh * kw > 1:
-        w = w.flip([2, 3])
+    # Upsampling turns the weights itself: there, two turns are none.
+    turned = w if flip_weight or kh * kw == 1 else w.flip([2, 3])
 
     sides = [x0, x1, y0, y1]
+    if (
+        impl == "auto"
+        and groups == down == 1
+        and (y := _fast(x, turned, f, up, sides, flip_filter)) is not None
+    ):
+        return y
     if up == 1 and down == 1:
         if x0 == x1 >= 0 and y0 == y1 >= 0:
-            return F.conv2d(x, w, padding=(y0, x0), groups=groups)
-        return F.conv2d(F.pad(x, sides), w, groups=groups)
+            return F.conv2d(x, turned, padding=(y0, x0), groups=groups)
+        return F.conv2d(F.pad(x, sides), turned, groups=groups)
     if kh == kw == 1 and up == 1:
         x = upfirdn2d(x, f, down=down, padding=sides, flip_filter=flip_filter)
-        return F.conv2d(x, w, groups=groups)
+        return F.conv2d(x, turned, groups=groups)
     if kh == kw == 1 and down == 1:
-        x = F.conv2d(x, w, groups=groups)
+        x = F.conv2d(x, turned, groups=groups)
         return upfirdn2d(x, f, up=up, padding=sides, flip_filter=flip_filter, gain=up**2)
     if up == 1:
         x = upfirdn2d(x, f, padding=sides, flip_filter=flip_filter)
-        return F.conv2d(x, w, stride=down, groups=groups)
+        return F.conv2d(x, turned, stride=down, groups=groups)
     # Zero insertion followed by a full convolution is one transposed convolution; it starts k - 1
     # pixels early and lacks the up - 1 zeros after the last pixel, which the padding of the filter
     # step makes good.
-    x = F.conv_transpose2d(x, _transposed(w.flip([2, 3]), groups), stride=up, groups=groups)
+    mirrored = w.flip([2, 3]) if flip_weight else w
+    x = F.conv_transpose2d(x, _transposed(mirrored, groups), stride=up, groups=groups)
     sides = [x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)]
     x = upfirdn2d(x, f, padding=sides, flip_filter=flip_filter, gain=up**2)
     return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
@@ -93,6 +109,34 @@ def _check(x: torch.Tensor, w: torch.Tensor, up: int, down: int, groups: int) ->
     for name, factor in (("up", up), ("down", down)):
         if factor < 1:
             raise ValueError(f"{name} is {factor}; it must be at least 1")
+
+
+def _fast(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int,
+    sides: list[int],
+    flip_filter: bool,
+) -> torch.Tensor | None:
+    """Return the result by minimal filtering where that is faster, on a CPU, or None."""
+    if x.device.type != "cpu" or list(w.shape[2:]) != [3, 3] or min(w.shape[:2]) < LEAST_CHANNELS:
+        return None
+    tiles = len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
+    is_plain = up == 1 and sides == [1, 1, 1, 1]
+    is_doubling = up == 2 and sides == [3, 2, 3, 2] and f is not None and list(f.shape) == [4, 4]
+    if not ((is_plain and tiles >= LEAST_TILES) or (is_doubling and tiles >= LEAST_TILES_UP)):
+        return None
+    if not kernels_wanted("auto", x, w, f) or (f is not None and f.requires_grad):
+        return None
+    from stylegan_ops.kernels import winograd
+
+    if is_plain:
+        return winograd.conv3x3(x, w)
+    assert f is not None
+    taps = f * up**2
+    w = winograd.upsampled_weights(w, taps if flip_filter else taps.flip([0, 1]))
+    return F.pixel_shuffle(winograd.conv3x3(x, w), 2)
 
 
 def _transposed(w: torch.Tensor, groups: int) -> torch.Tensor:

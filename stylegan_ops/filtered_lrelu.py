@@ -11,7 +11,8 @@ import math
 import torch
 
 from stylegan_ops.bias_act import bias_act
-from stylegan_ops.upfirdn2d import Pair, upfirdn2d
+from stylegan_ops.kernels.choice import kernels_wanted
+from stylegan_ops.upfirdn2d import Pair, padding_sides, upfirdn2d
 
 
 def filtered_lrelu(
@@ -27,6 +28,7 @@ def filtered_lrelu(
     slope: float = 0.2,
     clamp: float | None = None,
     flip_filter: bool = False,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Add a bias, upsample with fu, activate, downsample with fd.
 
@@ -42,6 +44,8 @@ def filtered_lrelu(
         slope: of the activation below zero.
         clamp: limit to [-clamp, clamp]; None means no limit.
         flip_filter: False convolves with both filters, True correlates.
+        impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels, or an error; they take
+            both filters, short enough for a GPU's shared memory, without their gradients).
 
     Returns:
         [n, c, (h * up + y0 + y1 - (taps_u - 1) - (taps_d - 1) + down - 1) // down, likewise for w].
@@ -49,7 +53,61 @@ def filtered_lrelu(
     Raises:
         ValueError: what bias_act and upfirdn2d refuse.
     """
-    x = bias_act(x, b)
-    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=up**2)
-    x = bias_act(x, act="lrelu", alpha=slope, gain=gain, clamp=clamp)
-    return upfirdn2d(x, fd, down=down, flip_filter=flip_filter)
+    if kernels_wanted(impl, x, fu, fd, b):
+        fused = _fused(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
+        if fused is not None:
+            return fused
+        if impl != "auto":
+            raise ValueError(f"fu and fd do not suit impl {impl!r}; use 'auto' or 'reference'")
+    x = bias_act(x, b, impl=impl)
+    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=up**2, impl=impl)
+    x = bias_act(x, act="lrelu", alpha=slope, gain=gain, clamp=clamp, impl=impl)
+    return upfirdn2d(x, fd, down=down, flip_filter=flip_filter, impl=impl)
+
+
+def _fused(
+    x: torch.Tensor,
+    fu: torch.Tensor | None,
+    fd: torch.Tensor | None,
+    b: torch.Tensor | None,
+    up: int,
+    down: int,
+    padding: Pair,
+    gain: float,
+    slope: float,
+    clamp: float | None,
+    flip_filter: bool,
+) -> torch.Tensor | None:
+    """Return the result of the kernel, or None where it does not take these arguments."""
+    from stylegan_ops.kernels import filtered_lrelu as kernel
+
+    if fu is None or fd is None or fu.requires_grad or fd.requires_grad or x.ndim != 4:
+        return None
+    if up < 1 or down < 1 or (clamp is not None and not clamp >= 0):
+        return None
+    x0, x1, y0, y1 = sides = padding_sides(padding)
+    smallest = min(
+        x.shape[2] * up + y0 + y1 - fu.shape[0] - fd.shape[0],
+        x.shape[3] * up + x0 + x1 - fu.shape[-1] - fd.shape[-1],
+    )
+    element_bytes = 8 if x.dtype == torch.float64 else 4
+    if smallest < -1 or not kernel.fits(fu, fd, up, down, element_bytes=element_bytes):
+        return None
+    if b is not None and (b.dtype != x.dtype or list(b.shape) != [x.shape[1]]):
+        return None
+    up_taps, down_taps = fu.float() * (up**2) ** (fu.ndim / 2), fd.float()
+    if not flip_filter:
+        up_taps = up_taps.flip(list(range(up_taps.ndim)))
+        down_taps = down_taps.flip(list(range(down_taps.ndim)))
+    return kernel.filtered_lrelu(
+        x,
+        up_taps,
+        down_taps,
+        b,
+        up=up,
+        down=down,
+        padding=sides,
+        gain=gain,
+        slope=slope,
+        clamp=clamp,
+    )

@@ -16,6 +16,7 @@ import torch
 
 from stylegan_ops.conv2d_resample import conv2d_resample
 from stylegan_ops.fma import fma
+from stylegan_ops.kernels.choice import kernels_wanted
 
 EPS = 1e-8
 
@@ -32,6 +33,7 @@ def modulated_conv2d(
     resample_filter: torch.Tensor | None = None,
     demodulate: bool = True,
     flip_weight: bool = True,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Convolve each sample with its own modulated weights.
 
@@ -46,6 +48,7 @@ def modulated_conv2d(
         resample_filter: float32 filter of up and down, or None.
         demodulate: normalise every output channel to unit expected variance.
         flip_weight: True correlates with the weights, False convolves.
+        impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels scale, or an error).
 
     Returns:
         [n, out, h', w'].
@@ -60,7 +63,7 @@ def modulated_conv2d(
         fan_in = math.sqrt(weight[0].numel())
         weight = weight / (fan_in * weight.abs().amax(dim=[1, 2, 3], keepdim=True))
         styles = styles / styles.abs().amax(dim=1, keepdim=True)
-    x = x * styles.to(x.dtype)[:, :, None, None]
+    x = _scale(x, styles.to(x.dtype), None, impl)
     x = conv2d_resample(
         x,
         weight.to(x.dtype),
@@ -69,9 +72,28 @@ def modulated_conv2d(
         down=down,
         padding=padding,
         flip_weight=flip_weight,
+        impl="reference" if impl == "reference" else "auto",
     )
     if not demodulate:
         return x if noise is None else x + noise.to(x.dtype)
     squared = weight.square().sum(dim=[2, 3])
-    scale = (styles.square() @ squared.T + EPS).rsqrt().to(x.dtype)[:, :, None, None]
-    return x * scale if noise is None else fma(x, scale, noise.to(x.dtype))
+    scale = (styles.square() @ squared.T + EPS).rsqrt().to(x.dtype)
+    return _scale(x, scale, None if noise is None else noise.to(x.dtype), impl)
+
+
+def _scale(x: torch.Tensor, s: torch.Tensor, noise: torch.Tensor | None, impl: str) -> torch.Tensor:
+    """Return x * s[n, c] + noise."""
+    if kernels_wanted(impl, x, s, noise) and (noise is None or _is_per_pixel(noise, x)):
+        from stylegan_ops.kernels.modulation import modulate
+
+        if noise is not None:
+            noise = noise.reshape(-1, 1, *x.shape[2:])
+        return modulate(x, s, noise)
+    s = s[:, :, None, None]
+    return x * s if noise is None else fma(x, s, noise)
+
+
+def _is_per_pixel(noise: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether noise is [n or 1, 1, h, w] or [h, w], which the kernel adds."""
+    shape = [1] * (4 - noise.ndim) + list(noise.shape)
+    return shape[0] in (1, len(x)) and shape[1:] == [1, *x.shape[2:]]

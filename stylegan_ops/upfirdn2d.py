@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from stylegan_ops.kernels.choice import kernels_wanted
+
 Pair = int | Sequence[int]
 
 
@@ -107,6 +109,7 @@ def upfirdn2d(
     padding: Pair = 0,
     flip_filter: bool = False,
     gain: float = 1,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Upsample by zero insertion, pad, filter, downsample.
 
@@ -119,6 +122,8 @@ def upfirdn2d(
             values crop.
         flip_filter: False convolves, True correlates.
         gain: overall factor.
+        impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels, or an error; they have
+            no gradient of f).
 
     Returns:
         [n, c, (h * up + y0 + y1 - taps) // down + 1, likewise for w].
@@ -137,6 +142,15 @@ def upfirdn2d(
             f"x is {h} x {w}: with up {up} and padding {padding} it is smaller than the filter, "
             f"{taps_y} x {taps_x} taps"
         )
+    if f is not None and kernels_wanted(impl, x, f) and (impl != "auto" or not f.requires_grad):
+        from stylegan_ops.kernels import upfirdn2d as kernel
+
+        if f.requires_grad:
+            raise ValueError(f"f requires a gradient, which impl {impl!r} has not; use 'reference'")
+        taps = f.float() * gain ** (f.ndim / 2)
+        taps = taps if flip_filter else taps.flip(list(range(taps.ndim)))
+        sides = (x0, x1, y0, y1)
+        return kernel.upfirdn2d(x, taps, up=(up_x, up_y), down=(down_x, down_y), padding=sides)
     if up_x > 1 or up_y > 1:
         x = x.reshape(n, c, h, 1, w, 1)
         x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1]).reshape(n, c, h * up_y, w * up_x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -105,6 +106,25 @@ TINY = (
 )
 
 
+@pytest.fixture(scope="module")
+def finished(files, tmp_path_factory):
+    """Folder with the run folder of one tiny run, 00000-same, and the weights that it ended with.
+
+    Its reference is there; a test that adds to the folder works on a copy.
+    """
+    out = tmp_path_factory.mktemp("runs")
+    reference = ("--reference", files / "features.npz", "--num", "100")
+    result = gan(files, out, *TINY, *reference, "--desc", "same")
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture
+def runs(finished, tmp_path):
+    """Copy of it."""
+    return shutil.copytree(finished, tmp_path / "runs")
+
+
 def assert_refused(result, outdir, *words):
     """One line that names what was got, exit code 2, and nothing on disk."""
     lines = [line for line in result.output.splitlines() if line.startswith("Error")]
@@ -115,10 +135,8 @@ def assert_refused(result, outdir, *words):
     assert not outdir.exists() or not any(outdir.iterdir())
 
 
-def test_a_run_ends_with_every_file_it_promises(files, tmp_path):
-    result = gan(files, tmp_path, *TINY, "--reference", files / "features.npz", "--num", "100")
-    assert result.exit_code == 0, result.output
-    (folder,) = tmp_path.iterdir()
+def test_a_run_ends_with_every_file_it_promises(finished):
+    (folder,) = finished.iterdir()
     names = {path.name for path in folder.iterdir()}
     promised = {
         *("training_options.json", "log.txt", "stats.jsonl", "metric-frechet_distance.jsonl"),
@@ -135,9 +153,8 @@ def test_a_run_ends_with_every_file_it_promises(files, tmp_path):
     assert kimg[0] == 0
 
 
-def test_the_written_pickle_differs_from_the_users_only_in_G_ema(files, tmp_path):
-    assert gan(files, tmp_path, *TINY).exit_code == 0
-    (written,) = tmp_path.glob("*/network-snapshot-*.pkl")
+def test_the_written_pickle_differs_from_the_users_only_in_G_ema(files, finished):
+    (written,) = finished.glob("*/network-snapshot-*.pkl")
     before, after = checkpoints.read(files / "gan.pkl"), checkpoints.read(written)
     assert list(before) == list(after)
     assert before["training_set_kwargs"] == after["training_set_kwargs"]
@@ -149,9 +166,8 @@ def test_the_written_pickle_differs_from_the_users_only_in_G_ema(files, tmp_path
     assert any(not torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(files, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert gan(files, whole, *TINY).exit_code == 0
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(files, finished, tmp_path):
+    whole, parts = finished, tmp_path / "parts"
     short = ("--kimg", "0.016", *TINY[2:])
     assert gan(files, parts, *short).exit_code == 0
     assert gan(files, parts, *TINY, "--resume", "latest").exit_code == 0
@@ -163,10 +179,11 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(files, tmp_path):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_an_existing_run_is_never_overwritten(files, tmp_path):
-    for _ in range(2):
-        assert gan(files, tmp_path, *TINY, "--desc", "same").exit_code == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000-same", "00001-same"]
+def test_an_existing_run_is_never_overwritten(files, runs):
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    assert gan(files, runs, *TINY, "--desc", "same", "--metrics", "none").exit_code == 0
+    assert sorted(path.name for path in runs.iterdir()) == ["00000-same", "00001-same"]
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_a_dry_run_writes_nothing_and_prints_every_option(files, tmp_path):
@@ -237,11 +254,10 @@ def test_bad_references_are_refused(files, tmp_path):
         assert_refused(gan(files, out, "--reference", reference), out, reference.name)
 
 
-def test_resuming_needs_a_run_and_the_same_options(files, tmp_path):
+def test_resuming_needs_a_run_and_the_same_options(files, runs, tmp_path):
     out = tmp_path / "out"
     assert_refused(gan(files, out, "--resume", "latest"), out, "training-state")
-    assert gan(files, out, *TINY).exit_code == 0
-    result = gan(files, out, *TINY, "--glr", "0.5", "--resume", "latest")
+    result = gan(files, runs, *TINY, "--glr", "0.5", "--resume", "latest")
     assert result.exit_code == 2
     assert "glr" in result.output
 
@@ -277,7 +293,7 @@ def test_inspect_shows_networks_and_runs_nothing(files, tmp_path):
     result = run("inspect", files / "gan.pkl", "--json")
     facts = json.loads(result.output)
     assert set(facts["networks"]) == {"G", "D", "G_ema"}
-    assert facts["networks"]["G_ema"]["init_kwargs"]["img_resolution"] == 32
+    assert facts["networks"]["G_ema"]["options"]["img_resolution"] == 32
     hostile = tmp_path / "hostile.pkl"
     mark = tmp_path / "ran"
     buffer = io.BytesIO()

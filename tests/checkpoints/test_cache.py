@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import checkpoints
 from checkpoints import cache
+from commands.provenance import sha256
+from refine import main
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 
@@ -201,3 +206,75 @@ def test_the_folder_is_the_named_one_then_the_shared_one_then_the_home(tmp_path,
     assert cache.default_folder() == tmp_path / "x" / "refine-gan"
     monkeypatch.setenv("REFINE_CACHE_DIR", str(tmp_path / "y"))
     assert cache.default_folder() == tmp_path / "y"
+
+
+@pytest.fixture
+def named(server, monkeypatch, tmp_path) -> Server:
+    """The server, known as the published network ffhq; files are kept in tmp_path / cache."""
+    monkeypatch.setattr(cache, "ADDRESSES", {"ffhq": server.url})
+    monkeypatch.setenv("REFINE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return server
+
+
+def test_a_published_name_an_address_and_a_path_lead_to_the_same_file(named, tmp_path):
+    by_name = checkpoints.local("ffhq")
+    assert by_name.read_bytes() == BODY
+    assert by_name == checkpoints.local(named.url) == checkpoints.local(str(by_name))
+    assert named.ranges == [None]
+    assert sha256("ffhq") == sha256(named.url) == sha256(by_name) == checkpoints.sha256(by_name)
+
+
+def test_a_file_of_a_published_name_comes_first(named, tmp_path):
+    (tmp_path / "ffhq").write_bytes(b"mine")
+    assert checkpoints.local("ffhq").read_bytes() == b"mine"
+    assert named.ranges == []
+
+
+def test_a_name_that_cannot_be_fetched_names_itself_and_its_address(named):
+    named.status = 404
+    with pytest.raises(OSError, match="published network ffhq is not kept here") as error:
+        checkpoints.local("ffhq")
+    assert named.url in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"ffhk does not exist; .* similar names: ffhq"):
+        checkpoints.local("ffhk")
+
+
+def test_a_broken_transfer_of_a_published_name_goes_on(named):
+    named.break_after = 300_000
+    with pytest.raises(OSError, match="published network ffhq"):
+        checkpoints.local("ffhq")
+    named.break_after = None
+    assert checkpoints.local("ffhq").read_bytes() == BODY
+    assert named.ranges[0] is None and str(named.ranges[1]).startswith("bytes=")
+
+
+def test_a_truncated_or_replaced_copy_is_refused_by_every_name(named):
+    path = checkpoints.local("ffhq")
+    for content in (BODY[:-5], BODY[::-1], b""):
+        path.write_bytes(content)
+        for place in ("ffhq", named.url):
+            with pytest.raises(ValueError, match=r"SHA-256 .* remove it and it is fetched again"):
+                sha256(place)
+
+
+def test_every_command_takes_a_name_or_an_address(named, snapshot, tmp_path):
+    written = tmp_path / "a.pkl"
+    checkpoints.write(snapshot, written)
+    named.body = written.read_bytes()
+    expected = checkpoints.sha256(written)
+    for place in ("ffhq", named.url, "a.pkl"):
+        result = CliRunner().invoke(main, ["inspect", place, "--json"])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.output)["sha256"] == expected
+    assert len(named.ranges) == 1
+
+
+def test_the_hash_of_a_folder_is_that_of_its_list_of_hashes(tmp_path):
+    (tmp_path / "unet").mkdir()
+    for name in ("unet/b", "a"):
+        (tmp_path / name).write_text(name)
+    lines = "".join(
+        f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n" for name in ("a", "unet/b")
+    )
+    assert sha256(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()

@@ -5,62 +5,37 @@ from __future__ import annotations
 import io
 import os
 import random
-import time
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
+import torch
 
 import checkpoints
-from checkpoints.machine import OPCODES
-from checkpoints.reader import NAMES, read_stream
+from benchmarks.fuzz import check, explore
+from benchmarks.mutations import change, mutated, opcodes
+from checkpoints.reader import read_stream
 
-NUMBERS = (b"\x00", b"\x01", b"\x7f", b"\x80", b"\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f")
-
-
-def mutated(raw: bytes, other: bytes, rng: random.Random) -> bytes:
-    """The bytes with a few random changes."""
-    data = bytearray(raw)
-    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
-        at = rng.randrange(len(data) + 1)
-        length = rng.choice((1, 1, 2, 4, 8, 40))
-        kind = rng.randrange(8)
-        if kind == 0 and at < len(data):
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at : at + 1] = rng.randbytes(1)
-        elif kind == 2:
-            data[at : at + length] = b""
-        elif kind == 3:
-            start = rng.randrange(len(other))
-            data[at : at + rng.choice((0, length))] = other[start : start + length]
-        elif kind == 4:
-            data[at:at] = rng.choice(tuple(OPCODES))
-        elif kind == 5:
-            number = rng.choice(NUMBERS)
-            data[at : at + len(number)] = number
-        elif kind == 6:
-            module, name = rng.choice(tuple(NAMES))
-            data[at:at] = f"c{module}\n{name}\n".encode()
-        elif rng.random() < 0.2:
-            del data[at:]
-        if not data:
-            break
-    return bytes(data)
+CORPUS = Path(__file__).parent / "corpus"
 
 
-def check(raw: bytes) -> bool:
-    """Read the bytes; True if they load. What loads can be walked, written and read again."""
-    start = time.process_time()
-    try:
-        value = read_stream(io.BytesIO(raw), len(raw))
-    except ValueError as error:
-        assert str(error)
-        value = None
-    assert time.process_time() - start < 10
-    for record in value.values() if type(value) is dict else ():
-        if type(record) is checkpoints.Record:
-            checkpoints.nonfinite(record)
-            assert checkpoints.with_tensors(record, checkpoints.tensors(record))
-    return value is not None
+def torch_file(*, is_zip: bool) -> bytes:
+    """A small file of torch.save, in the format of today or in the one before."""
+    file = io.BytesIO()
+    state = OrderedDict(weight=torch.randn(3, 2), half=torch.ones(2).half())
+    data = {"g_ema": state, "args": {"size": 32}, "view": torch.randn(4, 4).t()}
+    torch.save(data, file, _use_new_zipfile_serialization=is_zip)
+    return file.getvalue()
+
+
+@pytest.fixture
+def pickles(original, snapshot) -> list[bytes]:
+    return [original.dump(snapshot, protocol) for protocol in (2, 3, 4, 5)]
+
+
+@pytest.fixture
+def raws(pickles) -> list[bytes]:
+    return [*pickles, torch_file(is_zip=True), torch_file(is_zip=False)]
 
 
 def fuzz(count: int, seed: int, raws: list[bytes]) -> int:
@@ -69,24 +44,19 @@ def fuzz(count: int, seed: int, raws: list[bytes]) -> int:
     return sum(check(mutated(rng.choice(raws), rng.choice(raws), rng)) for _ in range(count))
 
 
-@pytest.fixture
-def raws(original, snapshot) -> list[bytes]:
-    return [original.dump(snapshot, protocol) for protocol in (2, 3, 4, 5)]
-
-
 def test_mutated_files_load_or_are_refused(raws, tmp_path, monkeypatch, runs_nothing):
     monkeypatch.chdir(tmp_path)
-    loaded = fuzz(3000, int(os.environ.get("REFINE_FUZZ_SEED", "0")), raws)
-    assert 0 < loaded < 3000
+    loaded = fuzz(1500, int(os.environ.get("REFINE_FUZZ_SEED", "0")), raws)
+    assert 0 < loaded < 1500
     assert not list(tmp_path.iterdir())
 
 
-def test_what_loads_from_a_mutated_file_can_be_written_and_read(raws, tmp_path):
+def test_what_loads_from_a_mutated_file_can_be_written_and_read(pickles, tmp_path):
     rng = random.Random(1)
     path = tmp_path / "a.pkl"
     written = 0
     for _ in range(300):
-        raw = mutated(rng.choice(raws), rng.choice(raws), rng)
+        raw = mutated(rng.choice(pickles), rng.choice(pickles), rng)
         try:
             value = read_stream(io.BytesIO(raw), len(raw))
         except ValueError:
@@ -97,6 +67,43 @@ def test_what_loads_from_a_mutated_file_can_be_written_and_read(raws, tmp_path):
         assert path.read_bytes() == first
         written += 1
     assert written > 10
+
+
+def test_mutated_safetensors_load_or_are_refused(snapshot, tmp_path):
+    path = tmp_path / "a.safetensors"
+    checkpoints.write_safetensors(snapshot["G_ema"], path, network="G_ema", card="")
+    whole = {file: file.read_bytes() for file in (path, tmp_path / "config.json")}
+    rng, loaded = random.Random(0), 0
+    for _ in range(150):
+        file, raw = rng.choice(tuple(whole.items()))
+        data = bytearray(raw)
+        change(data, raw, rng)
+        file.write_bytes(bytes(data))
+        try:
+            checkpoints.read(path)
+        except ValueError as error:
+            assert str(error)
+        else:
+            loaded += 1
+        file.write_bytes(raw)
+    assert 0 < loaded < 150
+
+
+def test_opcodes_are_cut_apart_and_nothing_is_lost(raws):
+    for raw in (*raws, b"", b"x", raws[0][:50]):
+        assert b"".join(opcodes(raw)) == raw
+    assert len(opcodes(raws[2])) > 200
+
+
+def test_the_guided_search_keeps_what_reaches_new_lines(raws, capsys):
+    assert list(explore(raws[2:3], count=60, seed=0)) == []
+    count, kept = capsys.readouterr().out.split(" files, ")
+    assert count == "60" and int(kept.split(" kept")[0]) > 3
+
+
+@pytest.mark.parametrize("path", sorted(CORPUS.glob("*.bin")), ids=lambda path: path.name)
+def test_a_file_that_once_failed_loads_or_is_refused(path, runs_nothing):
+    check(path.read_bytes())
 
 
 @pytest.mark.slow

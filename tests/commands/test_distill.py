@@ -71,7 +71,12 @@ def test_a_run_ends_with_a_one_step_generator_and_every_file_it_promises(files, 
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("method", ["dmd", "f-distill", "sid"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "method", ["dmd", pytest.param("f-distill", marks=SLOW), pytest.param("sid", marks=SLOW)]
+)
 def test_other_methods_distil_too_and_begin_where_their_papers_do(distill, tmp_path, method):
     pairs = ("--pairs", "20") if method == "dmd" else ()
     keep = ("--keep", "last")
@@ -122,6 +127,7 @@ def test_a_guided_denoiser_at_one_weight_is_a_plain_denoiser(files):
         other.at(1.0)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(distill, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert distill(whole, "--keep", "last").exit_code == 0

@@ -63,7 +63,7 @@ def test_a_larger_colour_student_with_its_own_classes_is_refined_and_keeps_its_f
     assert told["adapt"] == "area"
 
 
-@pytest.mark.parametrize("adapt", ["crop", "tiles"])
+@pytest.mark.parametrize("adapt", ["crop", pytest.param("tiles", marks=pytest.mark.slow)])
 def test_windows_and_hidden_classes_work_to_the_end_with_the_judge(gan, tmp_path, adapt):
     options = ("--adapt", adapt, "--class-map", "none", "--method", "diff-instruct-moments")
     result = gan(tmp_path, *options, teacher="teacher.pkl")

@@ -10,6 +10,7 @@ import torch
 
 import metrics
 from metrics import Difference, Moments, Statistics
+from metrics.extrapolation import frechet_infinities
 from metrics.sampling import draw_classes
 
 
@@ -132,6 +133,66 @@ def test_measure_gives_the_numbers_of_compare_for_the_same_seed(toy, features, r
     assert one.frechet_distance == pytest.approx(found["frechet_distance"].before, rel=1e-9)
     assert one.inception_score == pytest.approx(found["inception_score"].before, rel=1e-9)
     assert (one.num_images, one.seed, one.space) == (120, 4, "six pixels (toy)")
+
+
+def test_metrics_asked_for_by_name_equal_their_definitions(toy, features, reference):
+    before, after = toy(0.3), toy(0.05)
+    names = [name for name, metric in metrics.METRICS.items() if not metric.by_default]
+    found = metrics.compare(
+        before, after, reference, features=features, num_images=300, metrics=names
+    )
+    assert [d.metric for d in found.differences] == ["frechet_distance", *names]
+    x, real = features_of(after, features, 300), reference.features.astype(np.float64)
+    want = {
+        "gaussian_discrepancy": metrics.gaussian_discrepancy(real, x),
+        "sliced_distance": metrics.sliced_distance(real[:300], x),
+        "authentic_percentage": metrics.authentic_percentage(real, x),
+    }
+    for name, value in want.items():
+        assert found[name].after == pytest.approx(value, rel=1e-9), name
+    for name in ("frechet_infinity", "gaussian_discrepancy", "sliced_distance"):
+        assert found[name].verdict == "better", name
+
+
+def test_infinity_without_each_group_is_a_line_through_the_other_groups():
+    torch.manual_seed(3)
+    x = torch.randn(200, 3, dtype=torch.float64) + 0.3
+    mu, sigma = torch.zeros(3), torch.eye(3)
+    groups = [Moments.of(x[i::10]) for i in range(10)]
+    found = frechet_infinities(groups, mu, sigma)
+    for left_out, value in zip(range(-1, 10), found, strict=True):
+        kept = [x[i::10] for i in range(10) if i != left_out]
+        counts = [round(len(kept) * share) for share in (0.2, 0.4, 0.6, 0.8, 1.0)]
+        parts = [torch.cat(kept[:count]) for count in counts]
+        distances = [metrics.frechet_distance(p.mean(0), p.T.cov(), mu, sigma) for p in parts]
+        line = np.polyfit([1 / len(p) for p in parts], distances, 1)
+        assert value == pytest.approx(line[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["fid"], "metric 'fid' is unknown; choose all, or some of frechet_distance"),
+        ("recall", "metrics is the text 'recall'; give a list"),
+        (["recall"], "recall needs features of single real images"),
+        (["frechet_infinity"], "frechet_infinity with 5 groups"),
+    ],
+)
+def test_metrics_that_cannot_be_had_are_refused_before_an_image_is_drawn(
+    toy, features, reference, names, message
+):
+    bare = dataclasses.replace(reference, features=None)
+    with pytest.raises(ValueError, match=message):
+        metrics.compare(
+            toy(),
+            toy(),
+            bare,
+            features=features,
+            num_images=100,
+            groups=5,
+            metrics=names,
+            progress=lambda done, total: pytest.fail("an image was drawn"),
+        )
 
 
 def test_the_null_row_is_before_with_other_latents(toy, features, reference):

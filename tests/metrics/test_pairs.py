@@ -6,7 +6,13 @@ import pytest
 import torch
 
 import metrics
-from metrics.pairs import kernel_distances, precisions_and_recalls
+from metrics.pairs import (
+    authentic_percentages,
+    gaussian_discrepancies,
+    kernel_distances,
+    precisions_and_recalls,
+    sliced_distances,
+)
 
 
 @pytest.fixture
@@ -34,3 +40,14 @@ def test_precision_and_recall_without_each_group_equal_direct_recomputation(sets
     precisions, recalls = precisions_and_recalls(real, fake, groups=groups, k=3)
     assert precisions == [w.precision for w in want]
     assert recalls == [w.recall for w in want]
+
+
+def test_other_metrics_without_each_group_equal_direct_recomputation(sets):
+    real, fake = sets
+    want = [metrics.gaussian_discrepancy(real, part) for part in kept(fake, 5)]
+    assert gaussian_discrepancies(real, fake, groups=5) == pytest.approx(want, rel=1e-9)
+    want = [metrics.authentic_percentage(real, part) for part in kept(fake, 5)]
+    assert authentic_percentages(real, fake, groups=5) == pytest.approx(want, rel=1e-12)
+    pairs = zip(kept(real[:83], 5), kept(fake, 5), strict=True)
+    want = [metrics.sliced_distance(a, b) for a, b in pairs]
+    assert sliced_distances(real, fake, groups=5) == pytest.approx(want, rel=1e-12)

@@ -83,27 +83,6 @@ def test_stem_and_first_block_equal_unfolded_layers_in_a_row(weights):
     )
 
 
-def test_features_equal_those_of_torch_fidelity_with_the_same_weights(weights, file, tmp_path):
-    module = pytest.importorskip(
-        "torch_fidelity.feature_extractor_inceptionv3",
-        reason="torch-fidelity with its torchvision is not installed",
-        exc_type=ImportError,
-    )
-    counted = {
-        name.replace("weight", "num_batches_tracked"): torch.tensor(0)
-        for name in weights
-        if name.endswith("bn.weight")
-    }
-    torch.save(weights | counted, tmp_path / "w.pth")
-    theirs = module.FeatureExtractorInceptionV3(
-        "x", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(tmp_path / "w.pth")
-    )
-    features, logits = theirs(images(4))
-    got, probabilities = metrics.inception_features(file[0], sha256=file[1])(images(4))
-    torch.testing.assert_close(got, features, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(probabilities, logits.softmax(1), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.slow
 def test_the_space_is_named_by_its_resize_and_only_the_graphs_own_gives_fid(file):
     path, digest = file

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from refiners import Inputs, Refinement, Settings
+from refiners import REFINERS, ImageSet, Inputs, PairSet, Refinement, Settings
 from refiners.diff_instruct import DiffInstruct
 
 
@@ -112,6 +112,58 @@ class PointDenoiser(torch.nn.Module):
         return c_skip * x + s * self.sigma_data / total * self.out(features)
 
 
+class ConvDenoiser(torch.nn.Module):
+    """A small denoiser of 4 x 4 images with an encoder whose maps it shows."""
+
+    def __init__(self, width: int = 6):
+        super().__init__()
+        self.img_resolution, self.img_channels, self.label_dim = 4, 1, 0
+        self.sigma_min, self.sigma_max = 0.0, math.inf
+        self.enc = torch.nn.Sequential(torch.nn.Conv2d(2, width, 3, padding=1), torch.nn.SiLU())
+        self.out = torch.nn.Conv2d(width, 1, 3, padding=1)
+
+    def features(self, x: torch.Tensor, sigma: torch.Tensor) -> list[torch.Tensor]:
+        level = sigma.log()[:, None, None, None].to(x).expand(-1, 1, 4, 4) / 4
+        return [self.enc(torch.cat([x, level], dim=1))]
+
+    def forward(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        s = sigma[:, None, None, None].to(x)
+        total = (s.square() + 1).sqrt()
+        return x / total.square() + s / total * self.out(self.features(x / total, sigma)[0])
+
+
+# What refine() takes beside a method, and knobs that the toys need.
+KNOBS: dict[str, dict[str, Any]] = {
+    "dmd2": {"layer": "enc"},
+    "f-distill": {"layer": "enc"},
+    "diff-instruct-moments": {"num_reference": 200, "num_features": 8, "memory": 100},
+}
+NEEDS_IMAGES = ("dmd2", "f-distill", "diff-instruct-moments")
+
+
+def pair_and_inputs(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any, Inputs]:
+    """Return student, teacher, method of this name and its inputs; the teacher is not zero."""
+    method = REFINERS[name](**KNOBS.get(name, {}))
+    student, teacher = AffineStudent(-0.4, 0.3).to(dtype), ConvDenoiser().to(dtype)
+    student.sample_latents = lambda n, generator=None: torch.randn(  # type: ignore[method-assign]
+        [n, 16], generator=generator
+    ).to(dtype)
+    images, z = torch.randn(100, 1, 4, 4).to(dtype), torch.randn(100, 16).to(dtype)
+    inputs = Inputs(
+        ImageSet(images) if name in NEEDS_IMAGES else None,
+        PairSet(z, images) if name == "dmd" else None,
+    )
+    return student, teacher, method, inputs
+
+
+@pytest.fixture
+def world() -> Callable[..., Any]:
+    """Make student, teacher, method and inputs for the name of a method."""
+    return pair_and_inputs
+
+
 @pytest.fixture
 def point_student() -> Callable[..., Any]:
     """Make a student of points in the plane."""
@@ -142,8 +194,9 @@ def settings() -> Callable[..., Settings]:
 
     def make(**changes: Any) -> Settings:
         short = {"kimg": 0.32, "batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16}
-        averages = {"rampup_kimg": 0, "ema_kimg": 0.1, "auxiliary_ema": 5.0, "auxiliary_steps": 1}
-        return Settings(**{**short, **averages, "tick": 0.064, **changes})
+        rates = {"rampup_kimg": 0, "decay_kimg": 0, "auxiliary_steps": 1}
+        averages = {"ema_kimg": 0.1, "auxiliary_ema": 5.0}
+        return Settings(**{**short, **rates, **averages, "tick": 0.064, **changes})
 
     return make
 

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from refiners import REFINERS, ImageSet, Inputs, PairSet
+from refiners import REFINERS, Distillation, ImageSet, read_state
 from refiners.diff_instruct import DiffInstruct
 from refiners.distributed import Processes, couples_samples
+from refiners.guided import Guided
+from refiners.progressive import Progressive
 from refiners.shards import RowsOfBatch, pieces_of
+from teachers.edm import EDMPrecond
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +34,8 @@ def test_a_piece_draws_its_rows_of_the_batchs_noise() -> None:
             torch.rand([len(mine)]),
             torch.randn(len(mine), 5),
             torch.randn([len(mine), 1, 4, 4], dtype=torch.float64),
+            torch.randint(1, 1000, [len(mine)]),
+            torch.randint(high=1000, size=[len(mine), 2]),
         ]
 
     whole = draw(slice(0, 12))
@@ -61,34 +66,24 @@ def test_the_pieces_of_all_processes_are_the_batch() -> None:
         pieces_of(10, rank=0, size=4, largest=0)
 
 
-METHODS = [name for name in REFINERS if name != "diff-instruct-moments"]
-
-
 # 16 images in pieces of 16, 8 and 6, 6, 4.
-@pytest.mark.parametrize("name", [*METHODS, "hold"])
+@pytest.mark.parametrize("name", [*REFINERS, "hold"])
 def test_accumulating_gradients_over_pieces_equals_the_large_batch(
-    refinement: Any, point_student: Any, point_denoiser: Any, name: str
+    refinement: Any, world: Any, name: str
 ) -> None:
-    knobs = {"layer": "enc"} if name in ("dmd2", "f-distill") else {}
-    method = DiffInstruct(hold_contrast=0.5) if name == "hold" else REFINERS[name](**knobs)
     torch.manual_seed(1)
-    z, images = torch.randn(100, 2), torch.randn(100, 2, 1, 1)
-    pairs = PairSet(z.double(), images.double())
-    needs = {
-        "dmd": Inputs(pairs=pairs),
-        "dmd2": Inputs(real_images=ImageSet(images.double())),
-        "f-distill": Inputs(real_images=ImageSet(images.double())),
-    }
-    student, teacher = point_student().double(), point_denoiser().double()
-    torch.nn.init.normal_(teacher.out.weight)
-    student.sample_latents = lambda n: torch.randn([n, 2]).double()
+    student, teacher, method, inputs = world(
+        "diff-instruct" if name == "hold" else name, torch.float64
+    )
+    if name == "hold":
+        method = DiffInstruct(hold_contrast=0.5)
     ends = []
     for batch_gpu in (0, 8, 6):
         job = refinement(
             student,
             teacher,
             method,
-            inputs=needs.get(name),
+            inputs=inputs,
             warmup_kimg=0.048,
             batch_gpu=batch_gpu,
             auxiliary_steps=2,
@@ -106,6 +101,27 @@ def test_accumulating_gradients_over_pieces_equals_the_large_batch(
             torch.testing.assert_close(
                 a, b, rtol=1e-5, atol=1e-6, msg=lambda m, w=where: f"{w} {m}"
             )
+
+
+@pytest.mark.parametrize("method", [Progressive(num_steps=2), Guided(num_steps=2)])
+def test_distilling_in_pieces_equals_the_large_batch(settings: Any, method: Any) -> None:
+    teacher = EDMPrecond(
+        img_resolution=8, img_channels=1, label_dim=3, model_channels=4, channel_mult=[1],
+        num_blocks=1, attn_resolutions=[], dropout=0.0, label_dropout=0.1,
+    ).eval()  # fmt: skip
+    images = ImageSet(torch.randn(50, 1, 8, 8), torch.eye(3)[torch.arange(50) % 3])
+    ends = []
+    for batch_gpu in (0, 6):
+        given = settings(kimg=0.064, glr=1e-3, batch_gpu=batch_gpu)
+        job = Distillation(teacher, method, given, real_images=images)
+        losses = [job.advance() for _ in range(4)]
+        ends.append((job, losses))
+    (whole, expected), (pieces, found) = ends
+    assert [a.keys() for a in expected] == [a.keys() for a in found]
+    for a, b in zip(expected, found, strict=True):
+        assert b == pytest.approx(a, rel=1e-3)
+    for a, b in zip(whole.student.parameters(), pieces.student.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
 
 
 class RunningMeanStudent(torch.nn.Module):
@@ -153,7 +169,7 @@ def test_a_method_whose_samples_see_each_other_is_known() -> None:
 
 
 WORKER = """
-import os, sys, torch
+import os, signal, sys, time, torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1]); sys.path.insert(0, sys.argv[1] + "/tests/refiners")
 from conftest import GaussianDenoiser
@@ -175,7 +191,17 @@ class Dying(DiffInstruct):
         return super().pixel_gradient(*a, **k)
 
 kind = sys.argv[3]
-methods = {"plain": DiffInstruct(), "coupled": DiffInstruct(hold_contrast=0.5), "dies": Dying()}
+class Ending(DiffInstruct):
+    def pixel_gradient(self, *a, **k):
+        if processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        return super().pixel_gradient(*a, **k)
+
+methods = {
+    "plain": DiffInstruct(), "coupled": DiffInstruct(hold_contrast=0.5), "dies": Dying(),
+    "ends": Ending(),
+}
 batch = 24 if kind == "dies" else 16  # a multiple of the number of processes
 settings = Settings(
     batch=batch, glr=1e-3, lr=1e-3, warmup_kimg=0.08, rampup_kimg=0, tick=0.16, snap=1
@@ -244,3 +270,13 @@ def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path: Path) -> N
         assert workers[rank].returncode not in (0, None)
         assert f"rank {rank} of 3 waited in" in said[rank]
         assert "for rank 1, which did not answer" in said[rank]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_all_of_them_with_a_state(tmp_path: Path) -> None:
+    workers = start_workers(tmp_path, 2, "ends")
+    said = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [128 + 15] * 2, said
+    assert "stopped at kimg 0.016 by SIGTERM; resume continues from here" in said[0]
+    (state,) = tmp_path.glob("*/training-state-*.pt")
+    assert read_state(state)["num_images"] == 16

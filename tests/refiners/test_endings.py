@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from refiners import PairSet, RunFolder, Settings, read_state, refine
 from refiners.diff_instruct import DiffInstruct
@@ -94,6 +97,51 @@ def test_max_hours_ends_the_run_with_snapshot_and_state_to_continue_from(
         changes={"max_hours": 1.0, "warmup_kimg": 0.032},
     )  # fmt: skip
     assert torch.equal(whole.mean, continued.mean)
+
+
+def test_a_condition_ends_the_run_at_the_tick_where_it_holds(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=folder, changes={"stop_if": "Progress/kimg>0.1"})
+    assert "stopped at kimg 0.128 by stop_if Progress/kimg>0.1; resume" in log_of(folder)
+    assert read_state(folder.states()[-1])["num_images"] == 128
+
+
+def test_a_condition_on_what_there_is_not_is_said_at_each_tick(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=folder, kimg=0.064, changes={"stop_if": "Loss/nose>0"})
+    assert log_of(folder).count("stop_if never holds: there is no Loss/nose") == 1
+
+
+def test_a_step_that_is_not_finite_is_counted_in_the_log_and_the_statistics(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    FailsAtFullRate.steps, FailsAtFullRate.limit = 0, 1
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=folder, method=FailsAtFullRate(), kimg=0.128)
+    lines = [json.loads(s) for s in (folder.path / "stats.jsonl").read_text().splitlines()]
+    assert [line["Progress/skipped_steps"]["mean"] for line in lines] == [0, 0, 1]
+    assert log_of(folder).splitlines()[-1].endswith(" skipped 1")
+
+
+def test_the_figures_that_warn_are_in_every_tick_and_a_picture_in_every_snapshot(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    start(affine, gaussian, folder=folder, changes={"snap": 2})
+    lines = [json.loads(s) for s in (folder.path / "stats.jsonl").read_text().splitlines()]
+    warn = ("saturated", "diversity", "mean_drift", "std_drift", "score_gap_0.2", "error_share_3")
+    for line in lines:
+        assert {f"Health/{name}" for name in warn} <= line.keys()
+    norms = ("Gradient/pixel_norm", "Gradient/student_norm", "Gradient/auxiliary_norm")
+    assert all(line[name]["mean"] > 0 for line in lines[1:] for name in norms)
+    assert lines[0]["Health/mean_drift"]["mean"] == 0 < lines[-1]["Health/mean_drift"]["mean"]
+    picture = np.asarray(Image.open(folder.path / "health-000000.png"))
+    # 8 samples; each, and for 3 levels noised, as the teacher and as the auxiliary see it; 4 pixels
+    assert picture.shape == (8 * 4, 10 * 4)
 
 
 def test_a_damaged_newest_state_falls_back_to_the_one_before_with_the_same_end(

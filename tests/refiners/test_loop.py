@@ -13,7 +13,7 @@ import torch
 from refiners import Settings, run
 from refiners.average import follow, frozen_view
 from refiners.diff_instruct import DiffInstruct
-from refiners.loop import HEALTH_SIGMAS
+from refiners.health import HEALTH_SIGMAS
 from refiners.schedule import ticks
 from students.stylegan2 import Generator
 
@@ -188,6 +188,15 @@ def test_the_students_rate_rises_linearly_over_the_ramp_and_then_stays(refinemen
     assert rates == pytest.approx([0.005, 0.01, 0.015, 0.02, 0.02, 0.02])
     # Adam's first step is the rate itself, whatever the gradient.
     assert steps[0] == pytest.approx(0.005, rel=1e-3)
+
+
+def test_the_rate_decays_with_the_root_of_the_images_and_not_with_the_runs_length() -> None:
+    rates = [
+        Settings(kimg=kimg, glr=0.01, rampup_kimg=0.5, decay_kimg=2).student_rate(n)
+        for kimg in (10, 1000)
+        for n in (250, 500, 2000, 8000, 18000)
+    ]
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.005, 0.01 / 3] * 2)
 
 
 def test_one_generated_batch_serves_both_networks_and_every_update_of_the_auxiliary(

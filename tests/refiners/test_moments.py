@@ -121,7 +121,7 @@ def moved_student(method, student, **changed):
     real = ImageSet((0.2 + 0.5 * torch.randn(2000, 1, 4, 4)).float())
     settings = Settings(
         **{"kimg": 12.8, "batch": 64, "glr": 5e-3, "lr": 1e-2, "ema_kimg": 1.0, "warmup_kimg": 6.4,
-           "beta2": 0.99} | changed
+           "beta2": 0.99, "decay_kimg": 0} | changed
     )  # fmt: skip
     run = Refinement(student, SeenThrough(), method, settings, inputs=Inputs(real))
     while run.num_images < settings.kimg * 1000:

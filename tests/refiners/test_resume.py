@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from refiners import REFINERS, ImageSet, Inputs, PairSet, RunFolder, read_state
+from refiners import REFINERS, Distillation, ImageSet, Inputs, PairSet, RunFolder, read_state
 from refiners.diff_instruct import DiffInstruct
 from refiners.dmd import DMD
+from refiners.guided import Guided
 from refiners.inputs import pseudo_huber
+from refiners.progressive import Progressive
+from teachers.edm import EDMPrecond
 
 
 def assert_same(a: Any, b: Any, where: str = "state") -> None:
@@ -57,35 +60,58 @@ def test_n_steps_a_saved_state_and_m_steps_equal_n_plus_m_steps_bit_for_bit(
     assert second.health() == whole.health()
 
 
-# The toy denoiser has none of the encoder's maps that the moments are taken of.
-@pytest.mark.parametrize("name", [name for name in REFINERS if name != "diff-instruct-moments"])
+@pytest.mark.parametrize("batch_gpu", [0, 6])
+@pytest.mark.parametrize("name", REFINERS)
 def test_every_method_resumes_bit_for_bit(
-    refinement: Any, point_student: Any, point_denoiser: Any, tmp_path: Path, name: str
+    refinement: Any, world: Any, tmp_path: Path, name: str, batch_gpu: int
 ) -> None:
-    knobs = {"layer": "enc"} if name in ("dmd2", "f-distill") else {}
-    z, images = torch.randn(100, 2), torch.randn(100, 2, 1, 1)
-    needs = {
-        "dmd": Inputs(pairs=PairSet(z, images)),
-        "dmd2": Inputs(real_images=ImageSet(images)),
-        "f-distill": Inputs(real_images=ImageSet(images)),
-    }
-    student, teacher = point_student(), point_denoiser()
-    torch.nn.init.normal_(teacher.out.weight)
+    student, teacher, method, inputs = world(name)
 
     def start() -> Any:
-        method = REFINERS[name](**knobs)
-        return refinement(student, teacher, method, inputs=needs.get(name), warmup_kimg=0.048)
+        return refinement(
+            student, teacher, method, inputs=inputs, warmup_kimg=0.048, batch_gpu=batch_gpu
+        )
 
-    whole, first, second = start(), start(), start()
+    whole, first = start(), start()
     advance(whole, 9)
     advance(first, 5)
     path = RunFolder(tmp_path).write_state(first.num_images, first.state_dict())
     torch.manual_seed(99)
+    second = start()
     second.load_state_dict(read_state(path))
     advance(second, 4)
     assert_same(second.state_dict(), whole.state_dict())
     assert whole.num_images > 0
+    if whole.memory is not None:
+        assert not torch.equal(whole.memory.mean, start().memory.mean)
     assert all(bool(p.isfinite().all()) for p in whole.student.parameters())
+
+
+@pytest.mark.parametrize("method", [Progressive(num_steps=4), Guided(num_steps=2)])
+@pytest.mark.parametrize("stop", [3, 6, 9])
+def test_distillation_resumes_bit_for_bit_within_a_stage_and_where_one_begins(
+    settings: Any, tmp_path: Path, method: Any, stop: int
+) -> None:
+    teacher = EDMPrecond(
+        img_resolution=8, img_channels=1, label_dim=3, model_channels=4, channel_mult=[1],
+        num_blocks=1, attn_resolutions=[], dropout=0.0, label_dropout=0.1,
+    ).eval()  # fmt: skip
+    images = ImageSet(torch.randn(50, 1, 8, 8), torch.eye(3)[torch.arange(50) % 3])
+
+    def start() -> Distillation:
+        return Distillation(teacher, method, settings(kimg=0.16, lr=1e-3), real_images=images)
+
+    whole, first = start(), start()
+    assert whole.steps_per_stage == 4
+    advance(whole, 10)
+    advance(first, stop)
+    path = RunFolder(tmp_path).write_state(first.num_images, first.state_dict())
+    torch.manual_seed(99)
+    second = start()
+    second.load_state_dict(read_state(path))
+    advance(second, 10 - stop)
+    assert_same(second.state_dict(), whole.state_dict())
+    assert second.average.num_steps == whole.average.num_steps == 1
 
 
 def broken(state: dict[str, Any], where: str, value: Any) -> dict[str, Any]:

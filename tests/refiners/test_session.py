@@ -61,6 +61,7 @@ def test_a_run_folder_holds_log_statistics_pictures_snapshots_and_the_last_two_s
     assert {path.name for path in folder.iterdir()} == {
         *("log.txt", "stats.jsonl"),
         *(f"fakes{k}.png" for k in kimg),
+        *(f"health-{k}.png" for k in ("000000", *kimg)),
         *(f"network-snapshot-{k}.pkl" for k in kimg),
         *(f"training-state-{k}.pt" for k in kimg[-2:]),
     }

@@ -1,0 +1,68 @@
+"""Call a compiled kernel: dtype, tensors, integers, reals, and the CUDA stream or thread count."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Sequence
+
+import torch
+
+from stylegan_ops.kernels.build import library
+from stylegan_ops.kernels.choice import DTYPES, target
+
+# Definitions of the operations; each file below registers its own.
+LIBRARY = torch.library.Library("stylegan_ops", "DEF")
+
+
+def call(
+    name: str,
+    tensors: Sequence[torch.Tensor | None],
+    integers: Sequence[int] = (),
+    reals: Sequence[float] = (),
+) -> None:
+    """Run a kernel on tensors of one device; the first decides dtype and device.
+
+    Raises:
+        RuntimeError: the kernel refuses, with CUDA's error code.
+    """
+    x = tensors[0]
+    assert x is not None
+    pointers = (ctypes.c_void_p * len(tensors))(
+        *(None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    )
+    ints = (ctypes.c_int64 * max(1, len(integers)))(*integers)
+    doubles = (ctypes.c_double * max(1, len(reals)))(*reals)
+    function = getattr(library(target(x.device)), f"{name}_kernel")
+    if x.device.type == "cuda":
+        guard, where = torch.cuda.device(x.device), torch.cuda.current_stream(x.device).cuda_stream
+    else:
+        guard, where = contextlib.nullcontext(), torch.get_num_threads()
+    with guard:
+        code = function(DTYPES.index(x.dtype), pointers, ints, doubles, ctypes.c_int64(where))
+    if code != 0:
+        raise RuntimeError(f"the kernel {name} on {x.device} ended with error {code}")
+
+
+def layout(x: torch.Tensor) -> torch.memory_format:
+    """channels_last where x is dense in it and not in the ordinary layout, else contiguous."""
+    if x.ndim != 4 or x.is_contiguous():
+        return torch.contiguous_format
+    is_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
+def define(schema: str, function, fake) -> None:
+    """Register an operation for CPU and CUDA with its shape rule."""
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, function, "CPU")
+    LIBRARY.impl(name, function, "CUDA")
+    torch.library.register_fake(f"stylegan_ops::{name}", fake, lib=LIBRARY)
+
+
+def differentiate(name: str, backward, save) -> None:
+    """Register an operation's derivative."""
+    torch.library.register_autograd(
+        f"stylegan_ops::{name}", backward, setup_context=save, lib=LIBRARY
+    )
