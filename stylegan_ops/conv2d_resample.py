@@ -10,13 +10,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from stylegan_ops.conv3x3 import conv3x3, pays
 from stylegan_ops.kernels.choice import kernels_wanted
 from stylegan_ops.upfirdn2d import Pair, filter_size, padding_sides, upfirdn2d
 
-# Where minimal filtering wins on a CPU (measured): enough channels for matrix products, and enough
-# 4 x 4 tiles that transforming the weights pays.
-LEAST_CHANNELS = 32
-LEAST_TILES = 32
+# Four times the outputs of a plain convolution have to be transformed for each tile.
 LEAST_TILES_UP = 128
 
 
@@ -66,13 +64,13 @@ def conv2d_resample(
     turned = w if flip_weight or kh * kw == 1 else w.flip([2, 3])
 
     sides = [x0, x1, y0, y1]
-    if (
-        impl == "auto"
-        and groups == down == 1
-        and (y := _fast(x, turned, f, up, sides, flip_filter)) is not None
-    ):
-        return y
+    if impl == "auto" and groups == down == 1 and up == 2:
+        doubled = _doubled(x, turned, f, sides, flip_filter)
+        if doubled is not None:
+            return doubled
     if up == 1 and down == 1:
+        if sides == [1, 1, 1, 1] and kh == kw == 3 and groups == 1:
+            return conv3x3(x, turned, impl=impl)
         if x0 == x1 >= 0 and y0 == y1 >= 0:
             return F.conv2d(x, turned, padding=(y0, x0), groups=groups)
         return F.conv2d(F.pad(x, sides), turned, groups=groups)
@@ -111,30 +109,17 @@ def _check(x: torch.Tensor, w: torch.Tensor, up: int, down: int, groups: int) ->
             raise ValueError(f"{name} is {factor}; it must be at least 1")
 
 
-def _fast(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    f: torch.Tensor | None,
-    up: int,
-    sides: list[int],
-    flip_filter: bool,
+def _doubled(
+    x: torch.Tensor, w: torch.Tensor, f: torch.Tensor | None, sides: list[int], flip_filter: bool
 ) -> torch.Tensor | None:
-    """Return the result by minimal filtering where that is faster, on a CPU, or None."""
-    if x.device.type != "cpu" or list(w.shape[2:]) != [3, 3] or min(w.shape[:2]) < LEAST_CHANNELS:
+    """Return the result of up=2 as one 3 x 3 convolution where that is faster, or None."""
+    if list(w.shape[2:]) != [3, 3] or f is None or list(f.shape) != [4, 4] or f.requires_grad:
         return None
-    tiles = len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
-    is_plain = up == 1 and sides == [1, 1, 1, 1]
-    is_doubling = up == 2 and sides == [3, 2, 3, 2] and f is not None and list(f.shape) == [4, 4]
-    if not ((is_plain and tiles >= LEAST_TILES) or (is_doubling and tiles >= LEAST_TILES_UP)):
-        return None
-    if not kernels_wanted("auto", x, w, f) or (f is not None and f.requires_grad):
+    if sides != [3, 2, 3, 2] or not pays(x, w, LEAST_TILES_UP) or not kernels_wanted("auto", x, w):
         return None
     from stylegan_ops.kernels import winograd
 
-    if is_plain:
-        return winograd.conv3x3(x, w)
-    assert f is not None
-    taps = f * up**2
+    taps = f * 4
     w = winograd.upsampled_weights(w, taps if flip_filter else taps.flip([0, 1]))
     return F.pixel_shuffle(winograd.conv3x3(x, w), 2)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from stylegan_ops import conv3x3
+
 
 @dataclass(frozen=True)
 class Init:
@@ -116,7 +118,10 @@ class Conv2d(torch.nn.Module):
     def _correlate(self, x: torch.Tensor, padding: int) -> torch.Tensor:
         if self.weight is None or self.bias is None:
             return x
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        if padding == 1 and weight.shape[2:] == (3, 3):
+            return conv3x3(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=padding)
 
     def _upsample(self, x: torch.Tensor, padding: int) -> torch.Tensor:
         """Insert zeros and filter each channel, keeping its mean."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from stylegan_ops import conv3x3
 from teachers.arguments import check_choice, recorded_call
 
 SILU_GAIN = 1 / 0.596  # 1 / rms(silu(x)) for x ~ N(0, 1), Eq. 81
@@ -93,7 +94,9 @@ class MPConv(torch.nn.Module):
             with torch.no_grad():
                 self.weight.copy_(unit_rms(self.weight.to(wide), dims))
         w = (unit_rms(self.weight.to(wide), dims) * self._scale(gain)).to(x.dtype)
-        return x @ w.t() if w.ndim == 2 else F.conv2d(x, w, padding=w.size(-1) // 2)
+        if w.ndim == 2:
+            return x @ w.t()
+        return conv3x3(x, w) if w.size(-1) == 3 else F.conv2d(x, w, padding=w.size(-1) // 2)
 
     def divide_gain_in_half(self) -> None:
         """Round a gain's quotient as the original does where a file has it in half precision.

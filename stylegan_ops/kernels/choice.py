@@ -18,9 +18,9 @@ LEAST_ELEMENTS = 1 << 17
 def kernels_wanted(impl: str, x: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Whether to call a kernel: always for "cpu" and "cuda", by what is at hand for "auto".
 
-    "auto" keeps to the definition where REFINE_OPS is "reference", in double precision, for small
-    tensors on a CPU, inside torch.compile and functional transforms, and where kernels cannot be
-    built, which is said once.
+    "auto" keeps to the definition where REFINE_OPS is "reference", on a GPU unless it is "cuda", in
+    double precision, for small tensors on a CPU, inside torch.compile, autocast and functional
+    transforms, and where kernels cannot be built, which is said once.
 
     Raises:
         ValueError: an unknown impl, one for another device than x's, a dtype without kernels,
@@ -36,7 +36,8 @@ def kernels_wanted(impl: str, x: torch.Tensor, *others: torch.Tensor | None) -> 
     if x.device.type == "cpu":
         if x.numel() < LEAST_ELEMENTS or x.dtype != torch.float32:
             return False
-    elif x.device.type != "cuda" or x.dtype not in DTYPES[:1] + DTYPES[2:]:
+    elif os.environ.get("REFINE_OPS") != "cuda" or x.dtype not in DTYPES[:1] + DTYPES[2:]:
+        # Off unless asked for: on a GPU these kernels have been compiled, not yet run.
         return False
     if os.environ.get("REFINE_OPS") == "reference" or x.numel() >= 2**31 or _is_transformed(x):
         return False

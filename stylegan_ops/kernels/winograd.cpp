@@ -1,9 +1,11 @@
-// Minimal filtering F(4 x 4, 3 x 3) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308): the linear maps
-// around the 36 matrix products, for float32 planes that are padded by one pixel.
+// Minimal filtering F(4 x 4, 3 x 3) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308): the linear
+// maps around the 36 matrix products, for float32 images [n, h, w, channels] that are padded by one
+// pixel. A tile is 4 x 4 pixels of the result and the 6 x 6 of the input that it needs; its 36 points
+// are rows of channels in [36, tiles, channels], so channels are the lanes of the vector code.
 //
-// Interpolation points 0, +-a, +-b, infinity with a = 1 / sqrt(2), b = sqrt(2): with these the rounding
-// error is that of a direct convolution; with Lavin's 1 and 2 it is four times as large (measured).
-// Vector code over the tiles of a row: rows are combined first, then split by column modulo 4.
+// Interpolation points 0, +-a, +-b, infinity with a = 1 / sqrt(2), b = sqrt(2): with these the
+// rounding error is that of a direct convolution; with Lavin's 1 and 2 it is four times as large
+// (measured).
 
 #include <algorithm>
 #include <cstdint>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
+#define ARGUMENTS int dtype, void **t, const int64_t *n, const double *, int64_t threads
 
 namespace {
 
@@ -18,70 +21,61 @@ constexpr float A1 = 0.70710678118654752f, B1 = 1.41421356237309505f;
 constexpr float A2 = 0.5f, B2 = 2.0f, A3 = A1 * A2, B3 = B1 * B2;
 constexpr float SUM = A2 + B2;  // and a^2 b^2 = 1
 
-template <class F> void in_parallel(int64_t count, int64_t threads, F work) {
-  int64_t pieces = std::max<int64_t>(1, std::min(threads, count / 4));
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < pieces; i++)
-    others.emplace_back([=] { work(count * i / pieces, count * (i + 1) / pieces); });
-  work(int64_t(0), count / pieces);
-  for (auto& other : others) other.join();
+constexpr int64_t LANES = 64;  // channels at a time: the rows of a tile stay in the first cache
+
+// B^T d for six numbers.
+inline void to_points(const float* d, float* out) {
+  const float even_a = d[4] - B2 * d[2], odd_a = A1 * d[3] - A1 * B2 * d[1];
+  const float even_b = d[4] - A2 * d[2], odd_b = B1 * d[3] - B1 * A2 * d[1];
+  out[0] = d[0] - SUM * d[2] + d[4];
+  out[1] = even_a + odd_a;
+  out[2] = even_a - odd_a;
+  out[3] = even_b + odd_b;
+  out[4] = even_b - odd_b;
+  out[5] = d[1] - SUM * d[3] + d[5];
 }
 
-// B^T d for one line of six.
-inline void to_points(const float* d0, const float* d1, const float* d2, const float* d3, const float* d4,
-                      const float* d5, float* const* out, int count) {
-  float *o0 = out[0], *o1 = out[1], *o2 = out[2], *o3 = out[3], *o4 = out[4], *o5 = out[5];
-  for (int i = 0; i < count; i++) {
-    const float even_a = d4[i] - B2 * d2[i], odd_a = A1 * d3[i] - A1 * B2 * d1[i];
-    const float even_b = d4[i] - A2 * d2[i], odd_b = B1 * d3[i] - B1 * A2 * d1[i];
-    o0[i] = d0[i] - SUM * d2[i] + d4[i];
-    o1[i] = even_a + odd_a;
-    o2[i] = even_a - odd_a;
-    o3[i] = even_b + odd_b;
-    o4[i] = even_b - odd_b;
-    o5[i] = d1[i] - SUM * d3[i] + d5[i];
+// A^T m for six points.
+inline void from_points(const float* m, float* out) {
+  const float even_a = m[1] + m[2], odd_a = m[1] - m[2];
+  const float even_b = m[3] + m[4], odd_b = m[3] - m[4];
+  out[0] = m[0] + even_a + even_b;
+  out[1] = A1 * odd_a + B1 * odd_b;
+  out[2] = A2 * even_a + B2 * even_b;
+  out[3] = A3 * odd_a + B3 * odd_b + m[5];
+}
+
+// A g, the transpose of from_points, for four numbers.
+inline void spread_points(const float* g, float* out) {
+  const float even_a = g[0] + A2 * g[2], odd_a = A1 * g[1] + A3 * g[3];
+  const float even_b = g[0] + B2 * g[2], odd_b = B1 * g[1] + B3 * g[3];
+  out[0] = g[0];
+  out[1] = even_a + odd_a;
+  out[2] = even_a - odd_a;
+  out[3] = even_b + odd_b;
+  out[4] = even_b - odd_b;
+  out[5] = g[3];
+}
+
+// One axis of a tile: `in` rows `step` apart become `out` rows `to` apart, lane by lane.
+template <int in, int out, void (*map)(const float*, float*)>
+inline void along(const float* x, int64_t step, float* y, int64_t to) {
+#pragma GCC ivdep
+  for (int64_t lane = 0; lane < LANES; lane++) {
+    float a[in], b[out];
+    for (int i = 0; i < in; i++) a[i] = x[i * step + lane];
+    map(a, b);
+    for (int i = 0; i < out; i++) y[i * to + lane] = b[i];
   }
 }
 
-// A^T m for one line of six points.
-inline void from_points(const float* const* m, float* const* out, int count) {
-  const float *m0 = m[0], *m1 = m[1], *m2 = m[2], *m3 = m[3], *m4 = m[4], *m5 = m[5];
-  float *o0 = out[0], *o1 = out[1], *o2 = out[2], *o3 = out[3];
-  for (int i = 0; i < count; i++) {
-    const float even_a = m1[i] + m2[i], odd_a = m1[i] - m2[i];
-    const float even_b = m3[i] + m4[i], odd_b = m3[i] - m4[i];
-    o0[i] = m0[i] + even_a + even_b;
-    o1[i] = A1 * odd_a + B1 * odd_b;
-    o2[i] = A2 * even_a + B2 * even_b;
-    o3[i] = A3 * odd_a + B3 * odd_b + m5[i];
-  }
-}
-
-// A g, the transpose of from_points.
-inline void spread_points(const float* const* g, float* const* out, int count) {
-  const float *g0 = g[0], *g1 = g[1], *g2 = g[2], *g3 = g[3];
-  float *o0 = out[0], *o1 = out[1], *o2 = out[2], *o3 = out[3], *o4 = out[4], *o5 = out[5];
-  for (int i = 0; i < count; i++) {
-    const float even_a = g0[i] + A2 * g2[i], odd_a = A1 * g1[i] + A3 * g3[i];
-    const float even_b = g0[i] + B2 * g2[i], odd_b = B1 * g1[i] + B3 * g3[i];
-    o0[i] = g0[i];
-    o1[i] = even_a + odd_a;
-    o2[i] = even_a - odd_a;
-    o3[i] = even_b + odd_b;
-    o4[i] = even_b - odd_b;
-    o5[i] = g3[i];
-  }
-}
-
-// Splits a line into its columns modulo 4.
-inline void split(const float* line, float* const* parts, int count) {
-  float *p0 = parts[0], *p1 = parts[1], *p2 = parts[2], *p3 = parts[3];
-  for (int i = 0; i < count; i++) {
-    p0[i] = line[4 * i];
-    p1[i] = line[4 * i + 1];
-    p2[i] = line[4 * i + 2];
-    p3[i] = line[4 * i + 3];
-  }
+// Both axes of a tile, [in, in, LANES] to [out, out, LANES].
+template <int in, int out, void (*map)(const float*, float*)>
+inline void both(const float* x, float* middle, float* y) {
+  for (int j = 0; j < in; j++)
+    along<in, out, map>(x + j * LANES, in * LANES, middle + j * LANES, in * LANES);
+  for (int i = 0; i < out; i++)
+    along<in, out, map>(middle + i * in * LANES, LANES, y + i * out * LANES, LANES);
 }
 
 // What all three share: rows of tiles [first, last) of the n * tiles_h rows of a batch.
@@ -92,115 +86,101 @@ struct Layout {
   int64_t tiles() const { return (last - first) * tiles_w; }
 };
 
-struct Lines {  // `count` rows of `width` floats
-  std::vector<float> data;
-  std::vector<float*> rows;
-  Lines(int count, int64_t width) : data(count * width), rows(count) {
-    for (int i = 0; i < count; i++) rows[i] = data.data() + i * width;
-  }
+struct Part {  // channels [first, first + count) of tile `tile`
+  int64_t tile, first, count;
 };
 
-// x [n, channels, h, w] -> [36, channels, tiles]
-void input_channel(const Layout& l, const float* x, float* points, int64_t c) {
-  const int64_t width = 4 * l.tiles_w + 4;
-  Lines padded(6, width), risen(6, width), parts(6, l.tiles_w + 1);
-  float* out[6];
-  for (int64_t row = l.first; row < l.last; row++) {
-    const float* plane = x + (row / l.tiles_h * l.channels + c) * l.h * l.w;
-    for (int j = 0; j < 6; j++) {
-      const int64_t y = row % l.tiles_h * 4 + j - 1;
-      float* line = padded.rows[j];
-      if (y < 0 || y >= l.h) {
-        std::fill(line, line + width, 0.0f);
-        continue;
-      }
-      line[0] = 0;
-      std::copy(plane + y * l.w, plane + (y + 1) * l.w, line + 1);
-      std::fill(line + 1 + l.w, line + width, 0.0f);
+// Calls visit(pixel, row) for the tile's size x size pixels from `offset` before its corner: the place
+// of the part's first channel in the images, or -1 outside of them, and the row in the tile.
+template <class F> inline void pixels(const Layout& l, const Part& p, int size, int offset, F visit) {
+  const int64_t row = l.first + p.tile / l.tiles_w, column = p.tile % l.tiles_w;
+  const int64_t top = 4 * (row % l.tiles_h) - offset, left = 4 * column - offset;
+  for (int i = 0; i < size; i++)
+    for (int j = 0; j < size; j++) {
+      const int64_t y = top + i, x = left + j;
+      const bool inside = y >= 0 && y < l.h && x >= 0 && x < l.w;
+      const int64_t pixel = ((row / l.tiles_h * l.h + y) * l.w + x) * l.channels + p.first;
+      visit(inside ? pixel : int64_t(-1), int64_t(i * size + j) * LANES);
     }
-    auto& d = padded.rows;
-    to_points(d[0], d[1], d[2], d[3], d[4], d[5], risen.rows.data(), int(width));
-    for (int k = 0; k < 6; k++) {
-      split(risen.rows[k], parts.rows.data(), int(l.tiles_w) + 1);
-      auto& p = parts.rows;
-      for (int j = 0; j < 6; j++)
-        out[j] = points + ((k * 6 + j) * l.channels + c) * l.tiles() + (row - l.first) * l.tiles_w;
-      to_points(p[0], p[1], p[2], p[3], p[0] + 1, p[1] + 1, out, int(l.tiles_w));
-    }
-  }
 }
 
-// [36, channels, tiles] -> y [n, channels, h, w]
-void output_channel(const Layout& l, const float* points, float* y, int64_t c) {
-  Lines fallen(24, l.tiles_w), parts(4, l.tiles_w);
-  const float* in[6];
-  for (int64_t row = l.first; row < l.last; row++) {
-    float* plane = y + (row / l.tiles_h * l.channels + c) * l.h * l.w;
-    for (int j = 0; j < 6; j++) {
-      for (int k = 0; k < 6; k++)
-        in[k] = points + ((k * 6 + j) * l.channels + c) * l.tiles() + (row - l.first) * l.tiles_w;
-      float* out[4] = {fallen.rows[j], fallen.rows[6 + j], fallen.rows[12 + j], fallen.rows[18 + j]};
-      from_points(in, out, int(l.tiles_w));
-    }
-    for (int i = 0; i < 4; i++) {
-      const int64_t at = row % l.tiles_h * 4 + i;
-      if (at >= l.h) break;
-      from_points(fallen.rows.data() + 6 * i, parts.rows.data(), int(l.tiles_w));
-      float* line = plane + at * l.w;
-      const int64_t whole = l.w / 4;
-      const float *p0 = parts.rows[0], *p1 = parts.rows[1], *p2 = parts.rows[2], *p3 = parts.rows[3];
-      for (int64_t tile = 0; tile < whole; tile++) {
-        line[4 * tile] = p0[tile];
-        line[4 * tile + 1] = p1[tile];
-        line[4 * tile + 2] = p2[tile];
-        line[4 * tile + 3] = p3[tile];
-      }
-      for (int64_t column = 4 * whole; column < l.w; column++) line[column] = parts.rows[column % 4][whole];
-    }
-  }
+inline void read_pixels(const Layout& l, const Part& p, const float* images, int size, int offset, float* tile) {
+  pixels(l, p, size, offset, [&](int64_t pixel, int64_t row) {
+    const int64_t count = pixel < 0 ? 0 : p.count;
+    if (count) std::copy(images + pixel, images + pixel + count, tile + row);
+    std::fill(tile + row + count, tile + row + LANES, 0.0f);
+  });
 }
 
-// gy [n, channels, h, w] -> [36, channels, tiles], the transpose of output_channel
-void adjoint_channel(const Layout& l, const float* gy, float* points, int64_t c) {
-  const int64_t width = 4 * l.tiles_w;
-  Lines padded(4, width), risen(6, width), parts(4, l.tiles_w);
-  float* out[6];
-  for (int64_t row = l.first; row < l.last; row++) {
-    const float* plane = gy + (row / l.tiles_h * l.channels + c) * l.h * l.w;
-    for (int j = 0; j < 4; j++) {
-      const int64_t y = row % l.tiles_h * 4 + j, used = y < l.h ? l.w : 0;
-      if (used) std::copy(plane + y * l.w, plane + (y + 1) * l.w, padded.rows[j]);
-      std::fill(padded.rows[j] + used, padded.rows[j] + width, 0.0f);
-    }
-    spread_points(padded.rows.data(), risen.rows.data(), int(width));
-    for (int k = 0; k < 6; k++) {
-      split(risen.rows[k], parts.rows.data(), int(l.tiles_w));
-      for (int j = 0; j < 6; j++)
-        out[j] = points + ((k * 6 + j) * l.channels + c) * l.tiles() + (row - l.first) * l.tiles_w;
-      spread_points(parts.rows.data(), out, int(l.tiles_w));
-    }
-  }
+inline void write_points(const Layout& l, const Part& p, const float* tile, float* points) {
+  for (int64_t k = 0; k < 36; k++)
+    std::copy(tile + k * LANES, tile + k * LANES + p.count,
+              points + (k * l.tiles() + p.tile) * l.channels + p.first);
 }
 
-template <class F> int over_channels(int dtype, const int64_t* n, int64_t threads, F work) {
+inline void input_part(const Layout& l, const Part& p, const float* x, float* points) {
+  alignas(64) float tile[36 * LANES], middle[36 * LANES], out[36 * LANES];
+  read_pixels(l, p, x, 6, 1, tile);
+  both<6, 6, to_points>(tile, middle, out);
+  write_points(l, p, out, points);
+}
+
+inline void output_part(const Layout& l, const Part& p, const float* points, float* y) {
+  alignas(64) float tile[36 * LANES], middle[24 * LANES], out[16 * LANES];
+  for (int64_t k = 0; k < 36; k++) {
+    const float* from = points + (k * l.tiles() + p.tile) * l.channels + p.first;
+    std::copy(from, from + p.count, tile + k * LANES);
+    std::fill(tile + k * LANES + p.count, tile + (k + 1) * LANES, 0.0f);
+  }
+  both<6, 4, from_points>(tile, middle, out);
+  pixels(l, p, 4, 0, [&](int64_t pixel, int64_t row) {
+    if (pixel >= 0) std::copy(out + row, out + row + p.count, y + pixel);
+  });
+}
+
+// The transpose of output_part.
+inline void adjoint_part(const Layout& l, const Part& p, const float* g, float* points) {
+  alignas(64) float tile[16 * LANES], middle[24 * LANES], out[36 * LANES];
+  read_pixels(l, p, g, 4, 0, tile);
+  both<4, 6, spread_points>(tile, middle, out);
+  write_points(l, p, out, points);
+}
+
+template <class F> int over_parts(int dtype, const int64_t* n, int64_t threads, F work) {
   if (dtype != 0) return 1;
   const Layout layout(n);
-  in_parallel(layout.channels, threads, [&](int64_t first, int64_t last) {
-    for (int64_t c = first; c < last; c++) work(layout, c);
-  });
+  const int64_t count = layout.tiles(), pieces = std::max<int64_t>(1, std::min(threads, count / 8));
+  const auto some = [&](int64_t piece) {
+    for (int64_t tile = count * piece / pieces; tile < count * (piece + 1) / pieces; tile++)
+      for (int64_t first = 0; first < layout.channels; first += LANES)
+        work(layout, Part{tile, first, std::min(LANES, layout.channels - first)});
+  };
+  std::vector<std::thread> others;
+  for (int64_t piece = 1; piece < pieces; piece++) others.emplace_back(some, piece);
+  some(0);
+  for (auto& other : others) other.join();
   return 0;
 }
 
 }  // namespace
 
-EXPORTED int winograd_input_kernel(int dtype, void** t, const int64_t* n, const double*, int64_t threads) {
-  return over_channels(dtype, n, threads, [=](const Layout& l, int64_t c) { input_channel(l, (float*)t[0], (float*)t[1], c); });
+// x [n, h, w, channels] -> [36, tiles, channels]
+EXPORTED int winograd_input_kernel(ARGUMENTS) {
+  return over_parts(dtype, n, threads, [=](const Layout& l, const Part& p) {
+    input_part(l, p, static_cast<const float*>(t[0]), static_cast<float*>(t[1]));
+  });
 }
 
-EXPORTED int winograd_output_kernel(int dtype, void** t, const int64_t* n, const double*, int64_t threads) {
-  return over_channels(dtype, n, threads, [=](const Layout& l, int64_t c) { output_channel(l, (float*)t[0], (float*)t[1], c); });
+// [36, tiles, channels] -> y [n, h, w, channels]
+EXPORTED int winograd_output_kernel(ARGUMENTS) {
+  return over_parts(dtype, n, threads, [=](const Layout& l, const Part& p) {
+    output_part(l, p, static_cast<const float*>(t[0]), static_cast<float*>(t[1]));
+  });
 }
 
-EXPORTED int winograd_adjoint_kernel(int dtype, void** t, const int64_t* n, const double*, int64_t threads) {
-  return over_channels(dtype, n, threads, [=](const Layout& l, int64_t c) { adjoint_channel(l, (float*)t[0], (float*)t[1], c); });
+// The slope of y [n, h, w, channels] -> that of the points
+EXPORTED int winograd_adjoint_kernel(ARGUMENTS) {
+  return over_parts(dtype, n, threads, [=](const Layout& l, const Part& p) {
+    adjoint_part(l, p, static_cast<const float*>(t[0]), static_cast<float*>(t[1]));
+  });
 }

@@ -4,7 +4,8 @@ Minimal filtering F(4 x 4, 3 x 3) (Winograd 1980; Lavin and Gray 2016, arXiv:150
 
     y = A^T [ (G w G^T) * (B^T d B) ] A
 
-for every 6 x 6 tile d, the product over input channels being 36 matrix products. The rounding
+for every 6 x 6 tile d, the product over input channels being 36 matrix products. Images are taken
+and returned channels last, the layout of the products' rows. The rounding
 error is that of a direct convolution (winograd.cpp says why). Both derivatives of a convolution are
 convolutions, so three operations are closed under differentiation.
 """
@@ -20,9 +21,8 @@ import torch.nn.functional as F
 from stylegan_ops.kernels.native import call, define, differentiate
 
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-# Tiles whose transforms are in memory at a time: few enough to stay in the caches (measured: at 128
-# channels half the time of 512 tiles), enough that the matrix products keep their speed.
-CHUNK = 128
+# Tiles whose transforms are in memory at a time: 75 MB of scratch at 512 channels.
+CHUNK = 512
 
 
 def conv3x3(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -51,34 +51,41 @@ def _chunks(x: torch.Tensor):
 def _scratch(x: torch.Tensor, *channels: int) -> list[tuple[int, torch.Tensor]]:
     """Return memory for the points of the largest chunk: fresh pages for each would cost more."""
     most = max((tiles for _, tiles in _chunks(x)), default=0)
-    return [(c, x.new_empty(36 * c * most)) for c in channels]
+    return [(c, x.new_empty(36 * most * c)) for c in channels]
+
+
+def _empty(x: torch.Tensor, channels: int) -> torch.Tensor:
+    """Return memory for images of x's size, channels last."""
+    shape = [len(x), channels, *x.shape[2:]]
+    return torch.empty(shape, device=x.device, memory_format=torch.channels_last)
 
 
 def _conv3x3(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    x, (out, inner) = x.contiguous(), w.shape[:2]
-    y = x.new_empty(len(x), out, *x.shape[2:])
-    w_points = (_kernel_transform() @ w.reshape(out * inner, 9).T).reshape(36, out, inner)
+    x, (out, inner) = x.contiguous(memory_format=torch.channels_last), w.shape[:2]
+    y = _empty(x, out)
+    w_points = _kernel_transform() @ w.permute(2, 3, 1, 0).reshape(9, inner * out)
+    w_points = w_points.reshape(36, inner, out)
     scratch = _scratch(x, inner, out)
     for place, tiles in _chunks(x):
-        points, products = (flat[: 36 * c * tiles].view(36, c, tiles) for c, flat in scratch)
+        points, products = (flat[: 36 * tiles * c].view(36, tiles, c) for c, flat in scratch)
         call("winograd_input", [x, points], [inner, *place])
-        torch.bmm(w_points, points, out=products)
+        torch.bmm(points, w_points, out=products)
         call("winograd_output", [products, y], [out, *place])
     return y
 
 
 def _conv3x3_weight(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    x, g = x.contiguous(), g.contiguous()
+    x, g = (both.contiguous(memory_format=torch.channels_last) for both in (x, g))
     inner, out = x.shape[1], g.shape[1]
-    sums = x.new_zeros(36, out, inner)
+    sums = x.new_zeros(36, inner, out)
     scratch = _scratch(x, inner, out)
     for place, tiles in _chunks(x):
-        points, slopes = (flat[: 36 * c * tiles].view(36, c, tiles) for c, flat in scratch)
+        points, slopes = (flat[: 36 * tiles * c].view(36, tiles, c) for c, flat in scratch)
         call("winograd_input", [x, points], [inner, *place])
         call("winograd_adjoint", [g, slopes], [out, *place])
-        torch.baddbmm(sums, slopes, points.transpose(1, 2), out=sums)
-    w = _kernel_transform().T @ sums.reshape(36, out * inner)
-    return w.T.reshape(out, inner, 3, 3).contiguous()
+        torch.baddbmm(sums, points.transpose(1, 2), slopes, out=sums)
+    w = _kernel_transform().T @ sums.reshape(36, inner * out)
+    return w.reshape(3, 3, inner, out).permute(3, 2, 0, 1).contiguous()
 
 
 def turned(w: torch.Tensor) -> torch.Tensor:
@@ -106,7 +113,7 @@ def _save(ctx, inputs, output):
 define(
     "conv3x3(Tensor x, Tensor w) -> Tensor",
     _conv3x3,
-    lambda x, w: x.new_empty(x.shape[0], w.shape[0], x.shape[2], x.shape[3]),
+    lambda x, w: _empty(x, w.shape[0]),
 )
 define(
     "conv3x3_weight(Tensor x, Tensor g) -> Tensor",
