@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decay_kimg": 0.0,
         "ema_kimg": 0.7,
         "warmup_kimg": 2.5,
-        "snap": 2,
+        "snap": 3,
         "knobs": ("moments=1.0",),
     },
     # The official one-step distillation's settings; not measured here on a GAN.

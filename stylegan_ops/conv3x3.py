@@ -8,11 +8,9 @@ import torch.nn.functional as F
 from stylegan_ops.kernels.choice import kernels_wanted
 
 # Where minimal filtering wins on a CPU (measured): enough channels for matrix products, and enough
-# 4 x 4 tiles that transforming the weights pays. Wide images leave the last cache sooner.
-LEAST_CHANNELS = 64
+# 4 x 4 tiles that transforming the weights pays.
+LEAST_CHANNELS = 128
 LEAST_TILES = 64
-LEAST_CHANNELS_WIDE = 128
-WIDE = 128
 
 
 def conv3x3(
@@ -55,5 +53,5 @@ def pays(x: torch.Tensor, w: torch.Tensor, least_tiles: int = LEAST_TILES) -> bo
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     n, _, height, width = x.shape
-    least = LEAST_CHANNELS_WIDE if width >= WIDE else LEAST_CHANNELS
-    return min(w.shape[:2]) >= least and n * -(-height // 4) * -(-width // 4) >= least_tiles
+    tiles = n * -(-height // 4) * -(-width // 4)
+    return min(w.shape[:2]) >= LEAST_CHANNELS and tiles >= least_tiles

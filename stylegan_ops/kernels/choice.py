@@ -12,7 +12,7 @@ IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Below this many elements on a CPU, calling a kernel costs what it saves, and small uses of this
 # library never meet a compiler.
-LEAST_ELEMENTS = 1 << 17
+LEAST_ELEMENTS = 1 << 20
 
 
 def kernels_wanted(impl: str, x: torch.Tensor, *others: torch.Tensor | None) -> bool:

@@ -202,9 +202,12 @@ def test_minimal_filtering_equals_convolution_and_its_first_and_second_derivativ
 
 def test_wide_layers_take_minimal_filtering_and_narrow_ones_do_not(monkeypatch):
     monkeypatch.delenv("REFINE_OPS")
-    for channels, is_fast in ((64, True), (16, False)):
+    for channels, is_fast in ((128, True), (16, False)):
         x = normal(0, 16, channels, 24, 24, dtype=torch.float32)
-        w, bias = normal(1, channels, channels, 3, 3).float() / 24, normal(2, channels).float()
+        w, bias = (
+            normal(1, channels, channels, 3, 3).float() / (3 * channels**0.5),
+            normal(2, channels).float(),
+        )
         ours = ops.conv3x3(x, w, bias)
         wanted = F.conv2d(x, w, bias, padding=1)
         torch.testing.assert_close(ours, wanted, rtol=0, atol=2e-5)
@@ -235,7 +238,7 @@ def test_a_doubling_convolution_by_minimal_filtering_equals_its_definition(
     flip_weight, flip_filter, monkeypatch
 ):
     monkeypatch.delenv("REFINE_OPS")
-    x, w = normal(0, 4, 64, 24, 24).float(), normal(1, 64, 64, 3, 3).float() / 24
+    x, w = normal(0, 16, 128, 24, 24).float(), normal(1, 128, 128, 3, 3).float() / 34
     f = ops.setup_filter([[1.0, 3, 3, 1], [2, 1, 4, 1], [3, 0, 1, 2], [1, 1, 1, 5]])
     arguments = {"up": 2, "padding": 1, "flip_weight": flip_weight, "flip_filter": flip_filter}
     ours = ops.conv2d_resample(x, w, f, **arguments)
