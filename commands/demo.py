@@ -35,7 +35,7 @@ def demo(outdir: Path, seed: int) -> None:
         desc="demo",
         dry_run=False,
         teacher_images=1000,
-        teacher_steps=7,
+        teacher_steps=5,
     )
     options = {**PRESETS["demo"], "seed": seed}
     run_job(job, METHODS[0], options.pop("knobs"), options)

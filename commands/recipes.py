@@ -30,10 +30,10 @@ GAN_KNOBS["diff-instruct-moments"] = {**GAN_KNOBS["diff-instruct"], "moments": 0
 PRESETS: dict[str, dict[str, Any]] = {
     # The embedded example, whose student is far from its teacher; what it reaches is in README.
     "demo": {
-        "kimg": 5.0,
+        "kimg": 4.5,
         "decay_kimg": 0.0,
         "ema_kimg": 0.7,
-        "warmup_kimg": 2.5,
+        "warmup_kimg": 2.0,
         "snap": 3,
         "knobs": ("moments=1.0",),
     },

@@ -71,7 +71,7 @@ def test_without_a_working_compiler_the_definitions_compute_and_one_line_says_so
         pytest.skip("no command `false` here to stand for a broken compiler")
     monkeypatch.setenv("CXX", false)
     monkeypatch.delenv("REFINE_OPS")
-    x = torch.ones(1 << 18)
+    x = torch.ones(choice.LEAST_ELEMENTS)
     for _ in range(2):
         assert torch.equal(bias_act(x, act="linear", gain=2), x * 2)
     said = capsys.readouterr().err.splitlines()
@@ -83,7 +83,7 @@ def test_without_a_working_compiler_the_definitions_compute_and_one_line_says_so
 
 def test_refine_ops_switches_kernels_off_and_nothing_compiles(fresh, monkeypatch, capsys):
     monkeypatch.setenv("REFINE_OPS", "reference")
-    bias_act(torch.ones(1 << 18), act="relu")
+    bias_act(torch.ones(choice.LEAST_ELEMENTS), act="relu")
     assert capsys.readouterr().err == ""
     assert list(fresh.iterdir()) == []
 
