@@ -95,7 +95,7 @@ def explore(seeds: list[bytes], *, count: int, seed: int) -> Iterator[tuple[byte
         try:
             with lines.watching():
                 check(raw)
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is what was looked for
             yield raw, error
             continue
         if lines.grew and 0 < len(raw) <= MAX_BYTES:

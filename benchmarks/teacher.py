@@ -81,7 +81,7 @@ def measure(ours: Any, official: Any, *, batch: int, repeats: int) -> dict[str, 
                 if repeat:  # the first calls warm up
                     times[name][what].append(taken)
             if not repeat:
-                outputs[name] = one["forward"]()  # type: ignore[assignment]
+                outputs[name] = one["forward"]()  # type: ignore[assignment]  # of the two, it returns
     first = next(iter(outputs.values()))
     return {
         "batch": batch,

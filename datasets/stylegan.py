@@ -21,6 +21,7 @@ from datasets.pictures import FORMATS, decode_image, encode_png, replacing, requ
 MAX_FILE_BYTES = 2**28  # One image or one dataset.json (5 million labels).
 MAX_IMAGES = 2**24
 MAX_CLASSES = 2**16  # A class index is a one-hot vector this long.
+# What zipfile raises on archives that are cut, encrypted, or packed in a way it does not know.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 
 
