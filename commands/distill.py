@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from commands.distillation import run_distillation
 from commands.options import (
     image_options,
     outdir_option,
+    part,
     recipe_options,
     report_options,
     run_options,
@@ -66,31 +66,7 @@ from commands.recipes import DISTILL_METHODS, DISTILL_PRESETS
 )
 @report_options
 @run_options
-def distill(
-    teacher: str,
-    outdir: Path,
-    method: str,
-    knobs: Sequence[str],
-    init_sigma: float | None,
-    labels: str,
-    data: str | None,
-    teacher_images: int,
-    teacher_steps: int,
-    pairs: int | None,
-    distance: str | None,
-    keep: str | None,
-    reference: str | None,
-    features: str | None,
-    num: int,
-    metrics: str,
-    device: str,
-    resume: str | None,
-    transfer: str | None,
-    wandb: str | None,
-    desc: str,
-    dry_run: bool,
-    **options: Any,
-) -> None:
+def distill(method: str, knobs: Sequence[str], **options: Any) -> None:
     """Make a one-step generator of a diffusion teacher.
 
     Writes a run folder in --outdir with the student as a pickle in EDM's layout, pictures,
@@ -98,26 +74,5 @@ def distill(
 
     Several processes share the batches with torchrun --nproc_per_node=N -- refine.py distill ...
     """
-    job = DistillJob(
-        teacher=teacher,
-        outdir=outdir,
-        init_sigma=init_sigma,
-        labels=labels,
-        data=data,
-        teacher_images=teacher_images,
-        teacher_steps=teacher_steps,
-        pairs=pairs,
-        distance=distance,
-        keep=keep,
-        reference=None if metrics == "none" else reference,
-        features=features,
-        num=num,
-        device=device,
-        resume=resume,
-        transfer=transfer,
-        wandb=wandb,
-        desc=desc,
-        dry_run=dry_run,
-    )
-    given = {name: value for name, value in options.items() if value is not None}
+    job, given = part(DistillJob, options)
     run_distillation(job, method, knobs, given)

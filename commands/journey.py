@@ -23,7 +23,7 @@ from commands.pairing import Pair, bring_together, whole
 from commands.progress import stage_bar
 from commands.provenance import provenance, sha256
 from commands.real_images import make_teacher_images, read_images
-from commands.recipes import method_with
+from commands.recipes import method_with, teacher_images_for
 from commands.report import show_report
 from commands.running import (
     boards_in,
@@ -53,8 +53,8 @@ class Job:
     desc: str
     dry_run: bool
     data: str | None = None
-    teacher_images: int = 2000
-    teacher_steps: int = 10
+    teacher_images: int | None = None  # None: in proportion to the run
+    teacher_steps: int = 6
     keep: str = "best"
     features: str | None = None
     adapt: str | None = None
@@ -162,6 +162,8 @@ def check(job: Job, method_name: str, knobs: Sequence[str], options: dict[str, A
     from refiners.distributed import device_of_rank
 
     settings, method = settings_of(options), method_with(method_name, knobs)
+    if job.teacher_images is None:
+        job = replace(job, teacher_images=teacher_images_for(settings.kimg))
     device = device_of_rank(pick_device(job.device))
     check_running(job, settings, device)
     student = students.load(job.student, network=job.network, device=device)
@@ -221,6 +223,7 @@ def images_to_compare(run: Checked, folder: Any) -> str | None:
     """
     if run.job.data or not (run.compares_images or run.job.keep == "best"):
         return run.job.data
+    assert run.job.teacher_images is not None
     path = make_teacher_images(
         folder.path / "teacher-images.zip",
         run.teacher,

@@ -71,7 +71,7 @@ SETTINGS = {
         "",
     ),
     "warmup_kimg": Knob(
-        "Images on which the auxiliary first learns the student.",
+        "Images on which the auxiliary first learns the student; half the run at most by default.",
         "1 to 10 for a GAN",
         "Without it the student follows an auxiliary that does not know it.",
     ),

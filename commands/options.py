@@ -1,14 +1,16 @@
-"""Options that more than one command takes, and how a preset stands in for their defaults."""
+"""Options that more than one command takes, their presets, and the job that they make."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from commands.knobs import SETTINGS, show_knobs
+from commands.recipes import IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
@@ -67,6 +69,19 @@ SETTING_OPTIONS = {
 }
 
 
+def part(job: type[Any], options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return a command's job, a dataclass, made of its options, and the settings that were given.
+
+    --metrics none is a job without its reference.
+    """
+    names = {field.name for field in fields(job)}
+    of_job = {name: value for name, value in options.items() if name in names}
+    if options["metrics"] == "none":
+        of_job["reference"] = None
+    rest = {name: value for name, value in options.items() if name not in {*names, "metrics"}}
+    return job(**of_job), {name: value for name, value in rest.items() if value is not None}
+
+
 def settings_options(*leave_out: str) -> Callable[[Command], Command]:
     """Add the options that set fields of refiners.Settings, but for those left out."""
     return in_order(*(o for name, o in SETTING_OPTIONS.items() if name not in leave_out))
@@ -118,8 +133,14 @@ def recipe_options(
     )
 
 
-def image_options(*, num_images: int, steps: int, use: str) -> Callable[[Command], Command]:
-    """Add --data, and the options of the teacher's images that stand in for it."""
+def image_options(*, num_images: int | None, steps: int, use: str) -> Callable[[Command], Command]:
+    """Add --data, and the options of the teacher's images that stand in for it.
+
+    Without a num_images their number is in proportion to the run's length.
+    """
+    number = "How many samples of the teacher stand for real images."
+    if num_images is None:
+        number += f"  [default: {IMAGES_PER_KIMG} a kimg, {LEAST_IMAGES} to {MOST_IMAGES}]"
     return in_order(
         click.option("--data", metavar="ZIP|DIR", help=use),
         click.option(
@@ -128,7 +149,7 @@ def image_options(*, num_images: int, steps: int, use: str) -> Callable[[Command
             type=click.IntRange(min=100),
             default=num_images,
             show_default=True,
-            help="How many samples of the teacher stand for real images.",
+            help=number,
         ),
         click.option(
             "--teacher-steps",

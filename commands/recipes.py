@@ -127,7 +127,23 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# How many of its samples a teacher makes for `gan`. To draw one costs it about what training costs
+# an image, so they are a fifth of a run's work; a thousand were enough in the demo.
+IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES = 200, 500, 5000
+# The share of a run that the auxiliary's warm-up takes at most, where its length is not told.
+WARMUP_SHARE = 0.5
+
 TRUTH = {"0": False, "1": True, "false": False, "true": True}
+
+
+def teacher_images_for(kimg: float) -> int:
+    """Return how many samples the teacher makes for a run of that length."""
+    return int(min(max(IMAGES_PER_KIMG * kimg, LEAST_IMAGES), MOST_IMAGES))
+
+
+def warmup_for(kimg: float, usual: float) -> float:
+    """Return the warm-up in kimg of a run of that length whose warm-up was not told."""
+    return min(usual, WARMUP_SHARE * kimg)
 
 
 def method_class(name: str) -> Any:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from commands.recipes import warmup_for
+
 AUTO = "auto"
 
 
@@ -16,7 +18,10 @@ def settings_of(options: Mapping[str, Any]) -> Any:
     from refiners import Settings
 
     auto = options.get("batch_gpu") == AUTO
-    return Settings(**{**options, "batch_gpu": 0} if auto else dict(options))
+    settings = Settings(**{**options, "batch_gpu": 0} if auto else dict(options))
+    if "warmup_kimg" in options:
+        return settings
+    return replace(settings, warmup_kimg=warmup_for(settings.kimg, settings.warmup_kimg))
 
 
 def check_running(job: Any, settings: Any, device: str) -> None:
