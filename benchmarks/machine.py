@@ -68,6 +68,12 @@ def spread(times: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(times), "min": min(times), "max": max(times)}
 
 
+def shown(values: Sequence[float]) -> str:
+    """Return the median of some seconds or ratios with their least and greatest, as text."""
+    of = spread(values)
+    return f"{of['median']:8.2f} ({of['min']:.2f} to {of['max']:.2f})"
+
+
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
     """Write a benchmark's result."""
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

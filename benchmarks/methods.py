@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def one_run(job: Job, method: str, options: Mapping[str, Any]) -> dict[str, Any]
         return result_of(report.parent)
     known = {field.name for field in fields(method_class(method))}
     knobs = [text for text in options.get("knobs", ()) if text.partition("=")[0] in known]
-    of_run = {k: v for k, v in options.items() if k not in ("knobs", "method", "num", "keep")}
+    of_run = {k: v for k, v in options.items() if k not in ("knobs", "method")}
     try:
         folder = run_job(job, method, knobs, of_run)
     except FloatingPointError as error:
@@ -164,45 +164,63 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     names = chosen_methods(methods)
-    outdir.mkdir(parents=True, exist_ok=True)
-    settings = {**PRESETS[preset], "num": num, "keep": keep}
+    settings = {**PRESETS[preset]}
     given = {"kimg": kimg, "warmup_kimg": warmup, "batch": batch}
     settings |= {name: value for name, value in given.items() if value is not None}
-    images = shared_images(outdir, teacher, teacher_images, teacher_steps)
+    job = Job(
+        student=student,
+        teacher=teacher,
+        outdir=outdir,
+        reference=reference,
+        num=num,
+        device=device,
+        teacher_images=teacher_images,
+        teacher_steps=teacher_steps,
+        keep=keep,
+    )
+    run_rows({name: (name, settings) for name in names}, job, settings, seeds)
+
+
+def run_rows(
+    rows: Mapping[str, tuple[str, Mapping[str, Any]]],
+    job: Job,
+    settings: Mapping[str, Any],
+    seeds: int,
+) -> None:
+    """Do the runs of each row, {label: (method, options)}, and write and show the table.
+
+    Args:
+        rows: what is compared.
+        job: of every run; each gets a folder of its own in this one's.
+        settings: what the runs share, for the table's last line.
+        seeds: how many of each.
+    """
+    job.outdir.mkdir(parents=True, exist_ok=True)
+    job = replace(job, data=str(shared_images(job)))
+    settings = {**settings, "num": job.num, "keep": job.keep}
     runs: dict[str, list[dict[str, Any]]] = {}
-    # Seed by seed: a part of the table compares all methods.
+    # Seed by seed: a part of the table compares all rows.
     for seed in range(seeds):
-        for name in names:
-            place = outdir / f"{name}-seed{seed}"
-            job = Job(
-                student=student,
-                teacher=teacher,
-                outdir=place,
-                reference=reference,
-                num=num,
-                network="G_ema",
-                device=device,
-                resume="latest" if any(place.glob("*/training-state-*.pt")) else None,
-                desc=name,
-                dry_run=False,
-                data=str(images),
-                keep=keep,
-            )
-            runs.setdefault(name, []).append(one_run(job, name, {**settings, "seed": seed}))
-            write(outdir, runs, settings)
+        for label, (method, options) in rows.items():
+            place = job.outdir / f"{label.replace(' ', '-')}-seed{seed}"
+            resume = "latest" if any(place.glob("*/training-state-*.pt")) else None
+            of_row = replace(job, outdir=place, resume=resume, desc=label)
+            runs.setdefault(label, []).append(one_run(of_row, method, {**options, "seed": seed}))
+            write(job.outdir, runs, settings)
     click.echo(table(runs, settings))
 
 
-def shared_images(outdir: Path, teacher: str, num_images: int, steps: int) -> Path:
+def shared_images(job: Job) -> Path:
     """Let the teacher make the images that all runs compare with; finished ones are kept."""
     import teachers
 
+    assert job.teacher_images is not None
     return make_teacher_images(
-        outdir / "teacher-images.zip",
-        teachers.load(teacher),
-        num_images,
+        job.outdir / "teacher-images.zip",
+        teachers.load(job.teacher),
+        job.teacher_images,
         seed=0,
-        steps=steps,
+        steps=job.teacher_steps,
         progress=stage_bar("teacher's images"),
     )
 

@@ -123,34 +123,17 @@ def checkout(folder: Path, *packages: str) -> Any:
 
 
 def official_denoiser(folder: Path, ours: Any) -> tuple[Any, Any]:
-    """Return the official network with our weights, and the official loss."""
+    """Return the official network of the same sizes and weights as ours, and the official loss."""
     with checkout(folder, "training", "torch_utils", "dnnlib"):
-        network = importlib.import_module("training.networks").EDMPrecond(
-            img_resolution=32,
-            img_channels=3,
-            label_dim=0,
-            model_type="SongUNet",
-            model_channels=128,
-            channel_mult=[2, 2, 2],
-            augment_dim=9,
-            dropout=0.13,
-        )
+        network = importlib.import_module("training.networks").EDMPrecond(**ours.init_kwargs)
         network.load_state_dict(ours.state_dict())
         return network, importlib.import_module("training.di_loss").DI_EDMLoss()
 
 
 def official_generator(folder: Path, ours: Any) -> Any:
-    """Return the official StyleGAN2 generator with our weights."""
+    """Return the official StyleGAN2 generator of the same sizes and weights as ours."""
     with checkout(folder, "training", "torch_utils", "dnnlib"):
-        network = importlib.import_module("training.networks").Generator(
-            z_dim=512,
-            c_dim=0,
-            w_dim=512,
-            img_resolution=32,
-            img_channels=3,
-            mapping_kwargs={"num_layers": 2},
-            synthesis_kwargs=networks.WIDTH,
-        )
+        network = importlib.import_module("training.networks").Generator(**ours.init_kwargs)
         network.load_state_dict(ours.state_dict())
         return network
 

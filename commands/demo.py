@@ -28,12 +28,8 @@ def demo(outdir: Path, seed: int) -> None:
         teacher=str(DEMO / "teacher.pkl"),
         outdir=outdir,
         reference=str(DEMO / "features.npz"),
-        num=5000,
-        network="G_ema",
         device="cpu",
-        resume=None,
         desc="demo",
-        dry_run=False,
         teacher_images=1000,
         teacher_steps=5,
     )

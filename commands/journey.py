@@ -45,13 +45,13 @@ class Job:
     student: str
     teacher: str
     outdir: Path
-    reference: str | None
-    num: int
-    network: str
-    device: str
-    resume: str | None
-    desc: str
-    dry_run: bool
+    reference: str | None = None
+    num: int = 5000
+    network: str = "G_ema"
+    device: str = "auto"
+    resume: str | None = None
+    desc: str = ""
+    dry_run: bool = False
     data: str | None = None
     teacher_images: int | None = None  # None: in proportion to the run
     teacher_steps: int = 6
@@ -250,7 +250,7 @@ def refine_in(
 
     settings, num, seed = run.settings, run.job.num, run.settings.seed
     reference = run.reference
-    curve = curve_in(folder, reference, num=num, seed=seed)
+    curve = curve_in(folder, reference, settings, num=num)
     return refine(
         run.start,
         run.pair.teacher,

@@ -7,15 +7,16 @@ Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from teachers.arguments import check_levels, recorded_call
+from teachers.arguments import recorded_call
 from teachers.blocks import last_of_each_size
 from teachers.edm2_blocks import Block, MPConv, MPFourier, mp_cat, mp_silu, mp_sum
+from teachers.ladder import Ladder, decode, encode
 
 
 class UNet(torch.nn.Module):
@@ -53,12 +54,14 @@ class UNet(torch.nn.Module):
     ):
         call = recorded_call(locals())
         call.update(call.pop("block_kwargs"))
-        check_levels(img_resolution, channel_mult, num_blocks)
+        ladder = Ladder.of(
+            img_resolution, model_channels, channel_mult, num_blocks, attn_resolutions
+        )
         super().__init__()
         self.init_kwargs = call
-        levels = [(img_resolution >> i, model_channels * m) for i, m in enumerate(channel_mult)]
-        widest = max(width for _, width in levels)
-        noise = model_channels * channel_mult_noise if channel_mult_noise else levels[0][1]
+        widths = [width for _, width in ladder.levels]
+        widest = max(widths)
+        noise = model_channels * channel_mult_noise if channel_mult_noise else widths[0]
         emb = model_channels * channel_mult_emb if channel_mult_emb else widest
         self.label_balance = label_balance
         self.concat_balance = concat_balance
@@ -66,10 +69,19 @@ class UNet(torch.nn.Module):
         self.emb_fourier = MPFourier(noise)
         self.emb_noise = MPConv(noise, emb, [])
         self.emb_label = MPConv(label_dim, emb, []) if label_dim else None
-        block = partial(Block, emb_channels=emb, **block_kwargs)
-        self.enc, widths = _encoder(levels, block, img_channels, num_blocks, attn_resolutions)
-        self.dec = _decoder(levels, block, widths, num_blocks, attn_resolutions)
-        self.out_conv = MPConv(levels[0][1], img_channels, [3, 3])
+        enc = partial(Block, emb_channels=emb, flavor="enc", **block_kwargs)
+        dec = partial(Block, emb_channels=emb, flavor="dec", **block_kwargs)
+        self.enc, handed = ladder.encoder(
+            first=lambda width: MPConv(img_channels + 1, width, [3, 3]),
+            down=lambda width: enc(width, width, resample_mode="down"),
+            block=lambda c_in, c_out, attention: enc(c_in, c_out, attention=attention),
+        )
+        self.dec = ladder.decoder(
+            handed,
+            up=lambda width: dec(width, width, resample_mode="up"),
+            block=lambda c_in, c_out, attention: dec(c_in, c_out, attention=attention),
+        )
+        self.out_conv = MPConv(widths[0], img_channels, [3, 3])
 
     def forward(
         self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None
@@ -83,9 +95,8 @@ class UNet(torch.nn.Module):
         """
         emb = self._embed(c_noise, labels)
         x, skips = self._encode(x, emb)
-        for name, layer in self.dec.items():
-            x = layer(mp_cat(x, skips.pop(), self.concat_balance) if "_block" in name else x, emb)
-        return self.out_conv(x, gain=self.out_gain)
+        join = partial(mp_cat, t=self.concat_balance)
+        return self.out_conv(decode(self.dec, x, skips, emb, join=join), gain=self.out_gain)
 
     def features(
         self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None
@@ -104,61 +115,6 @@ class UNet(torch.nn.Module):
     def _encode(
         self, x: torch.Tensor, emb: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the lowest level's features, and all that the decoder will ask for, in order."""
         # A channel of ones stands for the biases, of which there are none.
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        skips: list[torch.Tensor] = []
-        for name, layer in self.enc.items():
-            x = layer(x) if name.endswith("_conv") else layer(x, emb)
-            skips.append(x)
-        return x, skips
-
-
-def _encoder(
-    levels: list[tuple[int, int]],
-    block: Callable[..., Block],
-    img_channels: int,
-    num_blocks: int,
-    attn_resolutions: Sequence[int],
-) -> tuple[torch.nn.ModuleDict, list[int]]:
-    """Return the layers of levels [(resolution, width)] and the widths they hand to the decoder."""
-    layers: dict[str, torch.nn.Module] = {}
-    widths: list[int] = []
-    for r, level_width in levels:
-        if not widths:
-            layers[f"{r}x{r}_conv"] = MPConv(img_channels + 1, level_width, [3, 3])
-            widths.append(level_width)
-        else:
-            width = widths[-1]
-            layers[f"{r}x{r}_down"] = block(width, width, flavor="enc", resample_mode="down")
-            widths.append(width)
-        for i in range(num_blocks):
-            layers[f"{r}x{r}_block{i}"] = block(
-                widths[-1], level_width, flavor="enc", attention=r in attn_resolutions
-            )
-            widths.append(level_width)
-    return torch.nn.ModuleDict(layers), widths
-
-
-def _decoder(
-    levels: list[tuple[int, int]],
-    block: Callable[..., Block],
-    widths: list[int],
-    num_blocks: int,
-    attn_resolutions: Sequence[int],
-) -> torch.nn.ModuleDict:
-    """Return the layers of levels [(resolution, width)], which take the encoder's widths back."""
-    layers: dict[str, torch.nn.Module] = {}
-    width = widths[-1]
-    for r, level_width in reversed(levels):
-        if not layers:
-            layers[f"{r}x{r}_in0"] = block(width, width, flavor="dec", attention=True)
-            layers[f"{r}x{r}_in1"] = block(width, width, flavor="dec")
-        else:
-            layers[f"{r}x{r}_up"] = block(width, width, flavor="dec", resample_mode="up")
-        for i in range(num_blocks + 1):
-            layers[f"{r}x{r}_block{i}"] = block(
-                width + widths.pop(), level_width, flavor="dec", attention=r in attn_resolutions
-            )
-            width = level_width
-    return torch.nn.ModuleDict(layers)
+        return encode(self.enc, x, emb)

@@ -1,0 +1,164 @@
+"""Time whole commands: the start of each, and a refinement from the command to the pickle.
+
+    python -m benchmarks.e2e start [--repeats 5]
+    python -m benchmarks.e2e refine [--official DIR --official-gan DIR] [--kimg 0.5] [--repeats 3]
+
+`refine` takes the demo's networks and the published settings, and the same number of images on both
+sides, each in a process of its own, in turn: `refine.py gan` against the official loop's body with
+what a script around it has to do: read both pickles, refine, write the average. Without
+--official-gan the other side has our networks, see step.
+
+Evaluation from the zip to the number is in `benchmarks.metrics`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+import students
+import teachers
+from benchmarks import machine
+from benchmarks.step import (
+    PlainLoss,
+    PublishedLoop,
+    official_denoiser,
+    official_generator,
+    without_cuda_streams,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDENT, TEACHER = str(ROOT / "demo" / "student.pkl"), str(ROOT / "demo" / "teacher.pkl")
+BATCH = 32
+GAN = ("refine.py", "gan", f"--teacher={TEACHER}", f"--outdir={tempfile.gettempdir()}")
+# From the least that a command can do to what has to load a network.
+STARTS = (
+    ("python -c pass", ["-c", "pass"]),
+    ("python -c 'import torch'", ["-c", "import torch"]),
+    ("refine.py --help", ["refine.py", "--help"]),
+    ("refine.py gan --help", ["refine.py", "gan", "--help"]),
+    ("refine.py gan with a wrong path", [*GAN, "--student=no.pkl"]),
+    ("refine.py inspect", ["refine.py", "inspect", STUDENT]),
+    ("refine.py gan --dry-run", [*GAN, f"--student={STUDENT}", "--dry-run"]),
+)
+
+
+def run(command: list[str], *, may_fail: bool = False) -> None:
+    """Run Python with a command line in the project's folder, and wait for its end."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment, "capture_output": True}
+    ended = subprocess.run([sys.executable, *command], check=False, text=True, **options)
+    if ended.returncode and not may_fail:
+        raise click.ClickException(f"{' '.join(command)} failed: {ended.stderr.strip()[-500:]}")
+
+
+def ours(folder: Path, kimg: float) -> list[str]:
+    """Return the command of a refinement with the published settings."""
+    return [
+        *("refine.py", "gan", f"--student={STUDENT}", f"--teacher={TEACHER}", "--preset=published"),
+        *(f"--outdir={folder}", f"--kimg={kimg}", f"--batch={BATCH}", "--warmup=0"),
+        *("--keep=last", "--device=cpu", f"--tick={kimg}", "--snap=1"),
+    ]
+
+
+def refine_as_published(
+    out: Path, kimg: float, official: Path | None, official_gan: Path | None
+) -> None:
+    """Do the other side's refinement and write its average."""
+    student: Any = students.load(STUDENT)
+    teacher: Any = teachers.load(TEACHER)
+    loss: Any = PlainLoss()
+    if official is not None:
+        teacher, loss = official_denoiser(official, teacher)
+    if official_gan is not None:
+        student = official_generator(official_gan, student)
+    width = student.z_dim
+    loop = PublishedLoop(
+        student,
+        lambda network, batch: network(torch.randn([batch, width]), None),
+        teacher,
+        loss,
+        batch=BATCH,
+    )
+    with without_cuda_streams():
+        for _ in range(round(kimg * 1000 / BATCH)):
+            loop.advance()
+    like = students.load(STUDENT)
+    like.load_state_dict(loop.average.state_dict())
+    students.save(like, out, like=STUDENT)
+
+
+@click.group()
+def main() -> None:
+    """Time whole commands."""
+
+
+@main.command()
+@click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=5, show_default=True)
+def start(repeats: int) -> None:
+    """Time the start of commands."""
+    times: dict[str, list[float]] = {name: [] for name, _ in STARTS}
+    for repeat in range(repeats + 1):
+        for name, command in STARTS:
+            fails = "wrong" in name
+            seconds = machine.seconds(lambda c=command, fails=fails: run(c, may_fail=fails))
+            if repeat:  # the first fills the file cache
+                times[name].append(seconds)
+    click.echo(machine.headline(machine.describe()))
+    for name, found in times.items():
+        spread = machine.spread(found)
+        click.echo(
+            f"{name:34} {spread['median']:6.2f} s ({spread['min']:.2f} to {spread['max']:.2f})"
+        )
+
+
+@main.command()
+@click.option("--official", metavar="DIR", type=click.Path(path_type=Path, exists=True))
+@click.option("--official-gan", metavar="DIR", type=click.Path(path_type=Path, exists=True))
+@click.option("--kimg", metavar="KIMG", type=float, default=0.5, show_default=True)
+@click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--published-into", type=click.Path(path_type=Path), hidden=True)
+def refine(
+    official: Path | None,
+    official_gan: Path | None,
+    kimg: float,
+    repeats: int,
+    published_into: Path | None,
+) -> None:
+    """Time a refinement from the command to the pickle."""
+    if published_into is not None:
+        refine_as_published(published_into, kimg, official, official_gan)
+        return
+    places = (("--official", official), ("--official-gan", official_gan))
+    named = [f"{flag}={place.resolve()}" for flag, place in places if place is not None]
+    times: dict[str, list[float]] = {"published": [], "ours": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        theirs = ["-m", "benchmarks.e2e", "refine", f"--kimg={kimg}", *named]
+        theirs.append(f"--published-into={folder / 'published.pkl'}")
+        for _ in range(repeats):
+            times["published"].append(machine.seconds(lambda: run(theirs)))
+            times["ours"].append(machine.seconds(lambda: run(ours(folder / "runs", kimg))))
+    click.echo(machine.headline(machine.describe()))
+    click.echo(f"{kimg:g} kimg of {BATCH} images a step, {repeats} repeats in turn")
+    for side, found in times.items():
+        spread = machine.spread(found)
+        click.echo(
+            f"{side:10} {spread['median']:7.1f} s ({spread['min']:.1f} to {spread['max']:.1f})"
+        )
+    ratio = machine.spread([a / b for a, b in zip(times["published"], times["ours"], strict=True)])
+    click.echo(
+        f"Ours takes the official time divided by {ratio['median']:.2f} "
+        f"({ratio['min']:.2f} to {ratio['max']:.2f})."
+    )
+
+
+if __name__ == "__main__":
+    main()

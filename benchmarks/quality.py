@@ -1,0 +1,84 @@
+"""What each speed option costs in quality: the distance after the same number of images.
+
+    python -m benchmarks.quality --outdir DIR [--seeds 1] [--kimg 4.5] [--options a,b]
+
+Each row is the demo's refinement (`refine.py gan --preset demo`) with one option changed, judged
+on the same latents by the same reference. A finished run is taken as it is, one that was stopped
+is continued. Seconds include what the option costs at the start, as compiling does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.methods import DEMO, run_rows
+from commands.journey import Job
+from commands.recipes import METHODS, PRESETS
+
+# None of these changes what is computed but for rounding, except the last three, which do less.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "tf32": {"precision": "tf32"},
+    "bf16": {"precision": "bf16"},
+    "compile": {"compile": True},
+    "one auxiliary step": {"auxiliary_steps": 1},
+    "half the warm-up": {"warmup_kimg": PRESETS["demo"]["warmup_kimg"] / 2},
+    "batch 64": {"batch": 64},
+}
+ON_CPU = tuple(name for name in OPTIONS if name != "tf32")
+
+
+def chosen_options(text: str) -> tuple[str, ...]:
+    """Return the options of a comma-separated list; BadParameter names one that there is not."""
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in OPTIONS:
+            raise click.BadParameter(f"{name!r} is none; allowed: {', '.join(OPTIONS)}")
+    return names
+
+
+@click.command()
+@click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option("--options", metavar="LIST", default=",".join(ON_CPU), show_default=True)
+@click.option("--seeds", metavar="INT", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--kimg", metavar="KIMG", type=float, help="[default: the demo's]")
+@click.option("--num", metavar="INT", type=click.IntRange(min=100), default=5000, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--threads", metavar="INT", type=click.IntRange(min=1), help="Default: torch's own.")
+def main(
+    outdir: Path,
+    options: str,
+    seeds: int,
+    kimg: float | None,
+    num: int,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Refine the demo's student with each speed option and write a table of the results."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    names = chosen_options(options)
+    settings = {**PRESETS["demo"]}
+    if kimg is not None:
+        settings["kimg"] = kimg
+    job = Job(
+        student=str(DEMO / "student.pkl"),
+        teacher=str(DEMO / "teacher.pkl"),
+        outdir=outdir,
+        reference=str(DEMO / "features.npz"),
+        num=num,
+        device=device,
+        teacher_images=1000,
+        teacher_steps=5,
+        keep="last",
+    )
+    rows = {name: (METHODS[0], {**settings, **OPTIONS[name]}) for name in names}
+    run_rows(rows, job, settings, seeds)
+
+
+if __name__ == "__main__":
+    main()
