@@ -8,9 +8,7 @@ Each measurement is a fresh process, so that none finds memory that another has 
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +23,7 @@ import checkpoints
 import students
 import teachers
 from benchmarks import machine, networks
+from benchmarks.originals import load_officially
 
 DEMO = Path(__file__).parent.parent / "demo"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -37,13 +36,6 @@ ACTIONS: dict[str, Callable[[Path], object]] = {
     "student": students.load,
     "teacher": teachers.load,
 }
-
-
-def load_officially(folder: Path, path: Path) -> object:
-    """Load a file as a checkout of stylegan2-ada-pytorch does, which runs what is in the file."""
-    sys.path.insert(0, str(folder))
-    with open(path, "rb") as file:
-        return importlib.import_module("legacy").load_network_pkl(file)
 
 
 def memory(field: str) -> int:

@@ -42,9 +42,15 @@ def tensors(record: Record) -> dict[str, torch.Tensor]:
     return {**parameters(record), **buffers(record)}
 
 
-def nonfinite(record: Record) -> list[str]:
-    """Names of the tensors that hold an infinity or a NaN."""
-    return [name for name, value in tensors(record).items() if not bool(value.isfinite().all())]
+def nonfinite(held: Record | Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that hold an infinity or a NaN, in a record or a dict by name."""
+    named = tensors(held) if isinstance(held, Record) else held
+    return [name for name, value in named.items() if not _is_finite(value)]
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # The sum takes a fifth of the time and is finite only where all terms are. It may overflow.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _named_tensors(record: Record, group: str) -> dict[str, torch.Tensor]:

@@ -93,6 +93,10 @@ def parse_storage(blob: Window) -> Storage:
 
 def check_head(header: Window) -> None:
     """Read the magic number, version and machine that begin torch's old format; refuse others."""
+    start = header.position
+    if len(HEADER) <= header.stop - start and header.take(len(HEADER)) == HEADER:
+        return  # the very bytes that torch writes, as a network's every tensor has them
+    header.position = start
     if Machine(header, {}).run() != MAGIC:
         raise UnsafeCheckpoint("holds a tensor storage that is not of torch's old format")
     if Machine(header, {}).run() != FORMAT_VERSION:

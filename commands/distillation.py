@@ -101,8 +101,7 @@ def train(plan: Plan, folder: Any, judged: Any, resume: Any, processes: Any) -> 
         "resume": resume,
         "processes": processes,
         "boards": boards_in(folder, job, plan.options) if folder else (),
-        "measure": plan.reference
-        and curve_in(folder, plan.reference, num=job.num, seed=settings.seed),
+        "measure": plan.reference and curve_in(folder, plan.reference, settings, num=job.num),
     }
     if plan.method_name in IMAGE_METHODS:
         return train_on_images(plan, shared)

@@ -17,6 +17,7 @@ OPTIONAL = {
     "diffusers": "teachers in diffusers folders",
     "onnx": "export --format onnx",
     "tensorboard": "training curves in TensorBoard",
+    "transformers": "--features dinov2 and clip",
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SMALLEST_TORCH = (2, 6)

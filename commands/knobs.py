@@ -114,6 +114,26 @@ SETTINGS = {
         "runs of an hour and more",
         "The first step takes minutes, and it needs a compiler.",
     ),
+    "channels_last": Knob(
+        "Hold the denoisers' weights and activations channels last; the same but for rounding.",
+        "with bf16 on a GPU",
+        "On a CPU, whose kernels choose their own order, it was measured to change nothing.",
+    ),
+    "activation_checkpointing": Knob(
+        "Keep the inputs of the networks' blocks alone for the backward pass; the same result.",
+        "where --batch-gpu 1 does not fit",
+        "A step computes the rest twice: 1.5 times as long on a CPU.",
+    ),
+    "zero": Knob(
+        "Let each of several processes hold its share of Adam's moments alone; the same result.",
+        "large networks on several GPUs: N save all but 1/N of twice the trained weights",
+        "Each step sends the moved weights round; one process refuses it.",
+    ),
+    "offload_teacher": Knob(
+        "Keep the teacher in the CPU's memory while it is not asked; the same result.",
+        "where its weights are what does not fit into the GPU",
+        "Each step carries them over; a CPU refuses it.",
+    ),
 }
 
 KNOBS = {

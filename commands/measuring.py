@@ -31,21 +31,22 @@ def open_measured(reference: str | None, features: str | None) -> Any:
 
 
 def curve_in(
-    folder: Any, reference: Any, *, num: int, seed: int
+    folder: Any, reference: Any, settings: Any, *, num: int
 ) -> Callable[[Any, int], dict[str, float]]:
     """Return what measures a student at num_images and appends a line to the folder's curve."""
     import metrics
+    from refiners.schedule import label
 
     def measure(network: Any, num_images: int) -> dict[str, float]:
         found = metrics.measure(
             network,
             reference,
             num_images=min(num, CURVE_IMAGES),
-            seed=seed,
+            seed=settings.seed,
             progress=stage_bar("measure"),
         )
         kimg = num_images / 1000
-        snapshot = f"network-snapshot-{num_images // 1000:06d}.pkl" if num_images else None
+        snapshot = f"network-snapshot-{label(settings, num_images)}.pkl" if num_images else None
         folder.append(CURVE_FILE, metrics.metric_line(found, kimg=kimg, snapshot=snapshot))
         return {"frechet_distance": found.frechet_distance}
 

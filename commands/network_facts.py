@@ -249,7 +249,7 @@ def _network(
         dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in everything.values()}),
         options={printable(str(name)): plain(value) for name, value in options.items()},
         layers=layers_of(parameters, classes),
-        nonfinite=[printable(n) for n, t in everything.items() if not bool(t.isfinite().all())],
+        nonfinite=[printable(name) for name in checkpoints.nonfinite(everything)],
     )
 
 

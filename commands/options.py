@@ -43,6 +43,12 @@ def setting(flag: str, name: str, kind: Any, metavar: str) -> Decorator:
     return click.option(flag, name, type=kind, metavar=metavar, default=None, help=help_text)
 
 
+def switch(flag: str, name: str) -> Decorator:
+    """Return an option that sets a field of refiners.Settings to True."""
+    help_text = SETTINGS[name].in_one_line()
+    return click.option(flag, name, is_flag=True, default=None, help=help_text)
+
+
 SETTING_OPTIONS = {
     "kimg": setting("--kimg", "kimg", float, "KIMG"),
     "batch": setting("--batch", "batch", int, "INT"),
@@ -63,9 +69,11 @@ SETTING_OPTIONS = {
     "stop_if": setting("--stop-if", "stop_if", str, "NAME>NUMBER"),
     "batch_gpu": setting("--batch-gpu", "batch_gpu", IntOrAuto(), "INT|auto"),
     "precision": setting("--precision", "precision", str, "fp32|tf32|bf16"),
-    "compile": click.option(
-        "--compile", is_flag=True, default=None, help=SETTINGS["compile"].in_one_line()
-    ),
+    "compile": switch("--compile", "compile"),
+    "channels_last": switch("--channels-last", "channels_last"),
+    "activation_checkpointing": switch("--activation-checkpointing", "activation_checkpointing"),
+    "zero": switch("--zero", "zero"),
+    "offload_teacher": switch("--offload-teacher", "offload_teacher"),
 }
 
 
@@ -171,8 +179,8 @@ report_options = in_order(
     click.option(
         "--features",
         metavar="NAME|NPZ",
-        help="Where the reference brings none: inception, efficientnet-lite0, NAME=FILE, or an "
-        "NPZ.",
+        help="Where the reference brings none: inception, dinov2, clip, efficientnet-lite0, "
+        "NAME=FILE, or an NPZ.",
     ),
     click.option(
         "--num",

@@ -34,7 +34,8 @@ def show_report(folder: Path, facts: dict[str, Any], grids: dict[str, Any]) -> N
 @click.option(
     "--features",
     metavar="NAME|NPZ",
-    help="Where the reference brings none: inception, efficientnet-lite0, NAME=FILE, or an NPZ.",
+    help="Where the reference brings none: inception, dinov2, clip, efficientnet-lite0, NAME=FILE, "
+    "or an NPZ.",
 )
 @click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option(

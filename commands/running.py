@@ -30,7 +30,8 @@ def check_running(job: Any, settings: Any, device: str) -> None:
 
     from refiners.boards import check_wandb
     from refiners.distributed import num_processes
-    from refiners.precision import check_compiler, check_precision
+    from refiners.optimiser import check_zero
+    from refiners.precision import check_compiler, check_device
     from refiners.shards import pieces_of
 
     if job.resume and job.transfer:
@@ -39,9 +40,10 @@ def check_running(job: Any, settings: Any, device: str) -> None:
         )
     if job.wandb:
         check_wandb()
-    check_precision(settings, torch.device(device))
+    check_device(settings, torch.device(device))
     if settings.compile:
         check_compiler(torch.device(device))
+    check_zero(settings, num_processes())
     pieces_of(settings.batch, rank=0, size=num_processes(), largest=settings.batch_gpu)
 
 

@@ -91,23 +91,27 @@ def frechet_of_roots(
     return ((mu1 - mu2).square().sum() + trace1 + trace2 - 2 * overlap).item()
 
 
-def covariance_root(sigma: Tensor) -> Tensor:
-    """R with R R^T = sigma, float64 [d, rank]: Cholesky's, or eigenvectors where it is not safe."""
+def covariance_root(sigma: Tensor, *, rounding: float = 0.0) -> Tensor:
+    """R with R R^T = sigma, float64 [d, rank]: Cholesky's, or eigenvectors where it is not safe.
+
+    Eigenvalues of at most `rounding` count as zeros, of either sign: what is left of a difference
+    of matrices that are much larger. ValueError where one is more negative than rounding explains.
+    """
     root, failed = torch.linalg.cholesky_ex(sigma)
     pivots = root.diagonal().square()
     # A singular matrix can pass Cholesky on rounding errors alone; its last pivots are then noise.
     noise = len(sigma) * torch.finfo(sigma.dtype).eps
-    if not failed and pivots.min() > noise * pivots.max():
+    if not failed and pivots.min() > max(noise * pivots.max(), rounding):
         return root
     with _one_thread():
         values, vectors = torch.linalg.eigh(sigma)
-    if values[0] < -NEGATIVE_TOLERANCE * values[-1].clamp(min=0):
+    if values[0] < -max(NEGATIVE_TOLERANCE * values[-1], rounding):
         raise ValueError(
             f"covariance has eigenvalues from {values[0]:.3g} to {values[-1]:.3g}: they must not "
             "be negative; compute the statistics again in float64"
         )
     # Rounding leaves +-noise where the spectrum has zeros; its root would be far above rounding.
-    kept = values > noise * values[-1]
+    kept = values > max(noise * values[-1], rounding)
     return vectors[:, kept] * values[kept].sqrt()
 
 

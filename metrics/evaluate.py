@@ -19,6 +19,7 @@ from metrics.pairs import (
     kernel_distances,
     precisions_and_recalls,
     sliced_distances,
+    subset_kernel_distances,
 )
 from metrics.ranks import ALONE, Ranks
 from metrics.reference import SAMPLE, Progress, Reference, extract
@@ -152,10 +153,15 @@ def _frechet_distances(
     mu, sigma = gaussian("", reference.statistics.mu, reference.statistics.sigma)
     root, trace = covariance_root(sigma), sigma.trace()
     values = torch.zeros(1 + groups, dtype=torch.float64)
+    rounding = 0.0
     for i, part in enumerate(islice(moments.leave_one_out(), 1 + groups)):
+        own = part.covariance()
+        if i == 0:
+            # What taking a group from the whole leaves where the other images are all alike.
+            size = own.trace() + part.mean.square().sum()
+            rounding = torch.finfo(own.dtype).eps * size.item()
         if i % ranks.size == ranks.rank:
-            own = part.covariance()
-            own_root = covariance_root(own)
+            own_root = covariance_root(own, rounding=rounding if i else 0.0)
             values[i] = frechet_of_roots(part.mean, own_root, own.trace(), mu, root, trace)
     ranks.sum(values)
     return values.tolist()
@@ -164,6 +170,7 @@ def _frechet_distances(
 # One metric of pairs each: (real [n, d], fake [m, d], groups) to the whole's value and the groups'.
 SINGLE = {
     "kernel_distance": kernel_distances,
+    "kernel_distance_of_subsets": subset_kernel_distances,
     "gaussian_discrepancy": gaussian_discrepancies,
     "sliced_distance": sliced_distances,
     "authentic_percentage": authentic_percentages,

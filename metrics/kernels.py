@@ -7,6 +7,8 @@ unbiased where the pairs of a row with itself are left out of the first two mean
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -21,9 +23,12 @@ from metrics.distances import (
 # Those of CMMD.
 BANDWIDTH, SCALE = 10.0, 1000.0
 
+# Those of published KIDs.
+SUBSETS, SUBSET_SIZE = 100, 1000
+
 
 def kernel_distance_of_subsets(
-    x: Array, y: Array, *, subsets: int = 100, size: int = 1000, seed: int = 0
+    x: Array, y: Array, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 0
 ) -> tuple[float, float]:
     """Mean and standard deviation of `kernel_distance` over random subsets: the usual KID.
 
@@ -34,15 +39,20 @@ def kernel_distance_of_subsets(
     x, y = features_pair(x, y, at_least=2)
     if subsets < 1 or size < 2:
         raise ValueError(f"{subsets} subsets of {size}: allowed are 1 or more, of 2 or more rows")
-    generator = torch.Generator().manual_seed(seed)
-    size = min(size, len(x), len(y))
-
-    def subset(f: Tensor) -> Tensor:
-        return f[torch.randperm(len(f), generator=generator)[:size]]
-
-    found = [kernel_distance(subset(x), subset(y)) for _ in range(subsets)]
-    values = torch.tensor(found, dtype=torch.float64)
+    pairs = draw_subsets(len(x), len(y), subsets=subsets, size=size, seed=seed)
+    values = torch.tensor([kernel_distance(x[i], y[j]) for i, j in pairs], dtype=torch.float64)
     return values.mean().item(), values.std(correction=0).item()
+
+
+def draw_subsets(
+    n: int, m: int, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows of n and rows of m, `size` of each, or as many as both have."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(size, n, m)
+    for _ in range(subsets):
+        i, j = (torch.randperm(count, generator=generator)[:size] for count in (n, m))
+        yield i, j
 
 
 def gaussian_discrepancy(

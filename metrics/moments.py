@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.distances import SYMMETRY_TOLERANCE
+from metrics.distances import SYMMETRY_TOLERANCE, covariance_root
 from metrics.ranks import Ranks
 from metrics.storage import Arrays, read_arrays, text, whole_number, write_arrays
 
@@ -274,11 +274,16 @@ class Statistics:
                 raise ValueError(f"{path}: {key!r} must hold finite floating-point numbers")
         if np.abs(sigma - sigma.T).max() > SYMMETRY_TOLERANCE * np.abs(sigma).max():
             raise ValueError(f"{path}: sigma is not symmetric; it must be a covariance matrix")
+        mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+        try:
+            covariance_root(torch.from_numpy(sigma))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         num = whole_number(arrays, "n", path=path)
         if num is not None and num < 2:
             raise ValueError(f"{path}: n is {num}; statistics are of at least 2 images")
         space = text(arrays, "name", path=path)
-        return cls(mu.astype(np.float64), sigma.astype(np.float64), num, space, sample, labels)
+        return cls(mu, sigma, num, space, sample, labels)
 
 
 def save_statistics(path: str | os.PathLike[str], statistics: Statistics) -> None:

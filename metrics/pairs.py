@@ -15,29 +15,62 @@ from metrics.distances import (
     polynomial_kernel,
     squared_distances,
 )
-from metrics.kernels import SCALE, gaussian_kernel
+from metrics.kernels import SCALE, draw_subsets, gaussian_kernel
 from metrics.neighbours import authentic
 from metrics.slices import directions_of, sorted_square
 
 
 def kernel_distances(real: Tensor, fake: Tensor, *, groups: int) -> list[float]:
-    """`kernel_distance` of real [n, d] and fake [m, d] float64, then without group 0, 1, ...
+    """`kernel_distance` of real [n, d] and fake [m, d] float64, then without group 0, 1, ..."""
+    return _unbiased(*_kernel_tables(real, fake), torch.arange(len(fake)) % groups, groups)
 
-    The unbiased estimate is made of sums over pairs, so sums over each pair of groups are enough.
+
+def subset_kernel_distances(real: Tensor, fake: Tensor, *, groups: int) -> list[float]:
+    """Mean of `kernel_distance_of_subsets` of real [n, d] and fake [m, d], then without group 0 ...
+
+    Subsets are drawn once, and a group is left out of each: drawn anew without the group, their
+    chance would be taken for that of the images.
     """
-    n, d = real.shape
-    one_hot = torch.nn.functional.one_hot(torch.arange(len(fake)) % groups, groups).double()
+    within_real, across, within_fake = _kernel_tables(real, fake)
+    group = torch.arange(len(fake)) % groups
+    found = [
+        _unbiased(within_real[i][:, i], across[i][:, j], within_fake[j][:, j], group[j], groups)
+        for i, j in draw_subsets(len(real), len(fake))
+    ]
+    return torch.tensor(found, dtype=torch.float64).mean(0).tolist()
+
+
+def _kernel_tables(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k(a, b) of real and real, real and fake, fake and fake; pairs of a row with itself are 0."""
+    d = real.shape[1]
+    within = [polynomial_kernel(x @ x.T, d).fill_diagonal_(0) for x in (real, fake)]
+    return within[0], polynomial_kernel(real @ fake.T, d), within[1]
+
+
+def _unbiased(
+    within_real: Tensor, across: Tensor, within_fake: Tensor, group: Tensor, groups: int
+) -> list[float]:
+    """The unbiased discrepancy of all images, then without each group; `group` [m] is of the fake.
+
+    It is made of sums over pairs, so sums over each pair of groups are enough.
+    """
+    n = len(within_real)
+    one_hot = torch.nn.functional.one_hot(group, groups).double()
     sizes = one_hot.sum(0)
-    table = polynomial_kernel(fake @ fake.T, d)
-    within = one_hot.T @ table.fill_diagonal_(0) @ one_hot
-    across = polynomial_kernel(real @ fake.T, d).sum(0) @ one_hot
-    constant = polynomial_kernel(real @ real.T, d).fill_diagonal_(0).sum() / (n * (n - 1))
+    if n < 2 or len(group) - sizes.max() < 2:
+        raise ValueError(
+            f"kernel distance of {n} real and {len(group)} generated images in {groups} groups: "
+            "without any one group at least 2 of each must be left; measure more images"
+        )
+    within = one_hot.T @ within_fake @ one_hot
+    mixed = across.sum(0) @ one_hot
+    constant = within_real.sum() / (n * (n - 1))
     values = []
     for left_out in range(-1, groups):
         kept = torch.arange(groups) != left_out
         m = sizes[kept].sum()
-        mixed = across[kept].sum() / (n * m)
-        values.append((constant + within[kept][:, kept].sum() / (m * (m - 1)) - 2 * mixed).item())
+        step = mixed[kept].sum() / (n * m)
+        values.append((constant + within[kept][:, kept].sum() / (m * (m - 1)) - 2 * step).item())
     return values
 
 

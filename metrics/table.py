@@ -24,6 +24,7 @@ METRICS = {
     "density": Metric("Density", False),
     "coverage": Metric("Coverage", False),
     "frechet_infinity": Metric("Fréchet distance at infinity", True, False, False),
+    "kernel_distance_of_subsets": Metric("Kernel distance of subsets (KID)", True, False),
     "gaussian_discrepancy": Metric("Gaussian MMD", True, False),
     "sliced_distance": Metric("Sliced distance (MIND)", True, False),
     "authentic_percentage": Metric("Authentic images, %", False, False),

@@ -45,7 +45,25 @@ def along_contrast(g: torch.Tensor, x_0: torch.Tensor) -> torch.Tensor:
     return (g * deviation).sum(dim=dims, keepdim=True) / length * deviation
 
 
-WEIGHTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"one": one, "dmd": dmd}
+Weight = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+WEIGHTS: dict[str, Weight] = {"one": one, "dmd": dmd}
+
+
+@torch.no_grad()
+def difference(
+    x_0: torch.Tensor,
+    labels: torch.Tensor | None,
+    *,
+    teacher: Denoiser,
+    auxiliary: Denoiser,
+    law: str,
+    weight: Weight,
+) -> torch.Tensor:
+    """Return w (D_q - D_p) at one noise level per sample, in the shape of x_0 [n, c, h, w]."""
+    sigma = draw_sigma(law, len(x_0), x_0.device)
+    x = add_noise(x_0, sigma)
+    d_teacher = teacher(x, sigma, labels)
+    return weight(x_0, d_teacher) * (auxiliary(x, sigma, labels) - d_teacher)
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,6 @@ class DiffInstruct:
         if not 0 <= self.hold_contrast <= 1:
             raise ValueError(f"hold_contrast is {self.hold_contrast}; allowed: 0 to 1")
 
-    @torch.no_grad()
     def pixel_gradient(
         self,
         x_0: torch.Tensor,
@@ -84,11 +101,9 @@ class DiffInstruct:
         teacher: Denoiser,
         auxiliary: Denoiser,
     ) -> torch.Tensor:
-        """Return w (D_q - D_p) at one noise level per sample, in the shape of x_0 [n, c, h, w]."""
-        sigma = draw_sigma(self.student_sigma, len(x_0), x_0.device)
-        x = add_noise(x_0, sigma)
-        d_teacher = teacher(x, sigma, labels)
-        g = WEIGHTS[self.weight](x_0, d_teacher) * (auxiliary(x, sigma, labels) - d_teacher)
+        """Return w (D_q - D_p), without its part along the contrast as far as that is held."""
+        law, weight = self.student_sigma, WEIGHTS[self.weight]
+        g = difference(x_0, labels, teacher=teacher, auxiliary=auxiliary, law=law, weight=weight)
         return g - self.hold_contrast * along_contrast(g, x_0) if self.hold_contrast else g
 
     def auxiliary_loss(

@@ -19,14 +19,15 @@ from refiners.average import follow, frozen_view
 from refiners.distributed import Processes
 from refiners.guided import Guided
 from refiners.inputs import RealImages, source_stream
-from refiners.optimiser import Skips, random_stream, step_if_finite
-from refiners.precision import check_precision, prepare, tensor_cores
-from refiners.progressive import Progressive, sample_in_steps
+from refiners.memory_saving import checkpoint_blocks
+from refiners.optimiser import Skips, new_adam, random_stream, step_if_finite
+from refiners.precision import check_device, prepare, tensor_cores
+from refiners.progressive import Progressive, SteppedStudent
 from refiners.run_folder import RunFolder
 from refiners.session import Board, Session, run_folder_of
 from refiners.settings import Settings
 from refiners.shards import Pieces
-from refiners.state import restore
+from refiners.state import layout_of, restore
 
 DISTILLERS: dict[str, type] = {"progressive": Progressive, "guided": Guided}
 
@@ -60,35 +61,6 @@ class Distiller(Protocol):
     ) -> torch.Tensor:
         """Return a scalar; teacher is the last stage's student, original the teacher given."""
         ...
-
-
-class SteppedStudent(torch.nn.Module):
-    """A distilled denoiser as a student: unit noise and labels -> images, in num_steps calls."""
-
-    def __init__(self, denoiser: Any, method: Progressive, num_steps: int):
-        super().__init__()
-        self.denoiser = denoiser
-        self.method = method
-        self.num_steps = num_steps
-        self.img_resolution: int = denoiser.img_resolution
-        self.img_channels: int = denoiser.img_channels
-        self.c_dim: int = denoiser.label_dim
-        self.z_dim = self.img_channels * self.img_resolution**2
-
-    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw unit Gaussian noise [n, z_dim]."""
-        device = "cpu" if generator is None else generator.device
-        return torch.randn([n, self.z_dim], generator=generator, device=device)
-
-    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """Return images [n, c, h, w]; no gradient is kept."""
-        r = self.img_resolution
-        return sample_in_steps(
-            lambda x, sigma: self.denoiser(x, sigma, c),
-            z.reshape(-1, self.img_channels, r, r),
-            method=self.method,
-            num_steps=self.num_steps,
-        )
 
 
 class Distillation:
@@ -127,15 +99,16 @@ class Distillation:
             copy.deepcopy(self.teacher), method.halving, max(method.stages[0], 1)
         )
         self.device = next(self.student.parameters()).device
-        check_precision(settings, self.device)
+        check_device(settings, self.device)
+        if settings.offload_teacher:
+            raise ValueError("offload_teacher: this method always asks the teacher; leave it out")
         self.processes = processes or Processes()
         self.pieces = Pieces(settings, self.processes, self.device)
         for network in (self.student, self.teacher, self.original):
             prepare(network, settings, self.device)
-        betas = (float(settings.beta1), float(settings.beta2))
-        self.student_adam = torch.optim.Adam(
-            self.student.parameters(), lr=settings.glr, betas=betas
-        )
+        self.student_adam = self._new_adam()
+        if settings.activation_checkpointing:
+            checkpoint_blocks(self.student)
         self.step = 0
         self.skips = Skips()
         self.rate_scale = 1.0
@@ -196,13 +169,17 @@ class Distillation:
         loss.backward()
         return loss.detach()
 
+    def _new_adam(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        return new_adam(self.student.parameters(), settings.glr, settings, self.processes)
+
     def _begin(self, stage: int) -> None:
         """Make the average the teacher, start from it, and forget the optimiser's moments."""
         self.stage = stage
         weights = self.average.denoiser.state_dict()
         self.teacher.load_state_dict(weights)
         self.student.load_state_dict(weights)
-        self.student_adam.state.clear()
+        self.student_adam = self._new_adam()
         self.average.num_steps = max(self.method.stages[stage], 1)
 
     def health(self) -> dict[str, float]:
@@ -220,8 +197,15 @@ class Distillation:
             "student_adam": self.student_adam,
         }
 
+    def gather(self) -> None:
+        """Bring to process 0 what each process holds a share of; all of them call it."""
+        self.processes.gather_optimisers(self._parts().values(), "gathering the state")
+
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that moves, as plain data and tensors."""
+        """Return everything that moves, as plain data and tensors; see gather."""
+        return self._facts() | {name: part.state_dict() for name, part in self._parts().items()}
+
+    def _facts(self) -> dict[str, Any]:
         counts = {
             "num_images": self.num_images,
             "step": self.step,
@@ -234,7 +218,7 @@ class Distillation:
         method = {"method": type(self.method).__name__, **vars(self.method)}
         method["steps_per_stage"] = self.steps_per_stage
         options = {"settings": asdict(self.settings), "method": method}
-        return counts | options | {name: p.state_dict() for name, p in self._parts().items()}
+        return counts | options
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of the same settings, length included.
@@ -243,7 +227,8 @@ class Distillation:
             ValueError: settings or networks that differ, with the difference; a state that lacks
                 something. Then nothing has changed.
         """
-        restore(state, self.state_dict(), self._parts())
+        parts = self._parts()
+        restore(state, self._facts() | layout_of(parts), parts)
         self.step, self.stage = state["step"], state["stage"]
         self.rate_scale = state["rate_scale"]
         self.skips.total, self.skips.in_row = state["skipped"], state["skipped_in_row"]

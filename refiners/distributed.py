@@ -55,6 +55,9 @@ class Processes:
         """Return process 0's value, plain data or tensors, in all of them."""
         return value
 
+    def gather_optimisers(self, parts: Iterable[Any], phase: str) -> None:
+        """Give process 0 the whole state of those parts that the processes share (ZeRO)."""
+
     def highest(self, number: int, phase: str) -> int:
         """Return the highest of the processes' numbers."""
         return number
@@ -116,6 +119,13 @@ class Group(Processes):
         with self.waiting(phase):
             dist.all_gather(found, rows.contiguous())
         return torch.cat(found)
+
+    def gather_optimisers(self, parts: Iterable[Any], phase: str) -> None:
+        """Give process 0 the whole state of those parts that are ZeroRedundancyOptimizers."""
+        for part in parts:
+            if hasattr(part, "consolidate_state_dict"):
+                with self.waiting(phase):
+                    part.consolidate_state_dict(to=0)
 
     def from_first(self, value: Any, phase: str) -> Any:
         """Return process 0's value; the others wait as long as it takes."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 
 from refiners.base import Denoiser, Distance
-from refiners.diff_instruct import dmd
-from refiners.noise import add_noise, check_knobs, denoising_loss, draw_sigma
+from refiners.diff_instruct import difference, dmd
+from refiners.noise import check_knobs, check_weights, denoising_loss
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,8 @@ class DMD:
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if not 0 <= self.regression < float("inf"):
-            raise ValueError(f"regression is {self.regression}; it must be at least 0 and finite")
+        check_weights(self, "regression")
 
-    @torch.no_grad()
     def pixel_gradient(
         self,
         x_0: torch.Tensor,
@@ -54,10 +52,8 @@ class DMD:
         auxiliary: Denoiser,
     ) -> torch.Tensor:
         """Return (D_q - D_p) / mean |x_0 - D_p| at one noise level per sample."""
-        sigma = draw_sigma(self.student_sigma, len(x_0), x_0.device)
-        x = add_noise(x_0, sigma)
-        d_teacher = teacher(x, sigma, labels)
-        return dmd(x_0, d_teacher) * (auxiliary(x, sigma, labels) - d_teacher)
+        law = self.student_sigma
+        return difference(x_0, labels, teacher=teacher, auxiliary=auxiliary, law=law, weight=dmd)
 
     def auxiliary_loss(
         self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser

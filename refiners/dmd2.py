@@ -16,7 +16,6 @@ Samples of the teacher may stand for the real images; then the method needs no d
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +23,9 @@ import torch
 from torch.nn.functional import softplus
 
 from refiners.base import Denoiser
-from refiners.diff_instruct import dmd
+from refiners.diff_instruct import difference, dmd
 from refiners.head import HeadedDenoiser
-from refiners.noise import add_noise, check_knobs, denoising_loss, draw_sigma
+from refiners.noise import add_noise, check_knobs, check_weights, denoising_loss, draw_sigma
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,7 @@ class DMD2:
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        for name in ("student_gan", "auxiliary_gan"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be at least 0 and finite")
+        check_weights(self, "student_gan", "auxiliary_gan")
 
     def pixel_gradient(
         self,
@@ -67,11 +63,8 @@ class DMD2:
         auxiliary: Any,
     ) -> torch.Tensor:
         """Return the normalised difference of the denoisers plus the GAN's slope."""
-        with torch.no_grad():
-            sigma = draw_sigma(self.student_sigma, len(x_0), x_0.device)
-            x = add_noise(x_0, sigma)
-            d_teacher = teacher(x, sigma, labels)
-            g = dmd(x_0, d_teacher) * (auxiliary(x, sigma, labels) - d_teacher)
+        law = self.student_sigma
+        g = difference(x_0, labels, teacher=teacher, auxiliary=auxiliary, law=law, weight=dmd)
         return g + gan_gradient(
             x_0, labels, auxiliary=auxiliary, law=self.head_sigma, weight=self.student_gan
         )

@@ -18,12 +18,13 @@ from refiners.base import Method, WithAuxiliary, WithHead, WithMemory, WithPairs
 from refiners.distributed import Processes
 from refiners.health import Health
 from refiners.inputs import Inputs, draw_inputs, name_of, source_stream
-from refiners.optimiser import Skips, random_stream, trainable
+from refiners.memory_saving import Offloaded, checkpoint_blocks
+from refiners.optimiser import Skips, new_adam, random_stream, trainable
 from refiners.pair import check_pair
-from refiners.precision import check_precision, prepare, tensor_cores
+from refiners.precision import check_device, prepare, tensor_cores
 from refiners.settings import Settings
 from refiners.shards import Pieces
-from refiners.state import check_layout, check_tensors, restore
+from refiners.state import check_layout, check_tensors, layout_of, restore
 from refiners.step import take_step
 
 
@@ -70,11 +71,10 @@ class Refinement:
         )
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
         self.device = next(self.student.parameters()).device
-        check_precision(settings, self.device)
+        check_device(settings, self.device)
         self.processes = processes or Processes()
         self.pieces = Pieces(settings, self.processes, self.device)
-        betas = (float(settings.beta1), float(settings.beta2))
-        self.student_adam = torch.optim.Adam(self.trained, lr=settings.glr, betas=betas)
+        self.student_adam = new_adam(self.trained, settings.glr, settings, self.processes)
         self.auxiliary: Any = None
         self.auxiliary_average: Any = self.teacher
         if isinstance(method, WithAuxiliary):
@@ -82,24 +82,34 @@ class Refinement:
             check_pair(student, start)
             self.auxiliary = self._new_auxiliary(start)
             self.auxiliary_average = copy.deepcopy(self.auxiliary).requires_grad_(False)
-            self.auxiliary_adam = torch.optim.Adam(
-                self.auxiliary.parameters(), lr=settings.lr, betas=betas
+            self.auxiliary_adam = new_adam(
+                self.auxiliary.parameters(), settings.lr, settings, self.processes
             )
         self.memory = self._new_memory() if isinstance(method, WithMemory) else None
         self._prepare()
+        self.offloaded = Offloaded(self.teacher)
         self.figures = Health(self)
         self.step = 0  # warm-up included
         self.skips = Skips()
         self.rate_scale = 1.0  # of both learning rates
 
     def _prepare(self) -> None:
-        """Set the precision of the networks that move or teach; the average's stays float32."""
-        networks = [self.student, self.teacher, self.auxiliary]
-        if self.auxiliary_average is not self.teacher:
-            networks.append(self.auxiliary_average)
+        """Set how the networks that move or teach compute; the average's precision stays float32.
+
+        Raises:
+            ValueError: no network has blocks whose activations could be computed again.
+        """
+        networks = [self.student, self.teacher]
+        if self.auxiliary is not None:
+            networks += [self.auxiliary, self.auxiliary_average]
         for network in networks:
-            if network is not None:
-                prepare(network, self.settings, self.device)
+            prepare(network, self.settings, self.device)
+        if self.settings.activation_checkpointing and not sum(map(checkpoint_blocks, networks)):
+            raise ValueError(
+                "activation_checkpointing finds no blocks, modules of a kind that a network has "
+                f"several of, in {type(self.student).__name__} or {type(self.teacher).__name__}; "
+                "leave it out"
+            )
 
     def _new_auxiliary(self, start: Any) -> Any:
         """Copy a denoiser, with the method's head; dropout is off, as it would be noise on D_q."""
@@ -165,11 +175,15 @@ class Refinement:
 
     def health(self) -> dict[str, float]:
         """Return figures that warn, see Health; process 0 alone has them."""
-        return self.figures.measure() if self.processes.is_first else {}
+        if not self.processes.is_first:
+            return {}
+        with self.offloaded.here():
+            return self.figures.measure()
 
     def views(self) -> tuple[torch.Tensor, int]:
         """Return pictures of what the networks see, see Health, and how many to a row."""
-        return self.figures.views()
+        with self.offloaded.here():
+            return self.figures.views()
 
     def _parts(self) -> dict[str, Any]:
         """Return the networks by name, then the optimisers, as a state holds them."""
@@ -181,8 +195,16 @@ class Refinement:
             parts |= {"auxiliary_adam": self.auxiliary_adam}
         return parts | {"student_adam": self.student_adam}
 
+    def gather(self) -> None:
+        """Bring to process 0 what each process holds a share of; all of them call it."""
+        self.processes.gather_optimisers(self._parts().values(), "gathering the state")
+
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that moves, as plain data and tensors."""
+        """Return everything that moves, as plain data and tensors; see gather."""
+        return self._facts() | {name: part.state_dict() for name, part in self._parts().items()}
+
+    def _facts(self) -> dict[str, Any]:
+        """Return the counts and options of a state."""
         method = {"method": type(self.method).__name__, **vars(self.method)}
         if isinstance(self.method, WithPairs):
             method["distance"] = name_of(self.inputs.distance)
@@ -194,7 +216,7 @@ class Refinement:
             "rate_scale": self.rate_scale,
         }
         options = {"settings": asdict(self.settings), "method": method}
-        return counts | options | {k: part.state_dict() for k, part in self._parts().items()}
+        return counts | options
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of the same settings; a longer kimg is allowed.
@@ -203,7 +225,8 @@ class Refinement:
             ValueError: settings or networks that differ, with the difference; a state that lacks
                 something. Then nothing has changed.
         """
-        restore(state, self.state_dict(), self._parts())
+        parts = self._parts()
+        restore(state, self._facts() | layout_of(parts), parts)
         self.step, self.rate_scale = state["step"], state["rate_scale"]
         self.skips.total, self.skips.in_row = state["skipped"], state["skipped_in_row"]
 

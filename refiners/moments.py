@@ -31,7 +31,7 @@ import torch
 
 from refiners.base import Denoiser
 from refiners.diff_instruct import DiffInstruct
-from refiners.noise import add_noise
+from refiners.noise import add_noise, check_weights
 
 # Added to every variance, in units of the reference's: directions in which the teacher's samples
 # hardly vary would otherwise be followed without bound.
@@ -65,8 +65,7 @@ class DiffInstructMoments:
 
     def __post_init__(self) -> None:
         self.scores()  # checks the knobs that it shares
-        if not 0 <= self.moments < math.inf:
-            raise ValueError(f"moments is {self.moments}; it must be at least 0 and finite")
+        check_weights(self, "moments")
         for name, least in (("num_features", 1), ("memory", 1), ("num_reference", 100)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")

@@ -101,3 +101,11 @@ def check_knobs(method: object) -> None:
     sigma_data = knobs["sigma_data"]
     if not 0 < sigma_data < math.inf:
         raise ValueError(f"sigma_data is {sigma_data}; it must be above 0 and finite")
+
+
+def check_weights(method: object, *names: str) -> None:
+    """Raise ValueError unless these knobs of a method are at least 0 and finite."""
+    for name in names:
+        value = getattr(method, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be at least 0 and finite")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from refiners.distributed import Processes
+from refiners.settings import Settings
 
 
 def trainable(student: Any, train: str) -> list[torch.nn.Parameter]:
@@ -19,6 +22,35 @@ def trainable(student: Any, train: str) -> list[torch.nn.Parameter]:
     for parameter in chosen:
         parameter.requires_grad_(True)
     return chosen
+
+
+def new_adam(
+    parameters: Iterable[torch.nn.Parameter], rate: float, settings: Settings, processes: Processes
+) -> torch.optim.Optimizer:
+    """Return Adam; fused, as torch's own choice on a CPU goes over the weights one by one.
+
+    Raises:
+        ValueError: settings.zero with one process.
+    """
+    betas = (float(settings.beta1), float(settings.beta2))
+    if not settings.zero:
+        return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
+    check_zero(settings, processes.size)
+    # Only here, as it takes its time and warns of what it imports.
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(
+        list(parameters), optimizer_class=torch.optim.Adam, lr=rate, betas=betas, fused=True
+    )
+
+
+def check_zero(settings: Settings, size: int) -> None:
+    """Raise ValueError where there are no processes to share Adam's moments."""
+    if settings.zero and size == 1:
+        raise ValueError(
+            "zero shares Adam's moments among processes, and there is one; start several with "
+            "torchrun, or leave it out"
+        )
 
 
 def step_if_finite(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from refiners.distributed import num_processes
 from refiners.settings import Settings
 
 MEASURED_IMAGES = 4
@@ -30,7 +31,8 @@ def plan_run(start: Callable[[Any, Settings], Any], method: Any, settings: Setti
         settings: the run's.
     """
     n = min(MEASURED_IMAGES, settings.batch)
-    job = start(few(method), replace(settings, batch=n, batch_gpu=0, warmup_kimg=0.0))
+    alone = replace(settings, batch=n, batch_gpu=0, warmup_kimg=0.0, zero=False)
+    job = start(few(method), alone)
     held = Held(tensors_of(job))
     with held.hooks():
         job.advance()  # warms up, too
@@ -39,6 +41,8 @@ def plan_run(start: Callable[[Any, Settings], Any], method: Any, settings: Setti
     seconds = (time.perf_counter() - began) * settings.batch / n
     at_a_time = settings.batch_gpu or settings.batch
     parts = bytes_of_parts(job) | {"activations": held.peak * at_a_time // n}
+    if settings.zero:
+        parts["optimisers"] //= num_processes()
     steps = settings.num_steps + (settings.num_warmup_steps if parts.get("auxiliary") else 0)
     mib = {name: round(size / 2**20, 1) for name, size in parts.items()}
     return {
@@ -106,7 +110,8 @@ def measured_batch_gpu(
         return 0
 
     def trial(n: int) -> None:
-        start(few(method), replace(settings, batch_gpu=n, warmup_kimg=0.0)).advance()
+        alone = replace(settings, batch_gpu=n, warmup_kimg=0.0, zero=False)
+        start(few(method), alone).advance()
 
     return fitting_batch_gpu(trial, settings.batch // size)
 

@@ -1,4 +1,4 @@
-"""The precision in which networks compute, and their compilation; what they hold stays float32.
+"""How networks compute: precision, layout, compilation; what they hold stays float32.
 
 A refinement follows the small difference of two denoisers. So only the passes of the networks are
 in low precision: their preconditioning ends in float32, and the difference is taken there.
@@ -30,10 +30,17 @@ def tensor_cores(precision: str, device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def check_precision(settings: Settings, device: torch.device) -> None:
-    """Raise ValueError for a precision that the device does not have."""
-    if settings.precision == "tf32" and device.type != "cuda":
+def check_device(settings: Settings, device: torch.device) -> None:
+    """Raise ValueError for what the device does not have."""
+    if device.type == "cuda":
+        return
+    if settings.precision == "tf32":
         raise ValueError("precision is 'tf32', which GPUs alone have; choose fp32 or bf16")
+    if settings.offload_teacher:
+        raise ValueError(
+            "offload_teacher keeps the teacher in the CPU's memory, where it is on this device "
+            "anyway; leave it out"
+        )
 
 
 def check_compiler(device: torch.device) -> None:
@@ -50,9 +57,11 @@ def check_compiler(device: torch.device) -> None:
 def prepare(network: Any, settings: Settings, device: torch.device) -> None:
     """Let a network compute in bfloat16 where asked, with float32 results, and compile it.
 
-    Changes the methods of this instance, not its parameters, and must come after the last copy of
-    it, as a copy would share them.
+    Changes the methods of this instance and must come after the last copy of it, as a copy would
+    share them. Of its parameters channels_last changes the order in memory, those of no other.
     """
+    if settings.channels_last and hasattr(network, "label_dim"):  # a denoiser
+        network.to(memory_format=torch.channels_last)
     for name in ("forward", "features"):
         method = given = getattr(network, name, None)
         if not callable(given):

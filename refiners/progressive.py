@@ -165,3 +165,32 @@ def sample_in_steps(
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
     return values[:, None, None, None]
+
+
+class SteppedStudent(torch.nn.Module):
+    """A distilled denoiser as a student: unit noise and labels -> images, in num_steps calls."""
+
+    def __init__(self, denoiser: Any, method: Progressive, num_steps: int):
+        super().__init__()
+        self.denoiser = denoiser
+        self.method = method
+        self.num_steps = num_steps
+        self.img_resolution: int = denoiser.img_resolution
+        self.img_channels: int = denoiser.img_channels
+        self.c_dim: int = denoiser.label_dim
+        self.z_dim = self.img_channels * self.img_resolution**2
+
+    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw unit Gaussian noise [n, z_dim]."""
+        device = "cpu" if generator is None else generator.device
+        return torch.randn([n, self.z_dim], generator=generator, device=device)
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Return images [n, c, h, w]; no gradient is kept."""
+        r = self.img_resolution
+        return sample_in_steps(
+            lambda x, sigma: self.denoiser(x, sigma, c),
+            z.reshape(-1, self.img_channels, r, r),
+            method=self.method,
+            num_steps=self.num_steps,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,9 @@ def refine(
         distance: of the student's images to those of the pairs, (x, y) -> [n]; None is
             pseudo-Huber.
         auxiliary: a Denoiser that the auxiliary network starts from; None is a copy of the teacher.
-        judge: called on the original and at each snapshot, returns a number, lower is better, or
-            None. The best student is then the result, which may be the original.
+        judge: called on the original, at the first snapshot of each kimg and at the end, returns a
+            number, lower is better, or None. The best student is then the result, which may be the
+            original.
         transfer: a training state whose networks the run starts from, with all else new.
         processes: those that share the batches, see refiners.distributed; None is this one alone.
             Only process 0 writes, measures and judges; all return the same student.
@@ -96,7 +98,13 @@ def refine(
         refinement.start_from(read_state(Path(transfer)))
     first = refinement.processes.is_first
     folder = run_folder_of(folder, outdir, "refine") if first else None
-    best = Best(judge, refinement.average) if judge and first else None
+
+    def judge_here(student: Any) -> float | None:
+        assert judge is not None
+        with refinement.offloaded.here():  # it may see by the teacher's features
+            return judge(student)
+
+    best = Best(judge_here, refinement.average) if judge and first else None
     remark = ""
     if isinstance(refinement.method, WithPairs):
         remark = f"regression on pairs by {name_of(refinement.inputs.distance)}"
@@ -112,7 +120,8 @@ def refine(
     )
     if resume:
         session.resume(None if resume is True else Path(resume))
-    session.run()
+    with refinement.offloaded.away() if settings.offload_teacher else contextlib.nullcontext():
+        session.run()
     return session.result()
 
 

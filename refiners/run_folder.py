@@ -19,7 +19,7 @@ import torch
 
 import checkpoints
 
-STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
+STATE_PATTERN = re.compile(r"training-state-(\d{6,})(?:_(\d{3}))?\.pt")  # see schedule.label
 RUN_PATTERN = re.compile(r"(\d{5})-.*")
 ASIDE_PATTERN = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what is written before it is renamed
 KEPT_STATES = 2
@@ -92,8 +92,8 @@ class RunFolder:
 
     def states(self) -> list[Path]:
         """Return the training states, oldest first."""
-        found = [(m, p) for p in self.path.iterdir() if (m := STATE_PATTERN.fullmatch(p.name))]
-        return [p for _, p in sorted(found, key=lambda pair: int(pair[0][1]))]
+        found = [(images_of(p), p) for p in self.path.iterdir() if STATE_PATTERN.fullmatch(p.name)]
+        return [path for _, path in sorted(found)]
 
     def newest_state(self) -> dict[str, Any]:
         """Read the newest state that is whole; a damaged one is said and passed over.
@@ -119,8 +119,7 @@ class RunFolder:
     def set_aside_after(self, num_images: int) -> None:
         """Rename later states, damaged ones too, to NAME.aside: the run goes its own way."""
         for path in self.states():
-            found = STATE_PATTERN.fullmatch(path.name)
-            if found and int(found[1]) > num_images // 1000:
+            if images_of(path) > num_images:
                 path.replace(path.with_name(f"{path.name}.aside"))
 
     def sweep(self) -> None:
@@ -157,9 +156,9 @@ class RunFolder:
         with checkpoints.replacing(self.path / name) as file:
             file.write(text.encode())
 
-    def write_state(self, num_images: int, state: Mapping[str, Any]) -> Path:
-        """Write training-state-NNNNNN.pt (kimg); it loads with weights_only=True."""
-        path = self.path / f"training-state-{num_images // 1000:06d}.pt"
+    def write_state(self, label: str, state: Mapping[str, Any]) -> Path:
+        """Write training-state-LABEL.pt, see schedule.label; it loads with weights_only=True."""
+        path = self.path / f"training-state-{label}.pt"
         with checkpoints.replacing(path) as file:
             try:
                 torch.save(dict(state), file)
@@ -174,6 +173,13 @@ class RunFolder:
         """Delete all but the newest states."""
         for path in self.states()[:-keep]:
             path.unlink()
+
+
+def images_of(path: Path) -> int:
+    """Return the images of a training state by its name, at least; exact where they are in it."""
+    found = STATE_PATTERN.fullmatch(path.name)
+    assert found is not None
+    return int(found[1]) * 1000 + int(found[2] or 0)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -48,6 +49,10 @@ class Run(Protocol):
         """Return pictures [n, c, h, w] of what the networks see and how many to a row, or None."""
         ...
 
+    def gather(self) -> None:
+        """Bring to process 0 what each process holds a share of; all of them call it."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that moves, as plain data and tensors."""
         ...
@@ -59,10 +64,34 @@ class Run(Protocol):
 
 def ticks(settings: Settings) -> Iterator[int]:
     """Yield the student's image counts at which a tick ends; the last is the end of the run."""
-    total = settings.num_steps * settings.batch
-    per_tick = max(1, round(settings.tick * 1000 / settings.batch)) * settings.batch
+    total, per_tick = settings.num_steps * settings.batch, images_per_tick(settings)
     yield from range(per_tick, total, per_tick)
     yield total
+
+
+def images_per_tick(settings: Settings) -> int:
+    """Return the images of a tick: the first whole step at or past its kimg, as in StyleGAN."""
+    return math.ceil(round(settings.tick * 1000 / settings.batch, 6)) * settings.batch
+
+
+def opens_kimg(settings: Settings, num_images: int) -> bool:
+    """Whether no earlier snapshot of the schedule lies in this kimg.
+
+    That after the warm-up, at 0, is a state alone, which a run's only snapshot, its last, replaces.
+    """
+    spacing = images_per_tick(settings) * settings.snap
+    before = (num_images - 1) // spacing * spacing
+    only = before == 0 and num_images == settings.num_steps * settings.batch
+    return num_images == 0 or only or before // 1000 != num_images // 1000
+
+
+def label(settings: Settings, num_images: int) -> str:
+    """Return what a snapshot's files are called by: StyleGAN's six digits of kimg, as 000012.
+
+    Another in the same kimg has its images behind, as 000012_064, which also sorts behind.
+    """
+    kimg = f"{num_images // 1000:06d}"
+    return kimg if opens_kimg(settings, num_images) else f"{kimg}_{num_images % 1000:03d}"
 
 
 def run(

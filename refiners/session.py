@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from refiners.best import Best
 from refiners.distributed import LostProcess, Processes
-from refiners.grid import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid, save_tiled
+from refiners.grid import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
 from refiners.interrupts import Interrupts
 from refiners.memory import peak_gpu_memory_gb, peak_memory_gb
 from refiners.run_folder import RunFolder, read_state
 from refiners.schedule import Run, run
 from refiners.settings import parse_condition
+from refiners.snapshots import Measure, Save, Snapshots
 from refiners.speed import Pace
 from refiners.tick import as_stats, holds, tick_line
 
@@ -49,8 +50,8 @@ class Session:
         refinement: Run,
         folder: RunFolder | None,
         *,
-        save: Callable[[torch.nn.Module, Path], object] | None = None,
-        measure: Callable[[torch.nn.Module, int], Mapping[str, Any]] | None = None,
+        save: Save | None = None,
+        measure: Measure | None = None,
         progress: bool | None = None,
         best: Best | None = None,
         remark: str = "",
@@ -58,13 +59,13 @@ class Session:
     ):
         self.refinement = refinement
         self.folder = folder
-        self.save = save
-        self.measure = measure
         self.best = best
+        self.snapshots = Snapshots(
+            refinement, folder, self.log, save=save, measure=measure, best=best
+        )
         self.remark = remark
         self.boards = boards
         self.pace = Pace()
-        self.proxy = ""  # what was measured last
         self.processes = getattr(refinement, "processes", None) or Processes()
         self.condition_met = ""
         self.ends = float("inf")  # seconds of the monotonic clock
@@ -109,7 +110,7 @@ class Session:
             self.log(self.remark)
         try:
             if self.refinement.step == 0:
-                self.processes.first_alone(self.judge, "judging the original")
+                self.processes.first_alone(self.snapshots.judge, "judging the original")
             with self.bar, Interrupts() as interrupts:
                 self.bar.initial = self.refinement.step * self.refinement.settings.batch
                 self.show_step()
@@ -117,7 +118,7 @@ class Session:
                     self.roll_back()
                 self.has_to_stop(interrupts)  # a signal may have come since
             if interrupts.received is None:
-                self.processes.first_alone(self.write_result, "writing the result")
+                self.processes.first_alone(self.snapshots.write_result, "writing the result")
         except torch.OutOfMemoryError as error:
             raise MemoryError(self.out_of_memory(error)) from error
         except OSError as error:
@@ -162,6 +163,7 @@ class Session:
             self.log(str(error))
             return False
         if not done:
+            self.refinement.gather()
             self.processes.first_alone(lambda: self.end_early(interrupts), "ending the run")
         return True
 
@@ -177,10 +179,10 @@ class Session:
     def end_early(self, interrupts: Interrupts) -> None:
         """Write what the run can be continued from, and why it ended."""
         if self.folder is not None:
+            # First, as what is judged here is no candidate of the run that continues.
+            self.snapshots.write_state()
             if interrupts.received is None:
-                self.show_snapshot()
-            else:
-                self.write_state()
+                self.snapshots.show(judged=True)
             why = interrupts.received.name if interrupts.received else "max_hours"
             if interrupts.received is None and self.condition_met:
                 why = f"stop_if {self.condition_met}"
@@ -204,35 +206,11 @@ class Session:
             found.load_state_dict(self.processes.from_first(found.state_dict(), "the result"))
         return found
 
-    def write_result(self) -> None:
-        """Say which student is the result; the last snapshot holds it."""
-        best = self.best
-        if best is None:
-            return
-        self.log(best.verdict())
-        refinement = self.refinement
-        last = best.score is None or best.num_images == refinement.num_images
-        if not last and self.folder is not None and self.save is not None:
-            kimg = refinement.num_images // 1000
-            self.save(best.network, self.folder.path / f"network-snapshot-{kimg:06d}.pkl")
-
     def log(self, text: str) -> None:
         """Write a line to the folder's log, if there is a folder."""
         if self.folder is not None:
             self.bar.clear()
             self.folder.log(text)
-
-    def judge(self) -> None:
-        """Let the judge see the average, and keep the best in best.pkl."""
-        if self.best is None:
-            return
-        before = self.best.score
-        score = self.best.consider(self.refinement.average, self.refinement.num_images)
-        if score is not None:
-            self.proxy = f"judge {score:.4g}"
-            self.log(f"kimg {self.refinement.num_images / 1000:g}  {self.proxy}")
-        if self.best.score != before and self.folder is not None and self.save is not None:
-            self.save(self.best.network, self.folder.path / "best.pkl")
 
     def show_step(self) -> None:
         """Set the bar to where the run is."""
@@ -261,7 +239,7 @@ class Session:
         }
         stats = {**stats, **{name: value for name, value in added.items() if value is not None}}
         shown = f"tick {int(stats['Progress/tick'])}, kimg {stats['Progress/kimg']:.2f}"
-        self.bar.set_postfix_str(", ".join(filter(None, [shown, self.proxy])))
+        self.bar.set_postfix_str(", ".join(filter(None, [shown, self.snapshots.proxy])))
         self.log(tick_line(stats))
         if self.folder is not None:
             self.folder.append("stats.jsonl", as_stats(stats))
@@ -270,35 +248,5 @@ class Session:
 
     def on_snapshot(self, refinement: Run) -> None:
         """Let process 0 show where the run is."""
-        self.processes.first_alone(self.show_snapshot, "a snapshot")
-
-    def show_snapshot(self) -> None:
-        """Measure, write pictures and network, and last the state, whose other files then exist."""
-        refinement = self.refinement
-        kimg = refinement.num_images // 1000
-        numbers = self.measure(refinement.average, refinement.num_images) if self.measure else {}
-        if numbers:
-            self.proxy = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            self.log(f"kimg {refinement.num_images / 1000:g}  {self.proxy}")
-        if refinement.num_images:
-            self.judge()
-        if self.folder is None:
-            return
-        views = refinement.views()
-        if views is not None:
-            save_tiled(self.folder.path / f"health-{kimg:06d}.png", *views)
-        if refinement.num_images:
-            name = f"fakes{kimg:06d}.png"
-            save_grid(self.folder.path / name, refinement.average, refinement.settings.seed)
-            if self.save is not None:
-                self.save(refinement.average, self.folder.path / f"network-snapshot-{kimg:06d}.pkl")
-        self.write_state()
-
-    def write_state(self) -> None:
-        """Write the training state and drop all but the last ones."""
-        assert self.folder is not None
-        state = self.refinement.state_dict()
-        if self.best is not None:
-            state["best"] = self.best.state_dict()
-        self.folder.write_state(self.refinement.num_images, state)
-        self.folder.drop_states()
+        refinement.gather()
+        self.processes.first_alone(self.snapshots.take, "a snapshot")

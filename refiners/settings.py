@@ -50,6 +50,13 @@ class Settings:
         precision: of the networks' passes: "fp32", "tf32", or "bf16" by autocast. Differences of
             denoisers, weights, optimisers and averages are float32 in each.
         compile: torch.compile the denoisers and the student.
+        channels_last: hold the denoisers' weights, and so their activations, channels last; the
+            same but for rounding.
+        activation_checkpointing: keep the inputs of the networks' blocks alone for the backward
+            pass, which computes the rest again: less memory, more time, the same result.
+        zero: let each of several processes hold its share of Adam's moments alone (ZeRO, stage 1:
+            Rajbhandari et al. 2020, arXiv:1910.02054), the same.
+        offload_teacher: keep the teacher in the CPU's memory while it is not asked, the same.
     """
 
     kimg: float = 20.0
@@ -74,6 +81,10 @@ class Settings:
     batch_gpu: int = 0
     precision: str = "fp32"
     compile: bool = False
+    channels_last: bool = False
+    activation_checkpointing: bool = False
+    zero: bool = False
+    offload_teacher: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the first value that cannot be."""
@@ -106,6 +117,11 @@ class Settings:
         if self.batch_gpu > self.batch:
             raise ValueError(
                 f"batch_gpu is {self.batch_gpu}, above the batch of {self.batch}; give at most that"
+            )
+        if self.compile and self.activation_checkpointing:
+            raise ValueError(
+                "compile and activation_checkpointing are both set; torch.compile chooses itself "
+                "what to compute again: leave one out"
             )
         if self.stop_if:
             parse_condition(self.stop_if)

@@ -167,5 +167,6 @@ class Pieces:
         if keep:
             self.processes.add(sums, "the student's running means")
         for b, end in zip(buffers, sums if keep else start, strict=True):
-            b.copy_(end)
+            # By data: a graph that is kept holds batch normalisation's means, but not their values.
+            b.data.copy_(end)
         return found

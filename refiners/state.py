@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 # A run may be made longer, reported otherwise, given other hours, and continued on another machine.
-FREE = ("kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu", "compile")
+FREE = (
+    *("kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu", "compile"),
+    *("activation_checkpointing", "offload_teacher", "zero"),
+)
 
 
 def restore(state: Any, like: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
@@ -16,7 +19,7 @@ def restore(state: Any, like: Mapping[str, Any], parts: Mapping[str, Any]) -> No
 
     Args:
         state: what was read from a file.
-        like: the state of the run that wants to continue.
+        like: the state of the run that wants to continue; its optimisers may be empty.
         parts: networks and, named *_adam, optimisers, by their names in the state.
 
     Raises:
@@ -32,6 +35,14 @@ def restore(state: Any, like: Mapping[str, Any], parts: Mapping[str, Any]) -> No
             check_tensors(f"the state's {name}", state[name], like[name])
     for name, part in parts.items():
         part.load_state_dict(state[name])
+
+
+def layout_of(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what restore compares of these: the networks' states, and that there are optimisers.
+
+    Of an optimiser each process may hold a share alone.
+    """
+    return {k: {} if k.endswith("_adam") else part.state_dict() for k, part in parts.items()}
 
 
 def check_layout(state: Any, like: Mapping[str, Any]) -> None:

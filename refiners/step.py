@@ -104,7 +104,8 @@ def add_gradients(job: Any, parameters: Any, value: torch.Tensor, phase: str) ->
 def advance_student(job: Any, batch: Batch) -> dict[str, float]:
     """Send the method's pixel gradient through the student, x_0.backward(g / n)."""
     settings, pieces = job.settings, job.pieces
-    slopes = pixel_gradient(job, batch)
+    with job.offloaded.here():
+        slopes = pixel_gradient(job, batch)
     norm = (
         torch.stack([g.square().sum(dim=[1, 2, 3]).sqrt().sum() for g in slopes]).sum()
         / settings.batch
@@ -118,7 +119,8 @@ def advance_student(job: Any, batch: Batch) -> dict[str, float]:
             job.moving, lambda i: image(job, batch, i).backward(slopes[i] / settings.batch)
         )
     else:
-        batch.images[0].backward(slopes[0] / settings.batch)
+        # A block that is computed again draws again, and then too its rows of the batch's noise.
+        pieces.each(lambda i: batch.images[i].backward(slopes[i] / settings.batch))
     if pairs is not None:
         after.restore()
         pieces.each_of(job.moving, lambda i: add_pair_slope(job, pairs, i))

@@ -27,7 +27,7 @@ from students.options import (
 
 def is_generator(record: Record) -> bool:
     """Tell a StyleGAN2 generator by its class name and the 4 x 4 block of its synthesis."""
-    return record.class_name == "Generator" and _part(record, "synthesis", "b4") is not None
+    return record.class_name == "Generator" and part(record, "synthesis", "b4") is not None
 
 
 def generator_kwargs(record: Record) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def generator_kwargs(record: Record) -> dict[str, Any]:
 
 def is_discriminator(record: Record) -> bool:
     """Tell a StyleGAN2 discriminator by its class name and its 4 x 4 layers."""
-    return record.class_name == "Discriminator" and _part(record, "b4") is not None
+    return record.class_name == "Discriminator" and part(record, "b4") is not None
 
 
 def discriminator_kwargs(record: Record) -> dict[str, Any]:
@@ -86,11 +86,11 @@ def discriminator_kwargs(record: Record) -> dict[str, Any]:
 def writer_of(record: Record) -> str:
     """Return the key of DEFAULTS of the program that wrote a StyleGAN2 network's record."""
     if is_generator(record):
-        block = _part(record, "synthesis", "b4")
+        block = part(record, "synthesis", "b4")
         remembers = block is not None and "fused_modconv_default" in block.state
         is_stylegan3 = remembers and "synthesis_kwargs" not in record.init_kwargs
     else:  # Only the layers of the StyleGAN3 repository remember their widths.
-        out = _part(record, "b4", "out")
+        out = part(record, "b4", "out")
         is_stylegan3 = out is not None and "in_features" in out.state
     return "stylegan3" if is_stylegan3 else "stylegan2-ada"
 
@@ -113,9 +113,9 @@ def constructor_call(record: Record, required: Mapping[str, Reader]) -> dict[str
     return call
 
 
-def _part(record: Record, *path: str) -> Record | None:
+def part(record: Record, *path: str) -> Record | None:
     """Return the module at this path inside another, or None."""
-    part: Any = record
+    found: Any = record
     for name in path:
-        part = part.state.get("_modules", {}).get(name) if isinstance(part, Record) else None
-    return part
+        found = found.state.get("_modules", {}).get(name) if isinstance(found, Record) else None
+    return found if isinstance(found, Record) else None

@@ -226,7 +226,7 @@ class Discriminator(torch.nn.Module):
             "architecture": architecture,
             "conv_clamp": conv_clamp,
         }
-        # Frozen layers (freeze_layers) are buffers in their file: the names and the function stay.
+        # Frozen layers (freeze_layers) are buffers in their file, which `students.load` keeps.
         options = {k: v for k, v in (block_kwargs or {}).items() if k != "freeze_layers"}
         for r in self.block_resolutions:
             block = DiscriminatorBlock(

@@ -26,7 +26,7 @@ from students import (
     tensorflow,
 )
 from students.discriminator import Discriminator
-from students.filling import check_finite, check_fit, filled
+from students.filling import check_finite, check_fit, filled, keep_frozen
 from students.stylegan2 import Generator
 
 
@@ -197,7 +197,9 @@ def build(record: Record) -> torch.nn.Module:
     """
     family = family_of(record)
     complaint = f"the {family.name}'s tensors do not fit its options"
-    return filled(lambda: family.build(record), checkpoints.tensors(record), complaint)
+    module = filled(lambda: family.build(record), checkpoints.tensors(record), complaint)
+    keep_frozen(module, checkpoints.buffers(record))
+    return module
 
 
 def save(

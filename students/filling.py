@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+import checkpoints
 
 
 class NoDraws(TorchFunctionMode):
@@ -48,6 +50,16 @@ def filled(
     return module.eval().requires_grad_(False)
 
 
+def keep_frozen(module: torch.nn.Module, names: Container[str]) -> None:
+    """Make buffers of the parameters with these names: layers that do not learn (Freeze-D)."""
+    for name, value in list(module.named_parameters()):
+        if name in names:
+            path, _, own = name.rpartition(".")
+            layer = module.get_submodule(path)
+            delattr(layer, own)
+            layer.register_buffer(own, value.detach())
+
+
 def check_fit(
     given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], complaint: str
 ) -> None:
@@ -64,8 +76,16 @@ def check_fit(
         raise ValueError(f"{complaint}: {'; '.join(faults[:3])}{more}")
 
 
+def shape_of(tensors: Mapping[str, torch.Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    """Return a tensor's shape, or raise ValueError unless it has this many dimensions, none 0."""
+    shape = tuple(tensors[name].shape) if name in tensors else ()
+    if len(shape) != dimensions or 0 in shape:
+        raise ValueError(f"{name} is {list(shape) or 'missing'}; it has {dimensions} dimensions")
+    return shape
+
+
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError if a tensor holds an infinity or a NaN."""
-    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    bad = checkpoints.nonfinite(tensors)
     if bad:
         raise ValueError(f"tensors that are not finite: {', '.join(bad[:3])}")

@@ -22,12 +22,9 @@ def normalize_2nd_moment(x: torch.Tensor) -> torch.Tensor:
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
-def activate(
-    x: torch.Tensor, b: torch.Tensor | None, *, act: str, gain: float, clamp: float | None
-) -> torch.Tensor:
-    """Apply bias_act to x [n, c, h, w] with an extra gain, which scales the clamp as well."""
-    limit = None if clamp is None else clamp * gain
-    return bias_act(x, b, act=act, gain=ACTIVATIONS[act].gain * gain, clamp=limit)
+def limits(act: str, gain: float, clamp: float | None) -> tuple[float, float | None]:
+    """Return bias_act's gain and clamp for an extra gain, which scales the clamp as well."""
+    return ACTIVATIONS[act].gain * gain, None if clamp is None else clamp * gain
 
 
 class FullyConnectedLayer(torch.nn.Module):
@@ -106,4 +103,5 @@ class Conv2dLayer(torch.nn.Module):
             flip_weight=self.up == 1,
         )
         b = None if self.bias is None else self.bias.to(x.dtype)
-        return activate(x, b, act=self.activation, gain=gain, clamp=self.conv_clamp)
+        gain, clamp = limits(self.activation, gain, self.conv_clamp)
+        return bias_act(x, b, act=self.activation, gain=gain, clamp=clamp)

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 
 from students.base import check_labels, check_latents
 from students.layers import FullyConnectedLayer, normalize_2nd_moment
+
+
+def add_layers(
+    mapping: torch.nn.Module, features: Sequence[int], *, activation: str, lr_multiplier: float
+) -> None:
+    """Give a mapping its layers fc0, fc1, ... between these numbers of features."""
+    for i, (before, after) in enumerate(pairwise(features)):
+        layer = FullyConnectedLayer(
+            before, after, activation=activation, lr_multiplier=lr_multiplier
+        )
+        mapping.add_module(f"fc{i}", layer)
+
+
+def truncated(
+    ws: torch.Tensor, mean: torch.Tensor, *, psi: float, cutoff: int | None
+) -> torch.Tensor:
+    """Return mean + psi (ws - mean) for the first cutoff (None: all) of ws [n, num_ws, w_dim]."""
+    cut = ws.shape[1] if cutoff is None else cutoff
+    return torch.cat([mean.to(ws.dtype).lerp(ws[:, :cut], psi), ws[:, cut:]], dim=1)
 
 
 class MappingNetwork(torch.nn.Module):
@@ -50,11 +72,7 @@ class MappingNetwork(torch.nn.Module):
         features = [z_dim + embed] + [hidden] * (num_layers - 1) + [w_dim]
         if c_dim:
             self.embed = FullyConnectedLayer(c_dim, embed)
-        for i in range(num_layers):
-            layer = FullyConnectedLayer(
-                features[i], features[i + 1], activation=activation, lr_multiplier=lr_multiplier
-            )
-            self.add_module(f"fc{i}", layer)
+        add_layers(self, features, activation=activation, lr_multiplier=lr_multiplier)
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer("w_avg", torch.zeros([w_dim]))
 
@@ -92,9 +110,7 @@ class MappingNetwork(torch.nn.Module):
             return ws
         if self.w_avg_beta is None:
             raise ValueError("this network keeps no w_avg, so truncation_psi must be 1")
-        cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
-        head = self.w_avg.to(w.dtype).lerp(ws[:, :cut], truncation_psi)
-        return torch.cat([head, ws[:, cut:]], dim=1)
+        return truncated(ws, self.w_avg, psi=truncation_psi, cutoff=truncation_cutoff)
 
     def embedded(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
         """Return the first layer's input [n, z_dim + embedding]: both parts of unit mean square."""

@@ -6,12 +6,15 @@ with what is built from them is checked afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 import checkpoints
 from checkpoints import Record
+from students.calls import part
+from students.filling import shape_of
 from students.r3gan import Stage
 
 MODULE = "training.networks"  # of the class that a file names
@@ -30,13 +33,14 @@ def generator_kwargs(record: Record) -> dict[str, Any]:
     Raises:
         ValueError: tensors or attributes that no such generator has.
     """
-    shapes = {name: tuple(t.shape) for name, t in checkpoints.tensors(record).items()}
-    stages = _modules(record, "Model", "MainLayers")
+    tensors = checkpoints.tensors(record)
+    layers = part(record, "Model", "MainLayers")
+    stages = layers.state.get("_modules", {}).values() if layers else ()
     half = [stage.state.get("DataType") for stage in stages if isinstance(stage, Record)]
     if not half or any(dtype not in (torch.float32, torch.bfloat16) for dtype in half):
         raise ValueError("its stages name no DataType; allowed: torch.float32, torch.bfloat16")
     z_dim, c_dim = (_size(record, name) for name in ("z_dim", "c_dim"))
-    embed = _shape(shapes, "Model.EmbeddingLayer.weight", 2)[0] if c_dim else 0
+    embed = shape_of(tensors, "Model.EmbeddingLayer.weight", 2)[0] if c_dim else 0
     first = "Model.MainLayers.0.Layers.1.LinearLayer2.Layer.weight"
     kernel = "Model.MainLayers.1.Layers.0.Resampler.Kernel"
     arguments = {
@@ -44,11 +48,11 @@ def generator_kwargs(record: Record) -> dict[str, Any]:
         "c_dim": c_dim,
         "embed_dim": embed,
         "stages": [
-            _stage(shapes, number, dtype == torch.bfloat16) for number, dtype in enumerate(half)
+            _stage(tensors, number, dtype == torch.bfloat16) for number, dtype in enumerate(half)
         ],
-        "img_channels": _shape(shapes, IMAGE, 4)[0],
-        "kernel_size": _shape(shapes, first, 4)[2],
-        "num_taps": _shape(shapes, kernel, 2)[0] if len(half) > 1 else 4,
+        "img_channels": shape_of(tensors, IMAGE, 4)[0],
+        "kernel_size": shape_of(tensors, first, 4)[2],
+        "num_taps": shape_of(tensors, kernel, 2)[0] if len(half) > 1 else 4,
     }
     resolution = 4 << (len(half) - 1)
     if record.state.get("img_resolution", resolution) != resolution:
@@ -59,31 +63,16 @@ def generator_kwargs(record: Record) -> dict[str, Any]:
     return arguments
 
 
-def _stage(shapes: dict[str, tuple[int, ...]], number: int, is_half: bool) -> Stage:
+def _stage(tensors: Mapping[str, torch.Tensor], number: int, is_half: bool) -> Stage:
     prefix = f"Model.MainLayers.{number}.Layers."
     numbers = {
-        name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)
+        name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)
     }
-    expanded, width = _shape(shapes, f"{prefix}1.LinearLayer1.Layer.weight", 4)[:2]
-    fan_in = _shape(shapes, f"{prefix}1.LinearLayer2.Layer.weight", 4)[1]
+    expanded, width = shape_of(tensors, f"{prefix}1.LinearLayer1.Layer.weight", 4)[:2]
+    fan_in = shape_of(tensors, f"{prefix}1.LinearLayer2.Layer.weight", 4)[1]
     if expanded % fan_in:
         raise ValueError(f"stage {number} has groups of {fan_in} of {expanded} channels")
     return Stage(width, expanded, expanded // fan_in, len(numbers) - 1, is_half)
-
-
-def _modules(record: Record, *path: str) -> list[Any]:
-    """Return the modules inside the one at this path."""
-    part: Any = record
-    for name in path:
-        part = part.state.get("_modules", {}).get(name) if isinstance(part, Record) else None
-    return list(part.state.get("_modules", {}).values()) if isinstance(part, Record) else []
-
-
-def _shape(shapes: dict[str, tuple[int, ...]], name: str, dimensions: int) -> tuple[int, ...]:
-    shape = shapes.get(name, ())
-    if len(shape) != dimensions or 0 in shape:
-        raise ValueError(f"{name} is {list(shape) or 'missing'}; it has {dimensions} dimensions")
-    return shape
 
 
 def _size(record: Record, name: str) -> int:

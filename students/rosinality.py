@@ -18,7 +18,7 @@ import checkpoints
 from checkpoints import Record
 from students import calls
 from students.discriminator import Discriminator
-from students.filling import check_finite, check_fit, filled
+from students.filling import check_finite, check_fit, filled, shape_of
 from students.rosinality_names import (
     FILTER,
     Names,
@@ -29,7 +29,6 @@ from students.rosinality_names import (
     generator_names,
     names_of,
     resolutions_of,
-    shape_of,
 )
 from students.stylegan2 import SOURCE, Generator
 

@@ -100,14 +100,6 @@ def discriminator_names(resolutions: list[int]) -> Names:
     return {ours: (theirs, 0, 0) for ours, theirs in pairs.items()}
 
 
-def shape_of(state: Mapping[str, torch.Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    """Return a tensor's shape, or raise ValueError unless it has this many dimensions, none 0."""
-    shape = tuple(state[name].shape) if name in state else ()
-    if len(shape) != dimensions or 0 in shape:
-        raise ValueError(f"{name} is {list(shape) or 'missing'}; it has {dimensions} dimensions")
-    return shape
-
-
 def channel_options(resolutions: list[int], widths: list[int]) -> dict[str, int]:
     """The options channel_base and channel_max that give these widths, if there are any."""
     most = max(widths)

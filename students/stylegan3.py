@@ -6,7 +6,8 @@ names are those of the network files, so that a file's tensors load by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,17 +25,48 @@ from students.stylegan3 import Generator
 from students.stylegan3_layers import SynthesisLayer
 from students.stylegan3_synthesis import SynthesisInput, SynthesisNetwork
 """
-MAPPING_DEFAULTS = {"num_layers": 2, "lr_multiplier": 0.01, "w_avg_beta": 0.998}
+# With the options that the program has where a call names none.
+make_default_mapping = partial(MappingNetwork, num_layers=2, lr_multiplier=0.01, w_avg_beta=0.998)
 
 
-class Generator(Student):
-    """The StyleGAN3 generator: mapping and synthesis.
+class MappedGenerator(Student):
+    """A mapping before StyleGAN3's synthesis; StyleGAN-XL's generators are such, too.
 
     Attributes:
         w_dim: length of a w.
         num_ws: how many ws the synthesis takes.
         init_kwargs: the constructor call, as files record it.
     """
+
+    w_dim: int
+    num_ws: int
+    mapping: torch.nn.Module
+    synthesis: SynthesisNetwork
+
+    def forward(
+        self,
+        z: torch.Tensor,
+        c: torch.Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        noise_mode: str = "random",
+        force_fp32: bool | None = None,
+        update_emas: bool = False,
+    ) -> torch.Tensor:
+        """Return images [n, img_channels, h, w] of latents z [n, z_dim] and labels c [n, c_dim].
+
+        About [-1, 1], not clamped. The options are those of `mapping` and `synthesis`, and so are
+        the errors.
+        """
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(
+            ws, noise_mode=noise_mode, force_fp32=force_fp32, update_emas=update_emas
+        )
+
+
+class Generator(MappedGenerator):
+    """The StyleGAN3 generator: mapping and synthesis."""
 
     def __init__(
         self,
@@ -45,6 +77,7 @@ class Generator(Student):
         img_resolution: int,
         img_channels: int,
         mapping_kwargs: Mapping[str, Any] | None = None,
+        make_mapping: Callable[..., torch.nn.Module] = make_default_mapping,
         **synthesis_kwargs: Any,
     ):
         """Make a network with new weights.
@@ -56,6 +89,7 @@ class Generator(Student):
             img_resolution: height and width of the images.
             img_channels: channels of the images.
             mapping_kwargs: num_layers, lr_multiplier, w_avg_beta.
+            make_mapping: makes the mapping of its sizes and options.
             **synthesis_kwargs: the other options of `plan_layers`; output_scale, factor of the
                 images.
         """
@@ -80,31 +114,6 @@ class Generator(Student):
             plan_layers(**sizes, **synthesis_kwargs), w_dim=w_dim, output_scale=output_scale
         )
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(
-            z_dim=z_dim,
-            c_dim=c_dim,
-            w_dim=w_dim,
-            num_ws=self.num_ws,
-            **{**MAPPING_DEFAULTS, **(mapping_kwargs or {})},
-        )
-
-    def forward(
-        self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        noise_mode: str = "random",
-        force_fp32: bool | None = None,
-        update_emas: bool = False,
-    ) -> torch.Tensor:
-        """Return images [n, img_channels, h, w] of latents z [n, z_dim] and labels c [n, c_dim].
-
-        About [-1, 1], not clamped. The options are those of `mapping` and `synthesis`, and so are
-        the errors.
-        """
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(
-            ws, noise_mode=noise_mode, force_fp32=force_fp32, update_emas=update_emas
+        self.mapping = make_mapping(
+            z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **(mapping_kwargs or {})
         )

@@ -6,11 +6,12 @@ As `students.calls` for StyleGAN2: what the file records is checked before anyth
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from checkpoints import Record
-from students.calls import constructor_call
+from students.calls import constructor_call, part
 from students.options import (
     CLAMP,
     FLAG,
@@ -105,7 +106,9 @@ def is_superres(record: Record) -> bool:
     return _has_input(record, "SuperresGenerator")
 
 
-def stylegan3_kwargs(record: Record) -> dict[str, Any]:
+def stylegan3_kwargs(
+    record: Record, mapping_options: Mapping[str, Reader] = STYLEGAN3_MAPPING
+) -> dict[str, Any]:
     """Return stylegan3.Generator's arguments for a file's generator.
 
     Raises:
@@ -113,20 +116,13 @@ def stylegan3_kwargs(record: Record) -> dict[str, Any]:
     """
     table = {**GENERATOR, "mapping_kwargs": options, **SYNTHESIS}
     call = read_options(constructor_call(record, GENERATOR), table, "")
-    mapping = read_options(call.pop("mapping_kwargs", {}), STYLEGAN3_MAPPING, "mapping_kwargs")
+    mapping = read_options(call.pop("mapping_kwargs", {}), mapping_options, "mapping_kwargs")
     return {**call, "mapping_kwargs": mapping}
 
 
 def stem_kwargs(record: Record) -> dict[str, Any]:
-    """Return stylegan_xl.Generator's arguments for a file's stem.
-
-    Raises:
-        ValueError: a size is missing, an option is unknown or has a value that is not allowed.
-    """
-    table = {**GENERATOR, "mapping_kwargs": options, **SYNTHESIS}
-    call = read_options(constructor_call(record, GENERATOR), table, "")
-    mapping = read_options(call.pop("mapping_kwargs", {}), XL_MAPPING, "mapping_kwargs")
-    return {**call, "mapping_kwargs": mapping, "embedding": _embedding(record)}
+    """Return stylegan_xl.Generator's arguments for a file's stem; errors as `stylegan3_kwargs`."""
+    return {**stylegan3_kwargs(record, XL_MAPPING), "embedding": _embedding(record)}
 
 
 def superres_kwargs(record: Record) -> dict[str, Any]:
@@ -202,21 +198,17 @@ def superres_plans(synthesis: Record, *, w_dim: int) -> list[LayerPlan]:
 
 
 def _has_input(record: Record, class_name: str) -> bool:
-    if record.class_name != class_name:
-        return False
-    synthesis = record.state.get("_modules", {}).get("synthesis")
-    return isinstance(synthesis, Record) and "input" in synthesis.state.get("_modules", {})
+    return record.class_name == class_name and part(record, "synthesis", "input") is not None
 
 
 def _is_xl(record: Record) -> bool:
-    mapping = record.state["_modules"].get("mapping")
-    embed = mapping.state.get("_modules", {}).get("embed") if isinstance(mapping, Record) else None
-    return isinstance(embed, Record) and embed.class_name == "Embedding"
+    embed = part(record, "mapping", "embed")
+    return embed is not None and embed.class_name == "Embedding"
 
 
 def _child(record: Record, name: str) -> Record:
-    child = record.state.get("_modules", {}).get(name)
-    if not isinstance(child, Record):
+    child = part(record, name)
+    if child is None:
         raise ValueError(f"its {record.class_name[:100]!a} has no part {name}")
     return child
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from students.base import Student
+from students import stylegan3
 from students.stylegan3_layers import LayerPlan
-from students.stylegan3_synthesis import SynthesisNetwork, plan_layers
+from students.stylegan3_synthesis import SynthesisNetwork
 from students.stylegan_xl_mapping import EMBEDDING, MappingNetwork
 
 # As in students.stylegan2: what files born here carry as their source.
@@ -28,94 +26,27 @@ from students.stylegan_xl_mapping import MappingNetwork
 """
 
 
-class Generator(Student):
-    """The StyleGAN-XL stem: a mapping with class embedding and StyleGAN3's synthesis.
+class Generator(stylegan3.Generator):
+    """The StyleGAN-XL stem: a mapping with class embedding and StyleGAN3's synthesis."""
 
-    Attributes:
-        w_dim: length of a w.
-        num_ws: how many ws the synthesis takes.
-        init_kwargs: the constructor call, as files record it.
-    """
+    def __init__(self, *, embedding: Sequence[int] = EMBEDDING, **options: Any):
+        """Make a network with new weights; options as in students.stylegan3.Generator."""
 
-    def __init__(
-        self,
-        *,
-        z_dim: int,
-        c_dim: int,
-        w_dim: int,
-        img_resolution: int,
-        img_channels: int,
-        mapping_kwargs: Mapping[str, Any] | None = None,
-        embedding: Sequence[int] = EMBEDDING,
-        **synthesis_kwargs: Any,
-    ):
-        """Make a network with new weights; arguments as in students.stylegan3.Generator."""
-        super().__init__()
-        self.z_dim = z_dim
-        self.c_dim = c_dim
-        self.w_dim = w_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
-        sizes = {"img_resolution": img_resolution, "img_channels": img_channels}
-        self.init_kwargs = {
-            "z_dim": z_dim,
-            "c_dim": c_dim,
-            "w_dim": w_dim,
-            **sizes,
-            "mapping_kwargs": dict(mapping_kwargs or {}),
-            **synthesis_kwargs,
-        }
-        output_scale = synthesis_kwargs.pop("output_scale", 0.25)
-        # Synthesis before mapping: the order of the parameters in the files.
-        self.synthesis = SynthesisNetwork(
-            plan_layers(**sizes, **synthesis_kwargs), w_dim=w_dim, output_scale=output_scale
-        )
-        self.num_ws = self.synthesis.num_ws
-        options = dict(mapping_kwargs or {})
-        # How the embedding's first values were made; in a file it has its trained ones.
-        options.pop("rand_embedding", None)
-        self.mapping = MappingNetwork(
-            z_dim=z_dim,
-            c_dim=c_dim,
-            w_dim=w_dim,
-            num_ws=self.num_ws,
-            embedding=embedding,
-            **options,
-        )
+        def make_mapping(*, rand_embedding: bool = False, **given: Any) -> MappingNetwork:
+            # How the embedding's first values were made; in a file it has its trained ones.
+            return MappingNetwork(embedding=embedding, **given)
 
-    def forward(
-        self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        noise_mode: str = "random",
-        force_fp32: bool | None = None,
-        update_emas: bool = False,
-    ) -> torch.Tensor:
-        """Return images [n, img_channels, h, w] of latents z [n, z_dim] and labels c [n, c_dim].
-
-        About [-1, 1], not clamped. The options are those of `mapping` and `synthesis`, and so are
-        the errors.
-        """
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(
-            ws, noise_mode=noise_mode, force_fp32=force_fp32, update_emas=update_emas
-        )
+        super().__init__(make_mapping=make_mapping, **options)
 
 
-class SuperresGenerator(Student):
+class SuperresGenerator(stylegan3.MappedGenerator):
     """A stem's mapping and first layers under the layers of a higher resolution.
 
     Its constructor call in a file names the stem's file, which is not needed: all layers are in the
     network's own file, each with its own call.
 
     Attributes:
-        w_dim: length of a w.
-        num_ws: how many ws the synthesis takes.
         head_layer_names: the layers that are not the stem's.
-        init_kwargs: the constructor call, as files record it.
     """
 
     def __init__(
@@ -172,24 +103,3 @@ class SuperresGenerator(Student):
             "head_layers": head_layers,
             "up_factor": up_factor,
         }
-
-    def forward(
-        self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        noise_mode: str = "random",
-        force_fp32: bool | None = None,
-        update_emas: bool = False,
-    ) -> torch.Tensor:
-        """Return images [n, img_channels, h, w] of latents z [n, z_dim] and labels c [n, c_dim].
-
-        About [-1, 1], not clamped. The options are those of `mapping` and `synthesis`, and so are
-        the errors.
-        """
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(
-            ws, noise_mode=noise_mode, force_fp32=force_fp32, update_emas=update_emas
-        )

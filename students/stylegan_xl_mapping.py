@@ -8,6 +8,7 @@ import torch
 
 from students.base import check_labels, check_latents
 from students.layers import FullyConnectedLayer, normalize_2nd_moment
+from students.mapping import add_layers, truncated
 
 # ImageNet's classes, and the pooled features of the classifier that the authors embed them with.
 EMBEDDING = (1000, 320)
@@ -71,11 +72,7 @@ class MappingNetwork(torch.nn.Module):
         widths = [2 * z_dim if c_dim else z_dim] + [w_dim] * num_layers
         if widths[-1] != w_dim:
             raise ValueError(f"num_layers is 0, so w has {widths[-1]} features; w_dim is {w_dim}")
-        for i in range(num_layers):
-            layer = FullyConnectedLayer(
-                widths[i], widths[i + 1], activation="lrelu", lr_multiplier=lr_multiplier
-            )
-            self.add_module(f"fc{i}", layer)
+        add_layers(self, widths, activation="lrelu", lr_multiplier=lr_multiplier)
         self.register_buffer("w_avg", torch.zeros([c_dim, w_dim] if c_dim else [w_dim]))
 
     def forward(
@@ -111,10 +108,8 @@ class MappingNetwork(torch.nn.Module):
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
         if truncation_psi == 1:
             return ws
-        mean = self.w_avg.to(w.dtype)
-        mean = mean if classes is None else mean[classes].unsqueeze(1)
-        cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
-        return torch.cat([mean.lerp(ws[:, :cut], truncation_psi), ws[:, cut:]], dim=1)
+        mean = self.w_avg if classes is None else self.w_avg[classes].unsqueeze(1)
+        return truncated(ws, mean, psi=truncation_psi, cutoff=truncation_cutoff)
 
     def _averaged(self, w: torch.Tensor, classes: torch.Tensor | None) -> torch.Tensor:
         """Return w_avg after these w [n, w_dim]; the samples of a class count one by one."""

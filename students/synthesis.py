@@ -16,7 +16,7 @@ import torch
 
 from students.base import check_noise_mode
 from students.blocks import block_channels, check_architecture, fp16_from
-from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer, activate
+from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer, limits
 from stylegan_ops import bias_act, modulated_conv2d, setup_filter, upsample2d
 
 
@@ -98,7 +98,8 @@ class SynthesisLayer(torch.nn.Module):
         self, x: torch.Tensor, w: torch.Tensor, *, noise_mode: str = "random", gain: float = 1
     ) -> torch.Tensor:
         """Return [n, out, h * up, w * up] of features x [n, in, h, w] and w [n, w_dim]."""
-        x = modulated_conv2d(
+        gain, clamp = limits(self.activation, gain, self.conv_clamp)
+        return modulated_conv2d(
             x,
             self.weight,
             self.affine(w),
@@ -107,9 +108,11 @@ class SynthesisLayer(torch.nn.Module):
             padding=self.padding,
             resample_filter=self.resample_filter,
             flip_weight=self.up == 1,
+            bias=self.bias.to(x.dtype),
+            act=self.activation,
+            gain=gain,
+            clamp=clamp,
         )
-        bias = self.bias.to(x.dtype)
-        return activate(x, bias, act=self.activation, gain=gain, clamp=self.conv_clamp)
 
 
 class ToRGBLayer(torch.nn.Module):

@@ -63,16 +63,8 @@ def bias_act(
         ValueError: an unknown activation, a bias of another size or dtype, a negative clamp,
             what kernels_wanted refuses.
     """
-    if act not in ACTIVATIONS:
-        raise ValueError(f"act is {act!r}; allowed are {', '.join(ACTIVATIONS)}")
-    if clamp is not None and not clamp >= 0:
-        raise ValueError(f"clamp is {clamp}; it must be at least 0, or None for no clamp")
+    check_activation(x, b, dim, act, clamp)
     activation = ACTIVATIONS[act]
-    if b is not None and (b.ndim != 1 or b.shape[0] != x.shape[dim] or b.dtype != x.dtype):
-        raise ValueError(
-            f"b is {list(b.shape)} {b.dtype}; it must be [{x.shape[dim]}] {x.dtype} "
-            f"to match dimension {dim} of x"
-        )
     alpha = activation.alpha if alpha is None else alpha
     gain = activation.gain if gain is None else gain
     if kernels_wanted(impl, x, b):
@@ -87,3 +79,18 @@ def bias_act(
     if gain != 1:
         x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def check_activation(
+    x: torch.Tensor, b: torch.Tensor | None, dim: int, act: str, clamp: float | None
+) -> None:
+    """Raise ValueError, naming the argument, unless bias_act is defined for these."""
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act is {act!r}; allowed are {', '.join(ACTIVATIONS)}")
+    if clamp is not None and not clamp >= 0:
+        raise ValueError(f"clamp is {clamp}; it must be at least 0, or None for no clamp")
+    if b is not None and (b.ndim != 1 or b.shape[0] != x.shape[dim] or b.dtype != x.dtype):
+        raise ValueError(
+            f"b is {list(b.shape)} {b.dtype}; it must be [{x.shape[dim]}] {x.dtype} "
+            f"to match dimension {dim} of x"
+        )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from stylegan_ops.conv3x3 import conv3x3, pays
 from stylegan_ops.kernels.choice import kernels_wanted
+from stylegan_ops.modulate import modulate
 from stylegan_ops.upfirdn2d import Pair, filter_size, padding_sides, upfirdn2d
 
 # Four times the outputs of a plain convolution have to be transformed for each tile.
@@ -29,6 +30,7 @@ def conv2d_resample(
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
+    scale: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
     """Upsample x, convolve, downsample.
@@ -43,6 +45,7 @@ def conv2d_resample(
         groups: as in torch.nn.functional.conv2d.
         flip_weight: True correlates with w (torch's convention), False convolves.
         flip_filter: likewise for f, with False convolving.
+        scale: [n, in], factors on x; None is one.
         impl: "auto" or "reference" (torch's own convolutions).
 
     Returns:
@@ -65,12 +68,13 @@ def conv2d_resample(
 
     sides = [x0, x1, y0, y1]
     if impl == "auto" and groups == down == 1 and up == 2:
-        doubled = _doubled(x, turned, f, sides, flip_filter)
+        doubled = _doubled(x, turned, f, sides, flip_filter, scale)
         if doubled is not None:
             return doubled
+    if up == down == groups == 1 and sides == [1, 1, 1, 1] and kh == kw == 3:
+        return conv3x3(x, turned, scale=scale, impl=impl)
+    x = modulate(x, scale, impl=impl)
     if up == 1 and down == 1:
-        if sides == [1, 1, 1, 1] and kh == kw == 3 and groups == 1:
-            return conv3x3(x, turned, impl=impl)
         if x0 == x1 >= 0 and y0 == y1 >= 0:
             return F.conv2d(x, turned, padding=(y0, x0), groups=groups)
         return F.conv2d(F.pad(x, sides), turned, groups=groups)
@@ -110,18 +114,24 @@ def _check(x: torch.Tensor, w: torch.Tensor, up: int, down: int, groups: int) ->
 
 
 def _doubled(
-    x: torch.Tensor, w: torch.Tensor, f: torch.Tensor | None, sides: list[int], flip_filter: bool
+    x: torch.Tensor,
+    w: torch.Tensor,
+    f: torch.Tensor | None,
+    sides: list[int],
+    flip_filter: bool,
+    scale: torch.Tensor | None,
 ) -> torch.Tensor | None:
-    """Return the result of up=2 as one 3 x 3 convolution where that is faster, or None."""
+    """Return the result of up=2 by four 3 x 3 convolutions where that is faster, or None."""
     if list(w.shape[2:]) != [3, 3] or f is None or list(f.shape) != [4, 4] or f.requires_grad:
         return None
-    if sides != [3, 2, 3, 2] or not pays(x, w, LEAST_TILES_UP) or not kernels_wanted("auto", x, w):
+    if sides != [3, 2, 3, 2] or not pays(x, w, LEAST_TILES_UP):
+        return None
+    if not kernels_wanted("auto", x, w, scale, least=0):
         return None
     from stylegan_ops.kernels import winograd
 
     taps = f * 4
-    w = winograd.upsampled_weights(w, taps if flip_filter else taps.flip([0, 1]))
-    return F.pixel_shuffle(winograd.conv3x3(x, w), 2)
+    return winograd.conv3x3(x, w, scale, taps if flip_filter else taps.flip([0, 1]))
 
 
 def _transposed(w: torch.Tensor, groups: int) -> torch.Tensor:

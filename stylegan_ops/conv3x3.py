@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stylegan_ops.kernels.choice import kernels_wanted
+from stylegan_ops.modulate import modulate
 
 # Where minimal filtering wins on a CPU (measured): enough channels for matrix products, and enough
 # 4 x 4 tiles that transforming the weights pays.
@@ -18,6 +19,7 @@ def conv3x3(
     w: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
+    scale: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
     """Correlate x with w, stride 1, padded by one pixel of zeros.
@@ -26,25 +28,29 @@ def conv3x3(
         x: [n, in, h, w].
         w: [out, in, 3, 3] in the dtype of x.
         bias: [out], or None.
+        scale: [n, in], factors on x; None is one.
         impl: "auto", "reference" (torch's own), or "cpu" (minimal filtering, float32).
 
     Returns:
         [n, out, h, w].
 
     Raises:
-        ValueError: a weight that does not fit x, an unknown impl, a kernel that cannot take x.
+        ValueError: a weight that does not fit x in shape or dtype, an unknown impl, a kernel that
+            cannot take x.
     """
     if x.ndim != 4 or list(w.shape[1:]) != [x.shape[1], 3, 3]:
         raise ValueError(f"w is {list(w.shape)}; for x {list(x.shape)} it must be [out, in, 3, 3]")
+    if w.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"w is {w.dtype}; it must be {x.dtype} as x is")
     if impl == "cpu" and x.dtype != torch.float32:
         raise ValueError(f"x is {x.dtype}; impl 'cpu' takes float32")
     if impl == "auto" and not pays(x, w):
         impl = "reference"
-    if not kernels_wanted(impl, x, w):
-        return F.conv2d(x, w, bias, padding=1)
+    if not kernels_wanted(impl, x, w, scale, least=0):
+        return F.conv2d(modulate(x, scale), w, bias, padding=1)
     from stylegan_ops.kernels import winograd
 
-    y = winograd.conv3x3(x, w)
+    y = winograd.conv3x3(x, w, scale)
     return y if bias is None else y + bias[:, None, None]
 
 

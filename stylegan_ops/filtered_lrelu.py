@@ -10,9 +10,9 @@ import math
 
 import torch
 
-from stylegan_ops.bias_act import bias_act
+from stylegan_ops.bias_act import bias_act, check_activation
 from stylegan_ops.kernels.choice import kernels_wanted
-from stylegan_ops.upfirdn2d import Pair, padding_sides, upfirdn2d
+from stylegan_ops.upfirdn2d import Pair, filter_size, padding_sides, upfirdn2d
 
 
 def filtered_lrelu(
@@ -53,6 +53,9 @@ def filtered_lrelu(
     Raises:
         ValueError: what bias_act and upfirdn2d refuse.
     """
+    check_activation(x, b, 1, "lrelu", clamp)
+    for name, f in (("fu", fu), ("fd", fd)):
+        filter_size(f, name)  # which refuses what is no filter
     if kernels_wanted(impl, x, fu, fd, b):
         fused = _fused(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
         if fused is not None:
@@ -83,7 +86,7 @@ def _fused(
 
     if fu is None or fd is None or fu.requires_grad or fd.requires_grad or x.ndim != 4:
         return None
-    if up < 1 or down < 1 or (clamp is not None and not clamp >= 0):
+    if up < 1 or down < 1:
         return None
     x0, x1, y0, y1 = sides = padding_sides(padding)
     smallest = min(
@@ -92,8 +95,6 @@ def _fused(
     )
     element_bytes = 8 if x.dtype == torch.float64 else 4
     if smallest < -1 or not kernel.fits(fu, fd, up, down, element_bytes=element_bytes):
-        return None
-    if b is not None and (b.dtype != x.dtype or list(b.shape) != [x.shape[1]]):
         return None
     up_taps, down_taps = fu.float() * (up**2) ** (fu.ndim / 2), fd.float()
     if not flip_filter:

@@ -15,8 +15,7 @@ import math
 import torch
 
 from stylegan_ops.conv2d_resample import conv2d_resample
-from stylegan_ops.fma import fma
-from stylegan_ops.kernels.choice import kernels_wanted
+from stylegan_ops.modulate import modulate
 
 EPS = 1e-8
 
@@ -33,37 +32,45 @@ def modulated_conv2d(
     resample_filter: torch.Tensor | None = None,
     demodulate: bool = True,
     flip_weight: bool = True,
+    bias: torch.Tensor | None = None,
+    act: str = "linear",
+    gain: float | None = None,
+    clamp: float | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Convolve each sample with its own modulated weights.
+    """Convolve each sample with its own modulated weights, then apply bias_act.
 
     Args:
         x: [n, in, h, w].
-        weight: [out, in, kh, kw].
-        styles: [n, in], the factors s_i.
-        noise: added to the result, [n, 1, h', w'] or a shape that broadcasts to it; None adds none.
+        weight: [out, in, kh, kw], float32 or in the dtype of x.
+        styles: [n, in], the factors s_i, likewise.
+        noise: added to the result, [n, 1, h', w'] or a shape that broadcasts to it, likewise;
+            None adds none.
         up: integer factor, as in conv2d_resample.
         down: integer factor, as in conv2d_resample.
         padding: relative to the upsampled image.
         resample_filter: float32 filter of up and down, or None.
         demodulate: normalise every output channel to unit expected variance.
         flip_weight: True correlates with the weights, False convolves.
+        bias: [out] in the dtype of x, added after the noise; None adds none.
+        act: as in bias_act.
+        gain: as in bias_act.
+        clamp: as in bias_act.
         impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels scale, or an error).
 
     Returns:
         [n, out, h', w'].
 
     Raises:
-        ValueError: styles that do not fit x, and what conv2d_resample refuses.
+        ValueError: styles that do not fit x, a dtype that is neither x's nor float32, and what
+            conv2d_resample and bias_act refuse.
     """
-    if list(styles.shape) != list(x.shape[:2]):
-        raise ValueError(f"styles is {list(styles.shape)}; it must be {list(x.shape[:2])} as x is")
+    _check(x, weight, styles, noise)
     if demodulate and x.dtype == torch.float16:
         # Half precision would overflow; both factors cancel in the demodulation.
         fan_in = math.sqrt(weight[0].numel())
         weight = weight / (fan_in * weight.abs().amax(dim=[1, 2, 3], keepdim=True))
         styles = styles / styles.abs().amax(dim=1, keepdim=True)
-    x = _scale(x, styles.to(x.dtype), None, impl)
     x = conv2d_resample(
         x,
         weight.to(x.dtype),
@@ -72,28 +79,25 @@ def modulated_conv2d(
         down=down,
         padding=padding,
         flip_weight=flip_weight,
+        scale=styles.to(x.dtype),
         impl="reference" if impl == "reference" else "auto",
     )
-    if not demodulate:
-        return x if noise is None else x + noise.to(x.dtype)
-    squared = weight.square().sum(dim=[2, 3])
-    scale = (styles.square() @ squared.T + EPS).rsqrt().to(x.dtype)
-    return _scale(x, scale, None if noise is None else noise.to(x.dtype), impl)
+    scale = None
+    if demodulate:
+        squared = weight.square().sum(dim=[2, 3])
+        scale = (styles.square() @ squared.T + EPS).rsqrt().to(x.dtype)
+    noise = None if noise is None else noise.to(x.dtype)
+    return modulate(x, scale, noise, bias, act=act, gain=gain, clamp=clamp, impl=impl)
 
 
-def _scale(x: torch.Tensor, s: torch.Tensor, noise: torch.Tensor | None, impl: str) -> torch.Tensor:
-    """Return x * s[n, c] + noise."""
-    if kernels_wanted(impl, x, s, noise) and (noise is None or _is_per_pixel(noise, x)):
-        from stylegan_ops.kernels.modulation import modulate
-
-        if noise is not None:
-            noise = noise.reshape(-1, 1, *x.shape[2:])
-        return modulate(x, s, noise)
-    s = s[:, :, None, None]
-    return x * s if noise is None else fma(x, s, noise)
-
-
-def _is_per_pixel(noise: torch.Tensor, x: torch.Tensor) -> bool:
-    """Whether noise is [n or 1, 1, h, w] or [h, w], which the kernel adds."""
-    shape = [1] * (4 - noise.ndim) + list(noise.shape)
-    return shape[0] in (1, len(x)) and shape[1:] == [1, *x.shape[2:]]
+def _check(
+    x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, noise: torch.Tensor | None
+) -> None:
+    """Raise ValueError, naming the argument, unless shapes and dtypes belong together."""
+    if list(styles.shape) != list(x.shape[:2]):
+        raise ValueError(f"styles is {list(styles.shape)}; it must be {list(x.shape[:2])} as x is")
+    for name, tensor in (("weight", weight), ("styles", styles), ("noise", noise)):
+        if tensor is None or tensor.dtype in (x.dtype, torch.float32):
+            continue
+        if not torch.is_autocast_enabled(x.device.type):  # which mixes dtypes by its own rules
+            raise ValueError(f"{name} is {tensor.dtype}; it must be float32 or {x.dtype} as x is")

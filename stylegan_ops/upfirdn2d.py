@@ -30,12 +30,21 @@ def padding_sides(padding: Pair) -> tuple[int, int, int, int]:
     raise ValueError(f"padding is {padding}; give an integer, [x, y] or [x0, x1, y0, y1]")
 
 
-def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
-    """Return the filter's (width, height) in taps; a 1-D filter is separable and counts twice."""
+def filter_size(f: torch.Tensor | None, name: str = "f") -> tuple[int, int]:
+    """Return the filter's (width, height) in taps; a 1-D filter is separable and counts twice.
+
+    Raises:
+        ValueError: a filter that is not 1-D or 2-D, not of floating point, or not contiguous.
+    """
     if f is None:
         return 1, 1
-    if f.ndim not in (1, 2):
-        raise ValueError(f"the filter is {list(f.shape)}; it must have one or two dimensions")
+    if f.ndim not in (1, 2) or not f.is_floating_point():
+        raise ValueError(
+            f"{name}, the filter, is {list(f.shape)} {f.dtype}; it must be float32 with one or two "
+            "dimensions"
+        )
+    if not f.is_contiguous():
+        raise ValueError(f"{name}, the filter, is not contiguous; give {name}.contiguous()")
     return f.shape[-1], f.shape[0]
 
 

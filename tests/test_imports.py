@@ -225,6 +225,7 @@ UNLOCKED_EXTRAS = {
     "onnxruntime",
     "onnxscript",
     "tensorboard",
+    "transformers",
     "wandb",
 }
 

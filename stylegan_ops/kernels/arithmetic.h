@@ -127,6 +127,11 @@ template <class A> SHARED A activation(int act, int order, A x, A alpha) {
   }
 }
 
+// To [-clamp, clamp] where clamp is not below zero; a NaN stays one.
+template <class A> SHARED A limited(A x, A clamp) {
+  return clamp < A(0) ? x : x < -clamp ? -clamp : x > clamp ? clamp : x;
+}
+
 struct BiasAct {
   int act, order;         // order of the derivative
   int64_t count;          // elements
@@ -149,8 +154,8 @@ SHARED void bias_act_at(const BiasAct& p, int64_t i, const T* x, const T* b, con
       A before = activation<A>(p.act, 0, value, alpha) * gain;
       if (!(before >= -clamp && before <= clamp)) out = A(0);
     }
-  } else if (p.clamp >= 0) {
-    out = out < -clamp ? -clamp : out > clamp ? clamp : out;  // a NaN stays one
+  } else {
+    out = limited(out, clamp);
   }
   store(y, i, out);
 }
@@ -303,9 +308,7 @@ SHARED void activate_middle(const Filtered& p, const Tile<A>& t, const float* ta
         for (int k = first_x, s = column - t.sx; k < p.up_taps_w; k += p.up, s++)
           sum += A(taps[ky * p.up_taps_w + k]) * t.source[r * t.sw + s];
     }
-    sum = (sum > A(0) ? sum : sum * A(p.slope)) * A(p.gain);
-    if (p.clamp >= 0) sum = sum < A(-p.clamp) ? A(-p.clamp) : sum > A(p.clamp) ? A(p.clamp) : sum;
-    t.middle[i] = sum;
+    t.middle[i] = limited((sum > A(0) ? sum : sum * A(p.slope)) * A(p.gain), A(p.clamp));
   }
 }
 
@@ -345,6 +348,8 @@ SHARED void write_tile(const Filtered& p, const Tile<A>& t, const float* taps, T
 struct Modulation {
   int64_t count, pixels;  // pixels of one plane
   int channels, channels_last, noises;  // noises: 0 none, 1 for all samples, else n
+  int act;
+  double alpha, gain, clamp;  // as in BiasAct
 };
 
 SHARED void plane_and_pixel(const Modulation& p, int64_t i, int64_t* plane, int64_t* pixel) {
@@ -358,13 +363,14 @@ SHARED void plane_and_pixel(const Modulation& p, int64_t i, int64_t* plane, int6
   }
 }
 
-// y = x * s[n, c] + noise[n or 1, h, w]
+// y = clamp(gain * f(x * s[n, c] + noise[n or 1, h, w] + b[c]))
 template <class T>
-SHARED void modulate_at(const Modulation& p, int64_t i, const T* x, const T* s, const T* noise, T* y) {
+SHARED void modulate_at(const Modulation& p, int64_t i, const T* x, const T* s, const T* noise, const T* b, T* y) {
   typedef typename Wide<T>::type A;
   int64_t plane, pixel;
   plane_and_pixel(p, i, &plane, &pixel);
   A value = A(load(x, i)) * A(load(s, plane));
   if (p.noises) value += A(load(noise, p.noises == 1 ? pixel : plane / p.channels * p.pixels + pixel));
-  store(y, i, value);
+  if (b) value += A(load(b, plane % p.channels));
+  store(y, i, limited(activation<A>(p.act, 0, value, A(p.alpha)) * A(p.gain), A(p.clamp)));
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stylegan_ops.kernels.native import call, define, differentiate, layout
+from stylegan_ops.kernels.native import call, define, differentiate, empty, layout
 
 # In the order of arithmetic.h.
 ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
@@ -31,7 +31,7 @@ def _run(x, b, g, h, order, dim, act, alpha, gain, clamp):
     form = layout(x)
     x = x.contiguous(memory_format=form)
     g, h = (None if v is None else v.contiguous(memory_format=form) for v in (g, h))
-    y = torch.empty_like(x)
+    y = empty(x.shape, x, form)
     if x.numel():
         # A dimension of size one may have any stride, zero included.
         step = max(1, x.stride(dim)) if x.ndim else 1

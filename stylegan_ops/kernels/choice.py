@@ -15,12 +15,14 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LEAST_ELEMENTS = 1 << 20
 
 
-def kernels_wanted(impl: str, x: torch.Tensor, *others: torch.Tensor | None) -> bool:
+def kernels_wanted(
+    impl: str, x: torch.Tensor, *others: torch.Tensor | None, least: int = LEAST_ELEMENTS
+) -> bool:
     """Whether to call a kernel: always for "cpu" and "cuda", by what is at hand for "auto".
 
     "auto" keeps to the definition where REFINE_OPS is "reference", on a GPU unless it is "cuda", in
-    double precision, for small tensors on a CPU, inside torch.compile, autocast and functional
-    transforms, and where kernels cannot be built, which is said once.
+    double precision, below `least` elements of x on a CPU, inside torch.compile, autocast and
+    functional transforms, and where kernels cannot be built, which is said once.
 
     Raises:
         ValueError: an unknown impl, one for another device than x's, a dtype without kernels,
@@ -33,8 +35,10 @@ def kernels_wanted(impl: str, x: torch.Tensor, *others: torch.Tensor | None) -> 
     if impl != "auto":
         _check(impl, x)
         return True
+    if torch.compiler.is_compiling():  # a graph to export must hold for any number of samples
+        return False
     if x.device.type == "cpu":
-        if x.numel() < LEAST_ELEMENTS or x.dtype != torch.float32:
+        if x.numel() < least or x.dtype != torch.float32:
             return False
     elif os.environ.get("REFINE_OPS") != "cuda" or x.dtype not in DTYPES[:1] + DTYPES[2:]:
         # Off unless asked for: on a GPU these kernels have been compiled, not yet run.
@@ -57,8 +61,7 @@ def _check(impl: str, x: torch.Tensor) -> None:
 
 def _is_transformed(x: torch.Tensor) -> bool:
     return (
-        torch.compiler.is_compiling()
-        or type(x) not in (torch.Tensor, torch.nn.Parameter)
+        type(x) not in (torch.Tensor, torch.nn.Parameter)
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
         or torch.is_autocast_enabled(x.device.type)

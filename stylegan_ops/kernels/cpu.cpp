@@ -10,6 +10,10 @@
 #include <thread>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "arithmetic.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
@@ -45,44 +49,56 @@ constexpr int64_t LEAST = 1 << 16;  // elements that a thread is worth
 
 // bias_act
 
-// The piecewise linear activations, a row of one channel at a time: slope below and above zero.
-void bias_act_rows(const BiasAct& p, const float* x, const float* b, const float* g, float* y,
-                   int64_t first, int64_t last) {
-  const float gain = float(p.gain);
-  const float below = gain * (p.act == LINEAR ? 1.0f : p.act == RELU ? 0.0f : float(p.alpha));
-  const float limit = p.clamp >= 0 ? float(p.clamp) : INFINITY;
-  for (int64_t row = first; row < last; row++) {
-    const float bias = b ? b[row % p.channels] : 0.0f;
-    const float* in = x + row * p.step;
-    float* out = y + row * p.step;
-    if (p.order == 0) {
-      for (int64_t i = 0; i < p.step; i++) {
-        float value = in[i] + bias;
-        value *= value > 0 ? gain : below;
-        value = value < -limit ? -limit : value;
-        out[i] = value > limit ? limit : value;
-      }
-    } else {
-      const float* slope = g + row * p.step;
-      for (int64_t i = 0; i < p.step; i++) {
-        float value = in[i] + bias;
-        float factor = value > 0 ? gain : below;
-        value *= factor;
-        factor = (value >= -limit) & (value <= limit) ? factor : 0.0f;
-        out[i] = slope[i] * factor;
-      }
-    }
+// The piecewise linear activations: slope below and above zero, and a limit on both sides.
+struct Kinked {
+  float gain, below, limit;
+  template <class P> explicit Kinked(const P& p)  // BiasAct or Modulation
+      : gain(float(p.gain)),
+        below(gain * (p.act == LINEAR ? 1.0f : p.act == RELU ? 0.0f : float(p.alpha))),
+        limit(p.clamp >= 0 ? float(p.clamp) : INFINITY) {}
+  float value(float x) const {
+    x *= x > 0 ? gain : below;
+    x = x < -limit ? -limit : x;
+    return x > limit ? limit : x;
   }
+  float slope(float x) const {
+    const float factor = x > 0 ? gain : below, y = x * factor;
+    return (y >= -limit) & (y <= limit) ? factor : 0.0f;
+  }
+};
+
+// A row of `size` elements, of one bias each or of one for all (SAME).
+template <bool SAME>
+inline void bias_act_row(const Kinked& f, const float* x, const float* b, const float* g, float* y, int64_t size) {
+  if (g)
+    for (int64_t i = 0; i < size; i++) y[i] = g[i] * f.slope(x[i] + b[SAME ? 0 : i]);
+  else
+    for (int64_t i = 0; i < size; i++) y[i] = f.value(x[i] + b[SAME ? 0 : i]);
+}
+
+// Rows of one channel where pixels are neighbours, of all channels where those are.
+void bias_act_rows(const BiasAct& p, const float* x, const float* b, const float* g, float* y, int64_t threads) {
+  const Kinked f(p);
+  const bool same = p.step > 1 || p.channels == 1;
+  const int64_t size = p.channels == 1 ? std::min(p.count, LEAST) : same ? p.step : p.channels;
+  const int64_t rows = (p.count + size - 1) / size;
+  const std::vector<float> none(same ? 1 : p.channels);
+  in_parallel(rows, threads, LEAST / size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const int64_t start = row * size, count = std::min(size, p.count - start);
+      const float* bias = !b ? none.data() : same ? b + row % p.channels : b;
+      if (same) bias_act_row<true>(f, x + start, bias, g ? g + start : g, y + start, count);
+      else bias_act_row<false>(f, x + start, bias, g ? g + start : g, y + start, count);
+    }
+  });
 }
 
 template <class T> void bias_act(void** t, const int64_t* n, const double* v, int64_t threads) {
   const BiasAct p{int(n[0]), int(n[1]), n[2], n[3], n[4], v[0], v[1], v[2]};
   const T *x = (T*)t[0], *b = (T*)t[1], *g = (T*)t[2], *h = (T*)t[3];
   T* y = (T*)t[4];
-  if (sizeof(T) == 4 && p.act <= LRELU && p.order <= 1 && p.step >= 16) {
-    in_parallel(p.count / p.step, threads, LEAST / p.step, [=](int64_t first, int64_t last) {
-      bias_act_rows(p, (const float*)x, (const float*)b, (const float*)g, (float*)y, first, last);
-    });
+  if (sizeof(T) == 4 && p.act <= LRELU && p.order <= 1) {
+    bias_act_rows(p, (const float*)x, (const float*)b, p.order ? (const float*)g : nullptr, (float*)y, threads);
     return;
   }
   in_parallel(p.count, threads, LEAST, [=](int64_t first, int64_t last) {
@@ -240,36 +256,66 @@ template <class T> void filtered_lrelu(void** t, const int64_t* n, const double*
 
 // modulation
 
-template <class T> void modulate(void** t, const int64_t* n, const double*, int64_t threads) {
-  const Modulation p{n[0], n[1], int(n[2]), int(n[3]), int(n[4])};
-  const T *x = (T*)t[0], *s = (T*)t[1], *noise = (T*)t[2];
-  T* y = (T*)t[3];
-  if (sizeof(T) == 4 && !p.channels_last) {
-    in_parallel(p.count / std::max<int64_t>(1, p.pixels), threads, LEAST / std::max<int64_t>(1, p.pixels), [=](int64_t first, int64_t last) {
-      for (int64_t plane = first; plane < last; plane++) {
-        const float* in = (const float*)x + plane * p.pixels;
-        float* out = (float*)y + plane * p.pixels;
-        const float factor = ((const float*)s)[plane];
-        const float* added = (const float*)noise + (p.noises > 1 ? plane / p.channels * p.pixels : 0);
-        if (p.noises)
-          for (int64_t i = 0; i < p.pixels; i++) out[i] = in[i] * factor + added[i];
-        else
-          for (int64_t i = 0; i < p.pixels; i++) out[i] = in[i] * factor;
+// A row of pixels with one factor and bias, and noise of each; or of channels, with a noise for all.
+void modulate_rows(const Modulation& p, const float* x, const float* s, const float* noise, const float* b,
+                   float* y, int64_t threads) {
+  const Kinked f(p);
+  const int64_t size = p.channels_last ? p.channels : p.pixels, samples = p.count / (p.channels * p.pixels);
+  const int64_t each = p.channels_last ? p.pixels : p.channels;  // rows of a sample
+  const std::vector<float> none(std::max<int64_t>(p.channels, p.noises ? 0 : p.pixels));
+  in_parallel(samples * each, threads, LEAST / size, [&](int64_t first, int64_t last) {
+    const float* biases = b ? b : none.data();
+    for (int64_t row = first; row < last; row++) {
+      const int64_t n = row / each, place = row % each;
+      const float* in = x + row * size;
+      const float* added = p.noises ? noise + (p.noises > 1 ? n * p.pixels : 0) : none.data();
+      float* out = y + row * size;
+      if (p.channels_last) {
+        const float *factors = s + n * size, pixel = added[p.noises ? place : 0];
+        for (int64_t i = 0; i < size; i++) out[i] = f.value(in[i] * factors[i] + (pixel + biases[i]));
+      } else {
+        const float factor = s[row], bias = biases[place];
+        for (int64_t i = 0; i < size; i++) out[i] = f.value(in[i] * factor + (added[i] + bias));
+      }
+    }
+  });
+}
+
+template <class T> void modulate(void** t, const int64_t* n, const double* v, int64_t threads) {
+  const Modulation p{n[0], n[1], int(n[2]), int(n[3]), int(n[4]), int(n[5]), v[0], v[1], v[2]};
+  const T *x = (T*)t[0], *s = (T*)t[1], *noise = (T*)t[2], *b = (T*)t[3];
+  T* y = (T*)t[4];
+  if (sizeof(T) == 4 && p.act <= LRELU) {
+    modulate_rows(p, (const float*)x, (const float*)s, (const float*)noise, (const float*)b, (float*)y, threads);
+    return;
+  }
+  in_parallel(p.count, threads, LEAST, [=](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) modulate_at(p, i, x, s, noise, b, y);
+  });
+}
+
+// y[n, c] = sum over pixels of a * b; what is not a row of pixels is taken 64 channels at a time.
+template <class T> void channel_dot(void** t, const int64_t* n, const double*, int64_t threads) {
+  typedef typename Wide<T>::type A;
+  const int64_t planes = n[0], pixels = n[1], channels = n[2], is_last = n[3];
+  const T *a = (T*)t[0], *b = (T*)t[1];
+  T* y = (T*)t[2];
+  constexpr int64_t ROW = 64;
+  if (is_last) {
+    const int64_t parts = (channels + ROW - 1) / ROW;
+    in_parallel(planes / channels * parts, threads, LEAST / (pixels * ROW), [=](int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; part++) {
+        A sums[ROW] = {};
+        const int64_t from = part % parts * ROW, count = std::min(ROW, channels - from);
+        const int64_t start = part / parts * pixels * channels + from;
+        for (int64_t i = 0; i < pixels; i++)
+          for (int64_t j = 0; j < count; j++)
+            sums[j] += A(load(a, start + i * channels + j)) * A(load(b, start + i * channels + j));
+        for (int64_t j = 0; j < count; j++) store(y, part / parts * channels + from + j, sums[j]);
       }
     });
     return;
   }
-  in_parallel(p.count, threads, LEAST, [=](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) modulate_at(p, i, x, s, noise, y);
-  });
-}
-
-// y[plane] = sum over a plane's pixels of a * b
-template <class T> void channel_dot(void** t, const int64_t* n, const double*, int64_t threads) {
-  typedef typename Wide<T>::type A;
-  const int64_t planes = n[0], pixels = n[1];
-  const T *a = (T*)t[0], *b = (T*)t[1];
-  T* y = (T*)t[2];
   in_parallel(planes, threads, LEAST / std::max<int64_t>(1, pixels), [=](int64_t first, int64_t last) {
     for (int64_t plane = first; plane < last; plane++) {
       A lanes[8] = {};  // eight sums side by side: one vector register
@@ -285,6 +331,16 @@ template <class T> void channel_dot(void** t, const int64_t* n, const double*, i
 }
 
 }  // namespace
+
+// Asks for large pages under memory that is about to be written: the first touch of a page costs more
+// than these kernels' work on it. A hint, which only Linux takes.
+EXPORTED void prefer_large_pages(char* start, int64_t bytes) {
+#ifdef __linux__
+  constexpr uintptr_t PAGE = 1 << 21;
+  const uintptr_t first = (uintptr_t(start) + PAGE - 1) / PAGE * PAGE, last = (uintptr_t(start) + bytes) / PAGE * PAGE;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
 
 EXPORTED int bias_act_kernel(ARGUMENTS) { DISPATCH(bias_act) }
 EXPORTED int upfirdn2d_kernel(ARGUMENTS) { DISPATCH(upfirdn2d) }

@@ -84,13 +84,13 @@ template <class T> void filtered_lrelu(void** t, const int64_t* n, const double*
       p, tiles, (T*)t[0], (T*)t[1], (float*)t[2], (float*)t[3], (T*)t[4]);
 }
 
-template <class T> __global__ void modulate_all(Modulation p, const T* x, const T* s, const T* noise, T* y) {
-  EACH(i, p.count) modulate_at(p, i, x, s, noise, y);
+template <class T> __global__ void modulate_all(Modulation p, const T* x, const T* s, const T* noise, const T* b, T* y) {
+  EACH(i, p.count) modulate_at(p, i, x, s, noise, b, y);
 }
 
-template <class T> void modulate(void** t, const int64_t* n, const double*, cudaStream_t stream) {
-  const Modulation p{n[0], n[1], int(n[2]), int(n[3]), int(n[4])};
-  modulate_all<T><<<blocks_for(p.count), THREADS, 0, stream>>>(p, (T*)t[0], (T*)t[1], (T*)t[2], (T*)t[3]);
+template <class T> void modulate(void** t, const int64_t* n, const double* v, cudaStream_t stream) {
+  const Modulation p{n[0], n[1], int(n[2]), int(n[3]), int(n[4]), int(n[5]), v[0], v[1], v[2]};
+  modulate_all<T><<<blocks_for(p.count), THREADS, 0, stream>>>(p, (T*)t[0], (T*)t[1], (T*)t[2], (T*)t[3], (T*)t[4]);
 }
 
 // Sum over a block; the result is in every thread.
@@ -106,12 +106,15 @@ template <class A> __device__ A block_sum(A value) {
   return parts[0];
 }
 
-template <class T> __global__ void dot_planes(int64_t planes, int64_t pixels, const T* a, const T* b, T* y) {
+template <class T>
+__global__ void dot_planes(int64_t planes, int64_t pixels, int64_t channels, int64_t is_last, const T* a, const T* b, T* y) {
   typedef typename Wide<T>::type A;
   for (int64_t plane = blockIdx.x; plane < planes; plane += gridDim.x) {
+    const int64_t step = is_last ? channels : 1;
+    const int64_t start = is_last ? plane / channels * channels * pixels + plane % channels : plane * pixels;
     A sum = A(0);
     for (int64_t i = threadIdx.x; i < pixels; i += THREADS)
-      sum += A(load(a, plane * pixels + i)) * A(load(b, plane * pixels + i));
+      sum += A(load(a, start + i * step)) * A(load(b, start + i * step));
     sum = block_sum(sum);
     if (threadIdx.x == 0) store(y, plane, sum);
   }
@@ -119,7 +122,7 @@ template <class T> __global__ void dot_planes(int64_t planes, int64_t pixels, co
 
 template <class T> void channel_dot(void** t, const int64_t* n, const double*, cudaStream_t stream) {
   const int blocks = (int)(n[0] < MOST_BLOCKS ? n[0] : MOST_BLOCKS);
-  dot_planes<T><<<blocks, THREADS, 0, stream>>>(n[0], n[1], (T*)t[0], (T*)t[1], (T*)t[2]);
+  dot_planes<T><<<blocks, THREADS, 0, stream>>>(n[0], n[1], n[2], n[3], (T*)t[0], (T*)t[1], (T*)t[2]);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ import torch
 
 import stylegan_ops.kernels.upfirdn2d  # noqa: F401  the derivative calls its operation
 from stylegan_ops.kernels.bias_act import ACTS
-from stylegan_ops.kernels.native import call, define, differentiate
+from stylegan_ops.kernels.native import call, define, differentiate, empty
 
 SMALLEST_TILE = 4  # as in arithmetic.h
 SHARED_BYTES = 48 * 1024  # as in cuda.cu
@@ -60,7 +60,7 @@ def _run(x, fu, fd, b, numbers, gain, slope, clamp):
     x, (n, c, in_h, in_w) = x.contiguous(), x.shape
     out_h, out_w = _size(x, fu, fd, numbers)
     up, down, x0, _, y0, _ = numbers
-    y = x.new_empty(n, c, out_h, out_w)
+    y = empty([n, c, out_h, out_w], x)
     if y.numel():
         taps = [*_height_width(fu), *_height_width(fd), int(fu.ndim == 1), int(fd.ndim == 1)]
         call(

@@ -1,54 +1,83 @@
-"""y = x * s[n, c] + noise, and its derivative: the scaling of a modulated convolution."""
+"""What surrounds a modulated convolution, in one pass, and its derivatives by the same kernels.
+
+y = clamp(gain * f(x * s[n, c] + noise + b))
+"""
 
 from __future__ import annotations
 
 import torch
 
-from stylegan_ops.kernels.native import call, define, differentiate, layout
+from stylegan_ops.kernels.bias_act import ACTS
+from stylegan_ops.kernels.native import call, define, differentiate, empty, layout
+
+# f and its numbers where there is neither activation nor gain nor clamp.
+PLAIN = (0, 0.0, 1.0, -1.0)
 
 
-def modulate(x: torch.Tensor, s: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-    """Scale x [n, c, h, w] by s [n, c], add noise [1 or n, 1, h, w]; one dtype and device."""
-    return torch.ops.stylegan_ops.modulate(x, s, noise)
+def modulate(
+    x: torch.Tensor,
+    s: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    b: torch.Tensor | None = None,
+    *,
+    act: str = "linear",
+    alpha: float = 0.0,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> torch.Tensor:
+    """Take x [n, c, h, w], s [n, c], noise [1 or n, 1, h, w], b [c]; one dtype and device."""
+    limit = -1.0 if clamp is None else float(clamp)
+    numbers = (ACTS.index(act), float(alpha), float(gain), limit)
+    return torch.ops.stylegan_ops.modulate(x, s, noise, b, *numbers)
 
 
-def _modulate(x, s, noise):
+def _modulate(x, s, noise, b, act, alpha, gain, clamp):
     form = layout(x)
     x, (c, h, w) = x.contiguous(memory_format=form), x.shape[1:]
-    y = torch.empty_like(x)
+    y = empty(x.shape, x, form)
     noises = 0 if noise is None else noise.shape[0]
+    small = [None if v is None else v.contiguous() for v in (s, noise, b)]
     if x.numel():
         call(
             "modulate",
-            [x, s.contiguous(), None if noise is None else noise.contiguous(), y],
-            [x.numel(), h * w, c, int(form == torch.channels_last), noises],
+            [x, *small, y],
+            [x.numel(), h * w, c, int(form == torch.channels_last), noises, act],
+            [alpha, gain, clamp],
         )
     return y
 
 
 def _channel_dot(a, b):
-    a, b = a.contiguous(), b.contiguous()
-    y = a.new_zeros(a.shape[:2])
+    form, (n, c, h, w) = layout(a), a.shape
+    a, b = a.contiguous(memory_format=form), b.contiguous(memory_format=form)
+    y = a.new_zeros(n, c)
     if a.numel():
-        call("channel_dot", [a, b, y], [a.shape[0] * a.shape[1], a.shape[2] * a.shape[3]])
+        call("channel_dot", [a, b, y], [n * c, h * w, c, int(form == torch.channels_last)])
     return y
 
 
 def _save(ctx, inputs, output):
-    x, s, noise = inputs
-    ctx.save_for_backward(x, s)
+    x, s, noise, b, *numbers = inputs
+    ctx.numbers = tuple(numbers)
+    is_plain = ctx.numbers == PLAIN
+    # The value before the activation is made again: one pass, for one image tensor less in memory.
+    ctx.save_for_backward(x, s, *((None, None) if is_plain else (noise, b)))
     ctx.noises = 0 if noise is None else noise.shape[0]
 
 
 def _backward(ctx, g):
-    x, s = ctx.saved_tensors
-    need_x, need_s, need_noise = ctx.needs_input_grad
+    x, s, noise, b = ctx.saved_tensors
+    need_x, need_s, need_noise, need_b = ctx.needs_input_grad[:4]
+    if ctx.numbers != PLAIN:
+        before = modulate(x, s, noise)
+        g = torch.ops.stylegan_ops.bias_act(before, b, g, None, 1, 1, *ctx.numbers)
     g_noise = None
     if need_noise and ctx.noises:
         g_noise = g.sum(dim=1, keepdim=True)
         g_noise = g_noise.sum(dim=0, keepdim=True) if ctx.noises == 1 else g_noise
     g_x = modulate(g, s) if need_x else None
-    return g_x, torch.ops.stylegan_ops.channel_dot(g, x) if need_s else None, g_noise
+    g_s = torch.ops.stylegan_ops.channel_dot(g, x) if need_s else None
+    return g_x, g_s, g_noise, g.sum(dim=[0, 2, 3]) if need_b else None, None, None, None, None
 
 
 def _save_both(ctx, inputs, output):
@@ -62,9 +91,10 @@ def _dot_backward(ctx, g):
 
 
 define(
-    "modulate(Tensor x, Tensor s, Tensor? noise) -> Tensor",
+    "modulate(Tensor x, Tensor s, Tensor? noise, Tensor? b, int act, float alpha, float gain, "
+    "float clamp) -> Tensor",
     _modulate,
-    lambda x, s, noise: torch.empty_like(x, memory_format=layout(x)),
+    lambda x, *rest: torch.empty_like(x, memory_format=layout(x)),
 )
 define(
     "channel_dot(Tensor a, Tensor b) -> Tensor",

@@ -11,6 +11,9 @@ import torch
 from stylegan_ops.kernels.build import library
 from stylegan_ops.kernels.choice import DTYPES, target
 
+# From here on the first touch of small pages is a cost worth avoiding.
+LARGE_BYTES = 1 << 22
+
 # Definitions of the operations; each file below registers its own.
 LIBRARY = torch.library.Library("stylegan_ops", "DEF")
 
@@ -42,6 +45,16 @@ def call(
         code = function(DTYPES.index(x.dtype), pointers, ints, doubles, ctypes.c_int64(where))
     if code != 0:
         raise RuntimeError(f"the kernel {name} on {x.device} ended with error {code}")
+
+
+def empty(
+    shape: Sequence[int], like: torch.Tensor, form: torch.memory_format = torch.contiguous_format
+) -> torch.Tensor:
+    """Return memory for a result, of the dtype and device of another tensor."""
+    y = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=form)
+    if y.device.type == "cpu" and y.nbytes >= LARGE_BYTES:
+        library("cpu").prefer_large_pages(ctypes.c_void_p(y.data_ptr()), ctypes.c_int64(y.nbytes))
+    return y
 
 
 def layout(x: torch.Tensor) -> torch.memory_format:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stylegan_ops.kernels.native import call, define, differentiate, layout
+from stylegan_ops.kernels.native import call, define, differentiate, empty, layout
 
 
 def upfirdn2d(
@@ -42,7 +42,7 @@ def _run(x, taps, numbers):
     form = layout(x)
     x, (n, c, in_h, in_w) = x.contiguous(memory_format=form), x.shape
     (out_h, out_w), (up_x, up_y, down_x, down_y, x0, _, y0, _) = _size(x, taps, numbers), numbers
-    y = x.new_empty(n, c, out_h, out_w).contiguous(memory_format=form)
+    y = empty([n, c, out_h, out_w], x, form)
     if y.numel():
         sizes = [n * c, c, in_h, in_w, out_h, out_w, *taps.shape, up_x, up_y, down_x, down_y]
         is_last = int(form == torch.channels_last)

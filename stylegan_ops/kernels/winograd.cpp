@@ -78,12 +78,18 @@ inline void both(const float* x, float* middle, float* y) {
     along<in, out, map>(middle + i * in * LANES, LANES, y + i * out * LANES, LANES);
 }
 
-// What all three share: rows of tiles [first, last) of the n * tiles_h rows of a batch.
+// What all three share: rows of tiles [first, last) of the n * tiles_h rows of a batch. The h x w pixels
+// are every step-th of the images, from (top, left) on: with step 2, one of the four phases.
 struct Layout {
-  int64_t channels, h, w, tiles_h, tiles_w, first, last;
+  int64_t channels, h, w, tiles_h, tiles_w, first, last, step, top, left;
   explicit Layout(const int64_t* n)
-      : channels(n[0]), h(n[1]), w(n[2]), tiles_h(n[3]), tiles_w(n[4]), first(n[5]), last(n[6]) {}
+      : channels(n[0]), h(n[1]), w(n[2]), tiles_h(n[3]), tiles_w(n[4]), first(n[5]), last(n[6]), step(n[7]),
+        top(n[8]), left(n[9]) {}
   int64_t tiles() const { return (last - first) * tiles_w; }
+  int64_t sample(int64_t tile) const { return (first + tile / tiles_w) / tiles_h; }
+  int64_t pixel(int64_t n, int64_t y, int64_t x) const {
+    return ((n * h + y) * step + top) * (w * step) + x * step + left;
+  }
 };
 
 struct Part {  // channels [first, first + count) of tile `tile`
@@ -99,7 +105,7 @@ template <class F> inline void pixels(const Layout& l, const Part& p, int size, 
     for (int j = 0; j < size; j++) {
       const int64_t y = top + i, x = left + j;
       const bool inside = y >= 0 && y < l.h && x >= 0 && x < l.w;
-      const int64_t pixel = ((row / l.tiles_h * l.h + y) * l.w + x) * l.channels + p.first;
+      const int64_t pixel = l.pixel(row / l.tiles_h, y, x) * l.channels + p.first;
       visit(inside ? pixel : int64_t(-1), int64_t(i * size + j) * LANES);
     }
 }
@@ -118,9 +124,15 @@ inline void write_points(const Layout& l, const Part& p, const float* tile, floa
               points + (k * l.tiles() + p.tile) * l.channels + p.first);
 }
 
-inline void input_part(const Layout& l, const Part& p, const float* x, float* points) {
+// s [n, channels] scales the channels of each sample; null does not.
+inline void input_part(const Layout& l, const Part& p, const float* x, const float* s, float* points) {
   alignas(64) float tile[36 * LANES], middle[36 * LANES], out[36 * LANES];
   read_pixels(l, p, x, 6, 1, tile);
+  if (s) {
+    const float* factors = s + l.sample(p.tile) * l.channels + p.first;
+    for (int64_t k = 0; k < 36; k++)
+      for (int64_t i = 0; i < p.count; i++) tile[k * LANES + i] *= factors[i];
+  }
   both<6, 6, to_points>(tile, middle, out);
   write_points(l, p, out, points);
 }
@@ -146,28 +158,74 @@ inline void adjoint_part(const Layout& l, const Part& p, const float* g, float* 
   write_points(l, p, out, points);
 }
 
+// Calls work(first, last) on a piece of [0, count) for each thread.
+template <class F> void pieces(int64_t count, int64_t threads, F work) {
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < threads; i++)
+    others.emplace_back([=] { work(count * i / threads, count * (i + 1) / threads); });
+  work(int64_t(0), count / threads);
+  for (auto& other : others) other.join();
+}
+
 template <class F> int over_parts(int dtype, const int64_t* n, int64_t threads, F work) {
   if (dtype != 0) return 1;
   const Layout layout(n);
-  const int64_t count = layout.tiles(), pieces = std::max<int64_t>(1, std::min(threads, count / 8));
-  const auto some = [&](int64_t piece) {
-    for (int64_t tile = count * piece / pieces; tile < count * (piece + 1) / pieces; tile++)
+  const int64_t count = layout.tiles();
+  pieces(count, std::max<int64_t>(1, std::min(threads, count / 8)), [=](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; tile++)
       for (int64_t first = 0; first < layout.channels; first += LANES)
         work(layout, Part{tile, first, std::min(LANES, layout.channels - first)});
-  };
-  std::vector<std::thread> others;
-  for (int64_t piece = 1; piece < pieces; piece++) others.emplace_back(some, piece);
-  some(0);
-  for (auto& other : others) other.join();
+  });
+  return 0;
+}
+
+// Weights [out, in, 9] and their points [count, out, in], a row of `in` at a time: points = map * weights
+// with map [count, 9]; or, TRANSPOSED, weights = map^T * points.
+template <bool TRANSPOSED>
+int over_weights(int dtype, void** t, const int64_t* n, int64_t threads) {
+  if (dtype != 0) return 1;
+  float *w = static_cast<float*>(t[0]), *points = static_cast<float*>(t[2]);
+  const float* map = static_cast<const float*>(t[1]);
+  const int64_t out = n[0], in = n[1], count = n[2];
+  pieces(out, std::max<int64_t>(1, std::min(threads, out / 8)), [=](int64_t begin, int64_t end) {
+    std::vector<float> rows(9 * in);
+    float* row[9];
+    for (int64_t j = 0; j < 9; j++) row[j] = rows.data() + j * in;
+    for (int64_t o = begin; o < end; o++) {
+      float* weights = w + o * in * 9;
+      if (TRANSPOSED) std::fill(rows.begin(), rows.end(), 0.0f);
+      else
+        for (int64_t i = 0; i < in; i++)
+          for (int64_t j = 0; j < 9; j++) row[j][i] = weights[i * 9 + j];
+      for (int64_t k = 0; k < count; k++) {
+        const float* m = map + k * 9;
+        float* point = points + (k * out + o) * in;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < in; i++) {
+          if (TRANSPOSED) {
+            const float value = point[i];
+            for (int j = 0; j < 9; j++) row[j][i] += m[j] * value;
+          } else {
+            float sum = 0.0f;
+            for (int j = 0; j < 9; j++) sum += m[j] * row[j][i];
+            point[i] = sum;
+          }
+        }
+      }
+      if (TRANSPOSED)
+        for (int64_t i = 0; i < in; i++)
+          for (int64_t j = 0; j < 9; j++) weights[i * 9 + j] = row[j][i];
+    }
+  });
   return 0;
 }
 
 }  // namespace
 
-// x [n, h, w, channels] -> [36, tiles, channels]
+// x [n, h, w, channels] and factors s [n, channels] or null -> [36, tiles, channels]
 EXPORTED int winograd_input_kernel(ARGUMENTS) {
   return over_parts(dtype, n, threads, [=](const Layout& l, const Part& p) {
-    input_part(l, p, static_cast<const float*>(t[0]), static_cast<float*>(t[1]));
+    input_part(l, p, static_cast<const float*>(t[0]), static_cast<const float*>(t[1]), static_cast<float*>(t[2]));
   });
 }
 
@@ -184,3 +242,9 @@ EXPORTED int winograd_adjoint_kernel(ARGUMENTS) {
     adjoint_part(l, p, static_cast<const float*>(t[0]), static_cast<float*>(t[1]));
   });
 }
+
+// w [out, in, 9], map [count, 9] -> points [count, out, in]
+EXPORTED int winograd_weight_kernel(ARGUMENTS) { return over_weights<false>(dtype, t, n, threads); }
+
+// The slope of the points -> that of w
+EXPORTED int winograd_weight_adjoint_kernel(ARGUMENTS) { return over_weights<true>(dtype, t, n, threads); }

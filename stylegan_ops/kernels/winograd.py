@@ -5,9 +5,15 @@ Minimal filtering F(4 x 4, 3 x 3) (Winograd 1980; Lavin and Gray 2016, arXiv:150
     y = A^T [ (G w G^T) * (B^T d B) ] A
 
 for every 6 x 6 tile d, the product over input channels being 36 matrix products. Images are taken
-and returned channels last, the layout of the products' rows. The rounding
-error is that of a direct convolution (winograd.cpp says why). Both derivatives of a convolution are
-convolutions, so three operations are closed under differentiation.
+and returned channels last, the layout of the products' rows. The rounding error is that of a direct
+convolution (winograd.cpp says why).
+
+"Insert zeros, filter with taps [4, 4], convolve" is four such convolutions of the small image, one
+for each phase of the large: both filters together have 6 x 6 taps, of which a phase meets every
+second along each axis. Their weights are linear in w too, so G changes and nothing else does.
+
+A convolution is linear in x and in w, so it, its transpose in x and its transpose in w are closed
+under differentiation.
 """
 
 from __future__ import annotations
@@ -18,16 +24,30 @@ import math
 import torch
 import torch.nn.functional as F
 
-from stylegan_ops.kernels.native import call, define, differentiate
+from stylegan_ops.kernels.modulation import modulate
+from stylegan_ops.kernels.native import call, define, differentiate, empty
 
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-# Tiles whose transforms are in memory at a time: 75 MB of scratch at 512 channels.
-CHUNK = 512
+# Tiles whose transforms are in memory at a time: 19 MB of scratch at 512 channels.
+CHUNK = 128
 
 
-def conv3x3(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """Correlate x [n, in, h, w] with w [out, in, 3, 3], padded by one pixel, in float32."""
-    return torch.ops.stylegan_ops.conv3x3(x, w)
+def conv3x3(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    s: torch.Tensor | None = None,
+    taps: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Correlate x [n, in, h, w] with w [out, in, 3, 3], padded by one pixel, in float32.
+
+    Args:
+        x: the images.
+        w: the weights.
+        s: [n, in], factors on x.
+        taps: [4, 4]; x is first doubled in size by zeros and correlated with them, and what that
+            gives beyond the borders counts: the padding is of x alone.
+    """
+    return torch.ops.stylegan_ops.conv3x3(x, w, s, taps)
 
 
 @functools.cache
@@ -38,9 +58,39 @@ def _kernel_transform() -> torch.Tensor:
     return torch.kron(g, g).float()
 
 
-def _chunks(x: torch.Tensor):
-    """Yield the integers that place rows of tiles, and how many tiles they are."""
-    n, _, h, w = x.shape
+def _transforms(taps: torch.Tensor | None, *, turned: bool = False) -> torch.Tensor:
+    """Map the nine weights to the points of each phase, [phases, 36, 9].
+
+    With `turned` to those of the weights turned by 180 degrees, which the transpose in x takes.
+    """
+    maps = torch.eye(9)[None]
+    if taps is not None:
+        # Full convolution of each of the nine weights with the filter: its 6 x 6 taps.
+        nine = F.pad(torch.eye(9).reshape(9, 1, 3, 3), [3, 3, 3, 3])
+        whole = F.conv2d(nine, taps.flip([0, 1])[None, None])
+        maps = torch.stack(
+            [whole[:, 0, 1 - top :: 2, 1 - left :: 2].reshape(9, 9) for top, left in _phases(taps)]
+        )
+    return (_kernel_transform() @ (maps.flip(2) if turned else maps).transpose(1, 2)).contiguous()
+
+
+def _phases(taps: torch.Tensor | None) -> list[tuple[int, int]]:
+    """Return where each phase begins in the large image, (top, left)."""
+    return [(0, 0)] if taps is None else [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def _weight_points(
+    w: torch.Tensor, taps: torch.Tensor | None, *, turned: bool = False
+) -> torch.Tensor:
+    """Return w's points for each phase, [phases, 36, out, in]."""
+    maps = _transforms(taps, turned=turned)
+    points = empty([*maps.shape[:2], *w.shape[:2]], w)
+    call("winograd_weight", [w.contiguous(), maps, points], [*w.shape[:2], 36 * len(maps)])
+    return points
+
+
+def _chunks(n: int, h: int, w: int):
+    """Yield the integers that place rows of tiles of n images, and how many tiles they are."""
     tiles_h, tiles_w = -(-h // 4), -(-w // 4)
     rows = max(1, CHUNK // tiles_w)
     for first in range(0, n * tiles_h, rows):
@@ -48,92 +98,141 @@ def _chunks(x: torch.Tensor):
         yield (h, w, tiles_h, tiles_w, first, last), (last - first) * tiles_w
 
 
-def _scratch(x: torch.Tensor, *channels: int) -> list[tuple[int, torch.Tensor]]:
+def _scratch(
+    n: int, h: int, w: int, *channels: int, like: torch.Tensor
+) -> list[tuple[int, torch.Tensor]]:
     """Return memory for the points of the largest chunk: fresh pages for each would cost more."""
-    most = max((tiles for _, tiles in _chunks(x)), default=0)
-    return [(c, x.new_empty(36 * most * c)) for c in channels]
+    most = max((tiles for _, tiles in _chunks(n, h, w)), default=0)
+    return [(c, empty([36 * most * c], like)) for c in channels]
 
 
-def _empty(x: torch.Tensor, channels: int) -> torch.Tensor:
-    """Return memory for images of x's size, channels last."""
-    shape = [len(x), channels, *x.shape[2:]]
-    return torch.empty(shape, device=x.device, memory_format=torch.channels_last)
+def _views(scratch: list[tuple[int, torch.Tensor]], tiles: int) -> list[torch.Tensor]:
+    return [flat[: 36 * tiles * c].view(36, tiles, c) for c, flat in scratch]
 
 
-def _conv3x3(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    x, (out, inner) = x.contiguous(memory_format=torch.channels_last), w.shape[:2]
-    y = _empty(x, out)
-    w_points = _kernel_transform() @ w.permute(2, 3, 1, 0).reshape(9, inner * out)
-    w_points = w_points.reshape(36, inner, out)
-    scratch = _scratch(x, inner, out)
-    for place, tiles in _chunks(x):
-        points, products = (flat[: 36 * tiles * c].view(36, tiles, c) for c, flat in scratch)
-        call("winograd_input", [x, points], [inner, *place])
-        torch.bmm(points, w_points, out=products)
-        call("winograd_output", [products, y], [out, *place])
+def _images(n: int, channels: int, h: int, w: int, like: torch.Tensor) -> torch.Tensor:
+    """Return memory for images, channels last."""
+    return empty([n, channels, h, w], like, torch.channels_last)
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _conv3x3(x, w, s, taps):
+    x, (out, inner), (n, _, *size) = _last(x), w.shape[:2], x.shape
+    s, phases = None if s is None else s.contiguous(), _phases(taps)
+    step = 1 if taps is None else 2
+    y = _images(n, out, size[0] * step, size[1] * step, x)
+    w_points = _weight_points(w, taps)
+    scratch = _scratch(n, *size, inner, out, like=x)
+    for place, tiles in _chunks(n, *size):
+        points, products = _views(scratch, tiles)
+        call("winograd_input", [x, s, points], [inner, *place, 1, 0, 0])
+        for phase, matrices in zip(phases, w_points, strict=True):
+            torch.bmm(points, matrices.transpose(1, 2), out=products)
+            call("winograd_output", [products, y], [out, *place, step, *phase])
     return y
 
 
-def _conv3x3_weight(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    x, g = (both.contiguous(memory_format=torch.channels_last) for both in (x, g))
-    inner, out = x.shape[1], g.shape[1]
-    sums = x.new_zeros(36, inner, out)
-    scratch = _scratch(x, inner, out)
-    for place, tiles in _chunks(x):
-        points, slopes = (flat[: 36 * tiles * c].view(36, tiles, c) for c, flat in scratch)
-        call("winograd_input", [x, points], [inner, *place])
-        call("winograd_adjoint", [g, slopes], [out, *place])
-        torch.baddbmm(sums, points.transpose(1, 2), slopes, out=sums)
-    w = _kernel_transform().T @ sums.reshape(36, inner * out)
-    return w.reshape(3, 3, inner, out).permute(3, 2, 0, 1).contiguous()
+def _conv3x3_transposed(g, w, taps):
+    g, (out, inner), phases = _last(g), w.shape[:2], _phases(taps)
+    step = 1 if taps is None else 2
+    n, size = len(g), (g.shape[2] // step, g.shape[3] // step)
+    x = _images(n, inner, *size, g)
+    w_points = _weight_points(w, taps, turned=True)
+    scratch = _scratch(n, *size, out, inner, like=g)
+    for place, tiles in _chunks(n, *size):
+        points, products = _views(scratch, tiles)
+        for i, (phase, matrices) in enumerate(zip(phases, w_points, strict=True)):
+            call("winograd_input", [g, None, points], [out, *place, step, *phase])
+            # The first product also sets what the memory holds.
+            torch.baddbmm(products, points, matrices, beta=min(i, 1), out=products)
+        call("winograd_output", [products, x], [inner, *place, 1, 0, 0])
+    return x
 
 
-def turned(w: torch.Tensor) -> torch.Tensor:
-    """The weights with which the gradient of the input is a convolution of that of the output."""
-    return w.flip([2, 3]).transpose(0, 1)
-
-
-def _backward(ctx, g):
-    x, w = ctx.saved_tensors
-    need_x, need_w = ctx.needs_input_grad
-    g_x = conv3x3(g, turned(w)) if need_x else None
-    return g_x, torch.ops.stylegan_ops.conv3x3_weight(x, g) if need_w else None
-
-
-def _weight_backward(ctx, g_w):
-    x, g = ctx.saved_tensors
-    need_x, need_g = ctx.needs_input_grad
-    return conv3x3(g, turned(g_w)) if need_x else None, conv3x3(x, g_w) if need_g else None
+def _conv3x3_weight(x, g, s, taps):
+    x, g, s = _last(x), _last(g), None if s is None else s.contiguous()
+    (n, inner, *size), out, phases = x.shape, g.shape[1], _phases(taps)
+    step = 1 if taps is None else 2
+    sums = empty([len(phases), 36, out, inner], x)
+    if not n:
+        sums.zero_()
+    scratch = _scratch(n, *size, inner, out, like=x)
+    for place, tiles in _chunks(n, *size):
+        points, slopes = _views(scratch, tiles)
+        call("winograd_input", [x, s, points], [inner, *place, 1, 0, 0])
+        for phase, total in zip(phases, sums, strict=True):
+            call("winograd_adjoint", [g, slopes], [out, *place, step, *phase])
+            # Here too the first product sets what the memory holds; place[4] is the first row.
+            beta = min(place[4], 1)
+            torch.baddbmm(total, slopes.transpose(1, 2), points, beta=beta, out=total)
+    w = empty([out, inner, 3, 3], x)
+    call("winograd_weight_adjoint", [w, _transforms(taps), sums], [out, inner, 36 * len(phases)])
+    return w
 
 
 def _save(ctx, inputs, output):
     ctx.save_for_backward(*inputs)
 
 
+def _input_slopes(x, g, w, s, taps, need_x, need_s):
+    """Return the gradients of x and of its factors s, for weights w and slopes g of the result."""
+    if not (need_x or need_s):
+        return None, None
+    ops = torch.ops.stylegan_ops
+    scaled = ops.conv3x3_transposed(g, w, taps)
+    g_s = ops.channel_dot(scaled, x) if need_s else None
+    if not need_x:
+        return None, g_s
+    return scaled if s is None else modulate(scaled, s), g_s
+
+
+def _backward(ctx, g):
+    x, w, s, taps = ctx.saved_tensors
+    need_x, need_w, need_s, _ = ctx.needs_input_grad
+    g_x, g_s = _input_slopes(x, g, w, s, taps, need_x, need_s)
+    g_w = torch.ops.stylegan_ops.conv3x3_weight(x, g, s, taps) if need_w else None
+    return g_x, g_w, g_s, None
+
+
+def _transposed_backward(ctx, v):
+    g, w, taps = ctx.saved_tensors
+    need_g, need_w, _ = ctx.needs_input_grad
+    g_g = conv3x3(v, w, None, taps) if need_g else None
+    return g_g, torch.ops.stylegan_ops.conv3x3_weight(v, g, None, taps) if need_w else None, None
+
+
+def _weight_backward(ctx, v):
+    x, g, s, taps = ctx.saved_tensors
+    need_x, need_g, need_s, _ = ctx.needs_input_grad
+    g_x, g_s = _input_slopes(x, g, v, s, taps, need_x, need_s)
+    return g_x, conv3x3(x, v, s, taps) if need_g else None, g_s, None
+
+
+def _fake(x, w, s, taps):
+    step = 1 if taps is None else 2
+    y = x.new_empty(len(x), w.shape[0], x.shape[2] * step, x.shape[3] * step)
+    return _last(y)
+
+
+def _fake_transposed(g, w, taps):
+    step = 1 if taps is None else 2
+    return _last(g.new_empty(len(g), w.shape[1], g.shape[2] // step, g.shape[3] // step))
+
+
+define("conv3x3(Tensor x, Tensor w, Tensor? s, Tensor? taps) -> Tensor", _conv3x3, _fake)
 define(
-    "conv3x3(Tensor x, Tensor w) -> Tensor",
-    _conv3x3,
-    lambda x, w: _empty(x, w.shape[0]),
+    "conv3x3_transposed(Tensor g, Tensor w, Tensor? taps) -> Tensor",
+    _conv3x3_transposed,
+    _fake_transposed,
 )
 define(
-    "conv3x3_weight(Tensor x, Tensor g) -> Tensor",
+    "conv3x3_weight(Tensor x, Tensor g, Tensor? s, Tensor? taps) -> Tensor",
     _conv3x3_weight,
-    lambda x, g: x.new_empty(g.shape[1], x.shape[1], 3, 3),
+    lambda x, g, s, taps: x.new_empty(g.shape[1], x.shape[1], 3, 3),
 )
 differentiate("conv3x3", _backward, _save)
+differentiate("conv3x3_transposed", _transposed_backward, _save)
 differentiate("conv3x3_weight", _weight_backward, _save)
-
-
-def upsampled_weights(w: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
-    """Turn "insert zeros, filter with taps [4, 4], correlate with w" into a 3 x 3 convolution.
-
-    Both filters together have 6 x 6 taps; of the zeros' places every output phase skips half, which
-    leaves 3 x 3 taps for each of the four. Returns [4 * out, in, 3, 3] in pixel_shuffle's order.
-    """
-    out, inner = w.shape[:2]
-    basis = torch.eye(9, dtype=w.dtype).reshape(9, 1, 3, 3)
-    # Full convolution of each of the nine positions with the filter: the 6 x 6 taps are linear.
-    whole = F.conv2d(F.pad(basis, [3, 3, 3, 3]), taps.flip([0, 1])[None, None])
-    phases = [whole[:, 0, 1 - ry :: 2, 1 - rx :: 2].reshape(9, 9) for ry in (0, 1) for rx in (0, 1)]
-    merged = w.reshape(out * inner, 9) @ torch.cat(phases, dim=1)
-    return merged.reshape(out, inner, 4, 9).transpose(1, 2).reshape(4 * out, inner, 3, 3)

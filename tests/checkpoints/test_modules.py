@@ -174,3 +174,14 @@ def test_one_record_that_is_two_networks_can_become_two(tmp_path):
         tensors = checkpoints.tensors(data[name])
         assert torch.equal(tensors["i.w"], torch.full([2], value))
         assert torch.equal(tensors["b"], torch.zeros(3))
+
+
+def test_finite_numbers_whose_sum_overflows_are_finite():
+    tensors = {
+        "large": torch.full([4], 3e38),
+        "half": torch.full([4], 6e4, dtype=torch.float16),
+        "opposite": torch.tensor([float("inf"), float("-inf")]),
+        "one": torch.tensor([1.0, float("nan"), 2.0]),
+        "whole": torch.tensor([1, 2]),
+    }
+    assert checkpoints.nonfinite(tensors) == ["opposite", "one"]

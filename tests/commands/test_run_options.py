@@ -59,6 +59,12 @@ def refusal(result: Result) -> str:
         (("--transfer", "{files}/no.pt"), "no.pt cannot be read as a training state"),
         (("--precision", "fp8"), "precision is 'fp8'; allowed are fp32, tf32, bf16"),
         (("--precision", "tf32"), "GPUs alone have"),
+        (("--offload-teacher",), "in the CPU's memory, where it is on this device anyway; leave"),
+        (
+            ("--zero",),
+            "zero shares Adam's moments among processes, and there is one; start several",
+        ),
+        (("--compile", "--activation-checkpointing"), "are both set; torch.compile chooses itself"),
         (("--batch-gpu", "9"), "batch_gpu is 9, above the batch of 8"),
         (("--batch-gpu", "some"), "'some' is not a valid integer"),
         (("--max-hours", "-1"), "max_hours is -1.0; it must be at least 0"),
@@ -98,7 +104,8 @@ def test_what_trains_on_images_takes_no_transfer(
 
 
 def test_every_setting_that_is_a_flag_is_explained_with_its_use_and_its_danger() -> None:
-    for name in ("max_hours", "stop_if", "batch_gpu", "precision", "compile"):
+    names = ("max_hours", "stop_if", "batch_gpu", "precision", "compile", "channels_last")
+    for name in (*names, "activation_checkpointing", "zero", "offload_teacher"):
         assert SETTINGS[name].useful and SETTINGS[name].outside
 
 
@@ -157,7 +164,7 @@ def test_a_run_that_ends_early_names_its_last_snapshot_by_where_it_ended(
     assert result.exit_code == 0, result.output
     assert "stopped at kimg 0.016 by stop_if Loss/auxiliary>0" in result.output
     (folder,) = tmp_path.iterdir()
-    assert [path.name for path in folder.glob("*.pkl")] == ["network-snapshot-000000.pkl"]
+    assert [path.name for path in folder.glob("*.pkl")] == ["network-snapshot-000000_016.pkl"]
     assert (folder / "report.html").exists()
 
 

@@ -106,8 +106,8 @@ def test_sorted_projections_see_a_shift_as_three_times_its_square():
 
 def test_sorted_projections_see_a_scale_as_three_times_the_mean_square_it_moved():
     x = normal(500, 32)
-    found = metrics.sliced_distance(x, 1.1 * x)
-    assert found == pytest.approx(3 * 0.01 * x.square().sum(1).mean().item(), rel=0.02)
+    found = metrics.sliced_distance(x, 1.1 * x, directions=4000)
+    assert found == pytest.approx(3 * 0.01 * x.square().sum(1).mean().item(), rel=0.01)
     assert metrics.sliced_distance(x, x[torch.randperm(500)]) == 0
 
 

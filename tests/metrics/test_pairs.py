@@ -6,12 +6,14 @@ import pytest
 import torch
 
 import metrics
+from metrics.kernels import draw_subsets
 from metrics.pairs import (
     authentic_percentages,
     gaussian_discrepancies,
     kernel_distances,
     precisions_and_recalls,
     sliced_distances,
+    subset_kernel_distances,
 )
 
 
@@ -31,6 +33,28 @@ def test_kernel_distance_without_each_group_equals_direct_recomputation(sets):
     real, fake = sets
     want = [metrics.kernel_distance(real, part) for part in kept(fake, 5)]
     assert kernel_distances(real, fake, groups=5) == pytest.approx(want, rel=1e-10)
+
+
+def test_subsets_keep_their_images_when_a_group_is_left_out_of_them(sets, monkeypatch):
+    # Smaller than both sets, so that every subset is another one.
+    monkeypatch.setattr(draw_subsets, "__kwdefaults__", {"subsets": 6, "size": 40, "seed": 0})
+    real, fake = sets
+    group = torch.arange(len(fake)) % 5
+    subsets = list(draw_subsets(90, 83))
+    want = [
+        sum(metrics.kernel_distance(real[i], fake[j[group[j] != k]]) for i, j in subsets) / 6
+        for k in range(-1, 5)
+    ]
+    found = subset_kernel_distances(real, fake, groups=5)
+    assert found == pytest.approx(want, rel=1e-10)
+    whole, _ = metrics.kernel_distance_of_subsets(real, fake, subsets=6, size=40)
+    assert found[0] == pytest.approx(whole, rel=1e-10)
+
+
+def test_too_few_images_for_a_kernel_distance_without_a_group_are_refused(sets):
+    real, fake = sets
+    with pytest.raises(ValueError, match="90 real and 3 generated images in 2 groups"):
+        kernel_distances(real, fake[:3], groups=2)
 
 
 @pytest.mark.parametrize("groups", [2, 5, 40])

@@ -104,6 +104,38 @@ def test_the_headline_says_verdict_numbers_and_interval(facts):
     assert report.headline({"comparison": None}).startswith("Nothing was measured")
 
 
+def test_the_tables_of_the_text_are_these_lines(facts):
+    minus = "\N{MINUS SIGN}"
+    want = """
+| metric | before | after | change | 95 % interval | verdict | images | features |
+|---|---:|---:|---:|---:|---|---:|---|
+| Fréchet distance ↓ | 15.31 | 7.90 | -7.41 (-48.4 %) | -7.83 to -6.99 | better | 5,000 | digits |
+| Inception Score ↑ | 7.310 | 8.020 | +0.710 (+9.7 %) | +0.610 to +0.810 | better | 5,000 | digits |
+| Recall ↑ | 0.620 | 0.610 | -0.010 (-1.6 %) | -0.036 to +0.016 | not resolved | 5,000 | digits |
+| Fréchet distance, nothing changed but the latents | 15.31 | 15.26 | -0.05 (-0.3 %) | \
+-0.59 to +0.49 | not resolved | 5,000 | digits |
+
+The intervals are of paired differences: both sides use the same latents, labels and noise. \
+The last row is the exception.
+
+## Fréchet distance over the run
+
+Of 1,000 images in the same feature space; kimg 0 is the network before.
+
+| kimg | Fréchet distance |
+|---:|---:|
+| 0 | 16.00 |
+| 10 | 9.50 |
+| 20 | 8.25 |
+
+## Does the auxiliary network know the student?
+"""
+    facts["comparison"]["space"]["name"] = "digits"
+    text = report.render_markdown(facts).replace(minus, "-")
+    assert want in text
+    assert "\n## How it was measured\n\n| | |\n|---|---|\n| Images on each side | 5,000" in text
+
+
 def test_every_row_has_its_count_of_images_and_its_feature_space(facts):
     rows = [row for row in report.render_markdown(facts).splitlines() if "digits (64-d) |" in row]
     assert len(rows) == 4  # Three metrics and the null row.

@@ -61,6 +61,15 @@ def test_frechet_distance_is_theirs_on_the_same_features(fidelity, n, tolerance)
     assert metrics.frechet_distance_of_features(x, y) == pytest.approx(want, rel=tolerance)
 
 
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_frechet_distance_is_pytorch_fids_on_the_same_features(fidelity):
+    theirs = pytest.importorskip("pytorch_fid.fid_score", reason="pytorch-fid is not installed")
+    x, y = features(400, 64, 1).numpy(), features(400, 64, 2).numpy()
+    statistics = [part for f in (x, y) for part in (f.mean(0), np.cov(f, rowvar=False))]
+    want = theirs.calculate_frechet_distance(*statistics)
+    assert metrics.frechet_distance(*statistics) == pytest.approx(want, rel=1e-9)
+
+
 def test_inception_score_is_theirs_in_their_order(fidelity):
     logits = 3 * features(503, 20, 1)
     want = fidelity("metric_isc").isc_features_to_metric(logits)

@@ -265,7 +265,7 @@ def test_a_distillation_resumes_bit_for_bit(method: Any, stop: int, tmp_path: Pa
         whole.advance()
     for _ in range(stop):
         first.advance()
-    path = RunFolder(tmp_path).write_state(first.num_images, first.state_dict())
+    path = RunFolder(tmp_path).write_state("000000", first.state_dict())
     second.load_state_dict(read_state(path))
     for _ in range(9 - stop):
         second.advance()
@@ -332,8 +332,8 @@ def test_distillation_runs_in_a_folder_and_leaves_the_teacher_as_it_was(tmp_path
     )  # fmt: skip
     (folder,) = tmp_path.iterdir()
     assert folder.name == "00000-distill"
-    assert {"stats.jsonl", "log.txt", "fakes000000.png"} <= {p.name for p in folder.iterdir()}
-    assert set(saved) == {"network-snapshot-000000.pkl"}
+    assert {"stats.jsonl", "log.txt", "fakes000000_010.png"} <= {p.name for p in folder.iterdir()}
+    assert saved == ["network-snapshot-000000_010.pkl", "network-snapshot-000000_020.pkl"]
     assert network.training and all(p.requires_grad for p in network.parameters())
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     z = student.sample_latents(3)

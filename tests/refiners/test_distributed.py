@@ -200,11 +200,12 @@ class Ending(DiffInstruct):
 
 methods = {
     "plain": DiffInstruct(), "coupled": DiffInstruct(hold_contrast=0.5), "dies": Dying(),
-    "ends": Ending(),
+    "ends": Ending(), "zero": DiffInstruct(),
 }
 batch = 24 if kind == "dies" else 16  # a multiple of the number of processes
 settings = Settings(
-    batch=batch, glr=1e-3, lr=1e-3, warmup_kimg=0.08, rampup_kimg=0, tick=0.16, snap=1
+    batch=batch, glr=1e-3, lr=1e-3, warmup_kimg=0.08, rampup_kimg=0, tick=0.16, snap=1,
+    zero=kind == "zero",
 )
 refined = refine(
     student, teacher, method=methods[kind], kimg=0.32, settings=settings, outdir=sys.argv[2],
@@ -278,5 +279,32 @@ def test_a_signal_to_one_process_ends_all_of_them_with_a_state(tmp_path: Path) -
     said = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [128 + 15] * 2, said
     assert "stopped at kimg 0.016 by SIGTERM; resume continues from here" in said[0]
-    (state,) = tmp_path.glob("*/training-state-*.pt")
+    after_warm_up, state = sorted(tmp_path.glob("*/training-state-*.pt"))
+    assert read_state(after_warm_up)["num_images"] == 0
     assert read_state(state)["num_images"] == 16
+
+
+@pytest.mark.slow
+def test_processes_that_share_adams_moments_make_the_same_steps_and_the_same_state(
+    tmp_path: Path,
+) -> None:
+    states = {}
+    for kind in ("plain", "zero"):
+        for worker in start_workers(tmp_path / kind, 2, kind):
+            out = worker.communicate(timeout=120)[0]
+            assert worker.returncode == 0, out
+        last = sorted((tmp_path / kind).glob("*/training-state-*.pt"))[-1]
+        states[kind] = read_state(last)
+    for name in ("student", "auxiliary", "student_adam", "auxiliary_adam"):
+        shared, alone = states["zero"][name], states["plain"][name]
+        assert shared.keys() == alone.keys()
+        for key, value in alone.get("state", alone).items():
+            found = shared.get("state", shared)[key]
+            values = value.items() if isinstance(value, dict) else [(None, value)]
+            for part, tensor in values:
+                assert torch.equal(found if part is None else found[part], tensor), (name, key)
+
+
+def test_one_process_has_none_to_share_adams_moments_with(refinement: Any) -> None:
+    with pytest.raises(ValueError, match=r"zero shares.* among processes, and there is one"):
+        refinement(zero=True)

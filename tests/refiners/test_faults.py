@@ -18,6 +18,7 @@ import torch
 
 from refiners import RunFolder, Settings, read_state, refine
 from refiners.diff_instruct import DiffInstruct
+from refiners.schedule import label
 
 ROOT = Path(__file__).parents[2]
 SHORT: dict[str, Any] = {
@@ -62,7 +63,7 @@ def test_a_gpu_without_memory_is_one_line_with_what_to_do_and_the_run_goes_on_in
         start(affine, gaussian, folder=folder, method=FailsOnce())
     assert str(caught.value) == (
         "CUDA out of memory; the run stopped at kimg 0.16, and resume continues from "
-        "training-state-000000.pt; --batch-gpu 8 reaches the same in less memory"
+        "training-state-000000_128.pt; --batch-gpu 8 reaches the same in less memory"
     )
     assert read_state(folder.states()[-1])["num_images"] == 128
     plain = start(affine, gaussian, method=FailsOnce())
@@ -101,11 +102,12 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_every_file_whole(
     start(affine, gaussian, folder=folder, changes={"kimg": 0.128})
     before = contents(folder)
     # Lines still fit into the small files, a state does not.
-    size = len(before["training-state-000000.pt"]) // 2
+    size = len(before["training-state-000000_128.pt"]) // 2
     with largest_file(size), pytest.raises(OSError, match=r"stopped at kimg 0\.192.* resume cont"):
         start(affine, gaussian, folder=folder, resume=True)
     after = contents(folder)
-    assert after["training-state-000000.pt"] == before["training-state-000000.pt"]
+    for name in ("training-state-000000_064.pt", "training-state-000000_128.pt"):
+        assert after[name] == before[name]
     assert not [name for name in after if name.endswith(".tmp")]
     for name, content in before.items():
         whole = after[name].startswith(content) or name.endswith((".png", ".pt"))
@@ -177,7 +179,7 @@ def test_states_after_the_one_that_is_resumed_from_are_set_aside(
 
 def test_what_to_continue_goes_by_latest_a_folder_or_a_state(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "run")
-    state = folder.write_state(0, {"num_images": 0})
+    state = folder.write_state("000000", {"num_images": 0})
     for name, expected in (("latest", None), (folder.path, None), (tmp_path, None), (state, state)):
         found = RunFolder.to_continue(str(name), tmp_path)
         assert (found[0].path, found[1]) == (folder.path, expected)
@@ -273,7 +275,9 @@ def test_a_run_that_is_killed_at_random_moments_ends_where_the_undisturbed_one_d
     for line in (folder.path / "stats.jsonl").read_text().splitlines():
         json.loads(line)
     names = {path.name for path in folder.path.iterdir()}
-    assert {f"network-snapshot-{int(kimg):06d}.pkl", "best.pkl", "stats.jsonl"} <= names
+    last = label(Settings(**{**SHORT, **changes}), round(kimg * 1000))
+    assert {f"network-snapshot-{last}.pkl", "best.pkl", "stats.jsonl"} <= names
+    assert len(folder.states()) == 2
     assert not [name for name in names if name.endswith(".tmp")]
     for path in folder.path.glob("*.p[kt]*"):
         torch.load(path)

@@ -14,7 +14,7 @@ from refiners import Settings, run
 from refiners.average import follow, frozen_view
 from refiners.diff_instruct import DiffInstruct
 from refiners.health import HEALTH_SIGMAS
-from refiners.schedule import ticks
+from refiners.schedule import images_per_tick, label, ticks
 from students.stylegan2 import Generator
 
 NOTHING: dict[str, Any] = {
@@ -467,9 +467,7 @@ def test_ticks_rise_by_whole_batches_and_the_last_is_the_end_of_the_run(
     assert all(a < b for a, b in zip([0, *ends], ends, strict=False))
     assert all(end % batch == 0 for end in ends)
     lengths = {b - a for a, b in zip([0, *ends], ends[:-1], strict=False)}
-    assert all(
-        abs(length - tick * 1000) <= max(batch / 2, batch - tick * 1000) for length in lengths
-    )
+    assert all(0 <= length - tick * 1000 < batch for length in lengths)
 
 
 def test_a_run_reports_every_step_its_ticks_and_its_snapshots(refinement: Any) -> None:
@@ -487,3 +485,39 @@ def test_a_run_reports_every_step_its_ticks_and_its_snapshots(refinement: Any) -
     # A tick's losses are the means of its four steps'.
     first = sum(loss for _, loss in steps[10:14]) / 4
     assert stats[1]["Loss/auxiliary"] == pytest.approx(first)
+
+
+@pytest.mark.parametrize(
+    ("batch", "tick", "snap", "kimg"),
+    [
+        (16, 0.064, 1, 3.2),
+        (48, 1, 10, 100),
+        (32, 4, 1, 12),
+        (32, 1, 1, 5),
+        (10, 0.5, 1, 4.2),
+        (2048, 1, 1, 9),
+    ],
+)
+def test_the_names_of_snapshots_are_each_its_own_and_sort_in_the_order_of_training(
+    settings: Any, batch: int, tick: float, snap: int, kimg: float
+) -> None:
+    chosen = settings(batch=batch, tick=tick, snap=snap, kimg=kimg)
+    spacing, total = images_per_tick(chosen) * snap, chosen.num_steps * batch
+    counts = [0, *range(spacing, total, spacing), total]
+    names = [f"training-state-{label(chosen, n)}.pt" for n in counts]
+    assert len(set(names)) == len(names)
+    assert names == sorted(names)
+    for n, name in zip(counts, names, strict=True):
+        assert f"-{n // 1000:06d}" in name
+        if tick * snap >= 1:
+            assert name == f"training-state-{n // 1000:06d}.pt"
+
+
+def test_a_state_between_two_of_the_schedule_takes_the_name_of_neither(settings: Any) -> None:
+    chosen = settings(batch=16, tick=4, snap=1, kimg=12)
+    assert [label(chosen, n) for n in (4000, 4512, 5104)] == ["000004", "000004_512", "000005"]
+
+
+def test_the_only_snapshot_of_a_run_has_stylegans_name(settings: Any) -> None:
+    chosen = settings(batch=16, tick=1, snap=5, kimg=0.32)
+    assert [label(chosen, n) for n in (0, 160, 320)] == ["000000", "000000_160", "000000"]

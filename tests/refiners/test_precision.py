@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from refiners.precision import check_compiler, check_precision, prepare
+from refiners.precision import check_compiler, check_device, prepare
 
 
 def networks(point_student: Any, point_denoiser: Any) -> tuple[Any, Any]:
@@ -61,7 +61,7 @@ def test_the_networks_that_were_given_keep_their_precision(
 def test_tf32_is_refused_where_there_is_none(refinement: Any, settings: Any) -> None:
     with pytest.raises(ValueError, match=r"tf32.*GPUs alone"):
         refinement(precision="tf32")
-    check_precision(settings(precision="tf32"), torch.device("cuda"))
+    check_device(settings(precision="tf32"), torch.device("cuda"))
 
 
 def test_a_compiler_that_does_not_work_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,8 @@ def recipe(teacher: torch.nn.Module) -> tuple[Any, Any, Any]:
     generator, auxiliary = copy.deepcopy(teacher).train(), copy.deepcopy(teacher).train()
     generator_ema = copy.deepcopy(teacher).eval()
     teacher = copy.deepcopy(teacher).train().requires_grad_(False)
-    kwargs: dict[str, Any] = {"lr": RATE, "betas": (0.0, 0.999), "eps": 1e-8}
+    # Fused as ours: while Adam's steps are those of signs, rounding alone grows to 3e-5 in ten.
+    kwargs: dict[str, Any] = {"lr": RATE, "betas": (0.0, 0.999), "eps": 1e-8, "fused": True}
     fake_optimizer = torch.optim.Adam(auxiliary.parameters(), **kwargs)
     g_optimizer = torch.optim.Adam(generator.parameters(), **kwargs)
 

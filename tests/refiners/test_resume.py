@@ -49,7 +49,7 @@ def test_n_steps_a_saved_state_and_m_steps_equal_n_plus_m_steps_bit_for_bit(
     advance(whole, 25)
     first = refinement(auxiliary_steps=2)
     advance(first, stop)
-    path = RunFolder(tmp_path).write_state(first.num_images, first.state_dict())
+    path = RunFolder(tmp_path).write_state("000000", first.state_dict())
     advance(first, 3)  # what happens after the state was saved is lost with the process
     second = refinement(auxiliary_steps=2)
     torch.manual_seed(99)
@@ -75,7 +75,7 @@ def test_every_method_resumes_bit_for_bit(
     whole, first = start(), start()
     advance(whole, 9)
     advance(first, 5)
-    path = RunFolder(tmp_path).write_state(first.num_images, first.state_dict())
+    path = RunFolder(tmp_path).write_state("000000", first.state_dict())
     torch.manual_seed(99)
     second = start()
     second.load_state_dict(read_state(path))
@@ -105,7 +105,7 @@ def test_distillation_resumes_bit_for_bit_within_a_stage_and_where_one_begins(
     assert whole.steps_per_stage == 4
     advance(whole, 10)
     advance(first, stop)
-    path = RunFolder(tmp_path).write_state(first.num_images, first.state_dict())
+    path = RunFolder(tmp_path).write_state("000000", first.state_dict())
     torch.manual_seed(99)
     second = start()
     second.load_state_dict(read_state(path))
@@ -200,7 +200,7 @@ def test_a_saved_state_does_not_move_with_the_run_that_goes_on(
 ) -> None:
     job = refinement()
     advance(job, 12)
-    path = RunFolder(tmp_path).write_state(job.num_images, job.state_dict())
+    path = RunFolder(tmp_path).write_state("000000", job.state_dict())
     saved = job.average.mean.item()
     advance(job, 5)
     assert read_state(path)["average"]["mean"].item() == saved != job.average.mean.item()

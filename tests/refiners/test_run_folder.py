@@ -39,7 +39,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused_by_name(tmp_path: Pa
 def test_the_latest_run_is_the_newest_that_has_a_state(tmp_path: Path) -> None:
     runs = [RunFolder.create(tmp_path, "a") for _ in range(3)]
     for folder in runs[:2]:
-        folder.write_state(0, {"num_images": 0})
+        folder.write_state("000000", {"num_images": 0})
     assert RunFolder.latest(tmp_path).path == runs[1].path
     assert RunFolder.latest(runs[0].path).path == runs[0].path
 
@@ -58,7 +58,7 @@ def test_states_are_in_the_order_of_training_and_all_but_the_newest_can_be_dropp
     folder = RunFolder(tmp_path)
     kimg = [2, 0, 1_000_000, 999_999, 10]
     for k in kimg:
-        folder.write_state(k * 1000, {"num_images": k * 1000})
+        folder.write_state(f"{k:06d}", {"num_images": k * 1000})
     (tmp_path / "training-state-000011.pt.tmp").write_text("half a file")
     found = [read_state(path)["num_images"] // 1000 for path in folder.states()]
     assert found == sorted(kimg)
@@ -75,7 +75,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
         "settings": {"train": "all", "lr": 0.1},
         "weights": {"a": torch.randn(3)},
     }
-    back = read_state(RunFolder(tmp_path).write_state(3, state))
+    back = read_state(RunFolder(tmp_path).write_state("000000_003", state))
     assert back.keys() == state.keys()
     assert back["settings"] == state["settings"]
     assert torch.equal(back["weights"]["a"], state["weights"]["a"])
@@ -83,9 +83,9 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    path = folder.write_state(0, {"num_images": 0, "generation": 1})
+    path = folder.write_state("000000", {"num_images": 0, "generation": 1})
     with pytest.raises(pickle.PicklingError):
-        folder.write_state(0, {"num_images": 0, "generation": Unpicklable()})
+        folder.write_state("000000", {"num_images": 0, "generation": Unpicklable()})
     assert read_state(path)["generation"] == 1
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -245,7 +245,7 @@ def test_the_newest_whole_state_is_taken_and_the_damaged_one_is_said(
 ) -> None:
     folder = RunFolder(tmp_path)
     for k in (1, 2, 3):
-        folder.write_state(k * 1000, {"num_images": k * 1000, "weights": torch.randn(100)})
+        folder.write_state(f"{k:06d}", {"num_images": k * 1000, "weights": torch.randn(100)})
     assert folder.newest_state()["num_images"] == 3000
     assert capsys.readouterr().out == ""
     damaged = tmp_path / "training-state-000003.pt"

@@ -68,6 +68,19 @@ def test_a_run_folder_holds_log_statistics_pictures_snapshots_and_the_last_two_s
     assert len((folder / "log.txt").read_text().splitlines()) == 5
 
 
+def test_snapshots_within_a_kimg_overwrite_none_and_two_states_are_kept(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    start(affine, gaussian, kimg=0.32, outdir=tmp_path, save=keep)
+    (folder,) = tmp_path.iterdir()
+    ends = [f"000000_{n:03d}" for n in (128, 256, 320)]
+    found = sorted(path.name for path in folder.glob("network-snapshot-*.pkl"))
+    assert found == [f"network-snapshot-{name}.pkl" for name in ends]
+    states = sorted(folder.glob("training-state-*.pt"))
+    assert [path.name for path in states] == [f"training-state-{name}.pt" for name in ends[-2:]]
+    assert [read_state(path)["num_images"] for path in states] == [256, 320]
+
+
 def test_statistics_have_stylegans_form_and_a_line_after_the_warm_up_and_each_tick(
     affine: Any, gaussian: Any, tmp_path: Path
 ) -> None:

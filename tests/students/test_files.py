@@ -165,6 +165,11 @@ def test_frozen_layers_that_are_buffers_load_and_stay_buffers(
     loaded = students.load(like, network="D")
     x = torch.randn(2, 2, 8, 8)
     assert torch.equal(loaded(x), written(x))
+    for ours, theirs in (
+        (loaded.named_parameters(), checkpoints.parameters(record)),
+        (loaded.named_buffers(), checkpoints.buffers(record)),
+    ):
+        assert [name for name, _ in ours] == list(theirs)
     students.save(loaded, out, like=like, network="D")
     buffers = checkpoints.buffers(checkpoints.read(out)["D"])
     assert torch.equal(buffers["b8.fromrgb.weight"], written.b8.fromrgb.weight)

@@ -94,7 +94,7 @@ def test_the_size_is_multiplied_by_up_and_divided_by_down():
         ({"w": torch.zeros(2, 2, 3, 3, dtype=torch.float64)}, "w is torch.float64"),
         ({"x": torch.zeros(2, 5, 5)}, r"x is \[2, 5, 5\]"),
         ({"padding": [1]}, r"padding is \[1\]"),
-        ({"f": torch.zeros(1, 1, 1), "up": 2}, "the filter is"),
+        ({"f": torch.zeros(1, 1, 1), "up": 2}, "the filter, is"),
     ],
 )
 def test_an_argument_that_does_not_fit_is_named(arguments, message):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import stylegan_ops as ops
 from stylegan_ops.kernels.choice import available
+from stylegan_ops.modulate import modulate
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 # Rounding of one result of order one to ten; sums of half precision are made in single.
@@ -162,6 +162,40 @@ def test_modulated_conv2d_equals_its_definition(dtype, noise_shape, layout):
     assert_equal(ops.modulated_conv2d, x, weight, styles, noise, padding=1, dtype=dtype)
 
 
+@settings(max_examples=40)
+@given(
+    shape=st.tuples(st.integers(0, 2), st.integers(1, 5), UP_TO_8, UP_TO_8),
+    act=st.sampled_from(list(ops.ACTIVATIONS)),
+    noises=st.sampled_from([None, 1, "n"]),
+    has_bias=st.booleans(),
+    clamp=st.sampled_from([None, 0.5]),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    seed=SEED,
+)
+def test_what_surrounds_a_modulated_convolution_equals_its_definition(
+    shape, act, noises, has_bias, clamp, dtype, layout, seed
+):
+    n, c, h, w = shape
+    x = normal(seed, *shape, dtype=dtype).to(memory_format=layout)
+    s, b = normal(seed + 1, n, c, dtype=dtype), normal(seed + 2, c, dtype=dtype)
+    noise = normal(seed + 3, n if noises == "n" else 1, 1, h, w, dtype=dtype)
+    inputs = (x, s, noise if noises else None, b if has_bias else None)
+    assert_equal(modulate, *inputs, act=act, clamp=clamp, dtype=dtype)
+
+
+@pytest.mark.parametrize("act", ["linear", "lrelu", "swish"])
+def test_what_surrounds_a_modulated_convolution_has_the_derivatives_of_its_definition(act):
+    shapes = [(2, 3, 3, 4), (2, 3), (2, 1, 3, 4), (3,)]
+    inputs = tuple(normal(i, *shape).requires_grad_() for i, shape in enumerate(shapes))
+
+    def op(x, s, noise, b):
+        return modulate(x, s, noise, b, act=act, gain=1.3, clamp=0.9, impl="cpu")
+
+    assert torch.autograd.gradcheck(op, inputs)
+    assert torch.autograd.gradgradcheck(op, inputs)
+
+
 def test_modulated_conv2d_has_the_derivatives_of_its_definition():
     shapes = [(2, 2, 3, 4), (3, 2, 3, 3), (2, 2), (1, 1, 3, 4)]
     inputs = tuple(normal(i, *shape).requires_grad_() for i, shape in enumerate(shapes))
@@ -173,100 +207,11 @@ def test_modulated_conv2d_has_the_derivatives_of_its_definition():
     assert torch.autograd.gradgradcheck(op, inputs)
 
 
-@settings(max_examples=30)
-@given(
-    shape=st.tuples(st.integers(1, 3), UP_TO_8, st.integers(1, 19), st.integers(1, 19)),
-    out=UP_TO_8,
-    seed=SEED,
-)
-def test_minimal_filtering_equals_convolution_and_its_first_and_second_derivatives(
-    shape, out, seed
-):
-    from stylegan_ops.kernels.winograd import conv3x3
-
-    x, w = normal(seed, *shape, dtype=torch.float32), normal(seed + 1, out, shape[1], 3, 3).float()
-    g = normal(seed + 2, shape[0], out, *shape[2:]).double()
-    found = []
-    for op, dtype in ((conv3x3, torch.float32), (lambda x, w: F.conv2d(x, w, padding=1), None)):
-        leaves = [t.to(dtype or torch.float64).detach().requires_grad_() for t in (x, w)]
-        y = op(*leaves)
-        first = torch.autograd.grad(y, leaves, g.to(y.dtype), create_graph=True)
-        squares = torch.stack([gradient.square().sum() for gradient in first]).sum()
-        found.append([y, *first, *torch.autograd.grad(squares, leaves)])
-    for ours, wanted in zip(*found, strict=True):
-        # Rounding is relative to the largest terms of a sum, not to its result.
-        scale = float(wanted.detach().abs().amax())
-        atol = 2e-5 * max(1.0, scale)
-        torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=atol)
-
-
-def test_wide_layers_take_minimal_filtering_and_narrow_ones_do_not(monkeypatch):
-    monkeypatch.delenv("REFINE_OPS")
-    for channels, is_fast in ((128, True), (16, False)):
-        x = normal(0, 16, channels, 24, 24, dtype=torch.float32)
-        w, bias = (
-            normal(1, channels, channels, 3, 3).float() / (3 * channels**0.5),
-            normal(2, channels).float(),
-        )
-        ours = ops.conv3x3(x, w, bias)
-        wanted = F.conv2d(x, w, bias, padding=1)
-        torch.testing.assert_close(ours, wanted, rtol=0, atol=2e-5)
-        # Another order of sums shows in the last bits.
-        assert torch.equal(ours, wanted) is not is_fast
-
-
-def test_a_convolution_refuses_what_it_cannot_take():
-    x, w = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3)
-    for bad, words in ((torch.ones(3, 1, 3, 3), "w is"), (torch.ones(3, 2, 1, 1), "w is")):
-        with pytest.raises(ValueError, match=words):
-            ops.conv3x3(x, bad)
-    with pytest.raises(ValueError, match="impl is 'fast'"):
-        ops.conv3x3(x, w, impl="fast")
-    with pytest.raises(ValueError, match="takes float32"):
-        ops.conv3x3(x.double(), w.double(), impl="cpu")
-
-
-def test_minimal_filtering_of_no_images_is_no_images():
-    from stylegan_ops.kernels.winograd import conv3x3
-
-    assert conv3x3(torch.ones(0, 3, 5, 6), torch.ones(2, 3, 3, 3)).shape == (0, 2, 5, 6)
-
-
-@pytest.mark.parametrize("flip_weight", [True, False])
-@pytest.mark.parametrize("flip_filter", [True, False])
-def test_a_doubling_convolution_by_minimal_filtering_equals_its_definition(
-    flip_weight, flip_filter, monkeypatch
-):
-    monkeypatch.delenv("REFINE_OPS")
-    x, w = normal(0, 16, 128, 24, 24).float(), normal(1, 128, 128, 3, 3).float() / 34
-    f = ops.setup_filter([[1.0, 3, 3, 1], [2, 1, 4, 1], [3, 0, 1, 2], [1, 1, 1, 5]])
-    arguments = {"up": 2, "padding": 1, "flip_weight": flip_weight, "flip_filter": flip_filter}
-    ours = ops.conv2d_resample(x, w, f, **arguments)
-    wanted = ops.conv2d_resample(x.double(), w.double(), f, **arguments)
-    torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=2e-5)
-    # Another order of sums: equality to the last bit would say that the kernel did not run.
-    assert not torch.equal(ours, ops.conv2d_resample(x, w, f, **arguments, impl="reference"))
-
-
-@pytest.mark.slow
-def test_every_operation_is_registered_as_torch_asks():
-    from stylegan_ops.kernels import bias_act, filtered_lrelu, modulation, upfirdn2d, winograd
-
-    assert bias_act and filtered_lrelu and modulation and upfirdn2d and winograd
-    x, taps = normal(0, 2, 3, 8, 8).requires_grad_(), normal(1, 4, 4).float()
-    b, s = normal(2, 3).requires_grad_(), normal(3, 2, 3).requires_grad_()
-    noise = normal(4, 1, 1, 8, 8).requires_grad_()
-    small, w = x.float().detach().requires_grad_(), normal(5, 3, 3, 3, 3).float().requires_grad_()
-    calls = {
-        "bias_act": (x, b, None, None, 0, 1, 2, 0.2, 1.4, 0.5),
-        "upfirdn2d": (x, taps, [2, 2, 1, 1, 2, 1, 2, 1]),
-        "filtered_lrelu": (x, taps, taps, b, [2, 2, 3, 3, 3, 3], 1.4, 0.2, 0.5),
-        "modulate": (x, s, noise),
-        "channel_dot": (x, normal(6, 2, 3, 8, 8).requires_grad_()),
-        "conv3x3": (small, w),
-    }
-    for name, arguments in calls.items():
-        torch.library.opcheck(getattr(torch.ops.stylegan_ops, name).default, arguments)
+def modulated(x, **dtypes):
+    """A modulated convolution of which some inputs have another dtype."""
+    shapes = {"weight": (2, 3, 3, 3), "styles": (1, 3), "noise": (4, 4), "bias": (2,)}
+    drawn = [torch.ones(shape, dtype=dtypes.get(name)) for name, shape in shapes.items()]
+    return ops.modulated_conv2d(x, *drawn[:3], bias=drawn[3], padding=1, impl="cpu")
 
 
 @pytest.mark.parametrize(
@@ -282,6 +227,23 @@ def test_every_operation_is_registered_as_torch_asks():
             lambda x: ops.upfirdn2d(x, torch.ones(2, requires_grad=True), impl="cpu"),
             "f requires a gradient",
         ),
+        (lambda x: ops.upfirdn2d(x, torch.ones(2, 3).T, impl="cpu"), "f, the filter, is not con"),
+        (lambda x: ops.upfirdn2d(x, torch.ones(2).int(), impl="cpu"), "f, the filter, is .*int32"),
+        (lambda x: ops.filtered_lrelu(x, torch.ones(4)[::2], impl="cpu"), "fu, the filter, is not"),
+        (lambda x: ops.filtered_lrelu(x, fd=torch.ones(4)[::2], impl="cpu"), "fd, the filter, is"),
+        (lambda x: ops.filtered_lrelu(x, clamp=-1, impl="cpu"), "clamp is -1"),
+        (
+            lambda x: modulated(x, weight=torch.float64),
+            "weight is torch.float64; it must be float32",
+        ),
+        (lambda x: modulated(x, styles=torch.float16), "styles is torch.float16"),
+        (lambda x: modulated(x, noise=torch.float64), "noise is torch.float64"),
+        (lambda x: modulated(x, bias=torch.float64), "b is .*torch.float64"),
+        (
+            lambda x: ops.conv3x3(x, torch.ones(2, 3, 3, 3).double(), impl="cpu"),
+            "w is torch.float64",
+        ),
+        (lambda x: modulate(x, torch.ones(1, 2), impl="cpu"), r"s is \[1, 2\]"),
     ],
 )
 def test_a_kernel_refuses_what_it_cannot_do_by_the_name_of_the_argument(call, words):

@@ -141,7 +141,7 @@ def test_setup_filter_normalises_flips_scales_and_keeps_long_filters_separable()
         ({"up": 0}, "up is 0; it must be at least 1"),
         ({"down": [2, 0]}, r"down is \[2, 0\]"),
         ({"padding": [1, 2, 3]}, r"padding is \[1, 2, 3\]; give"),
-        ({"f": torch.zeros(1, 1, 1)}, r"the filter is \[1, 1, 1\]"),
+        ({"f": torch.zeros(1, 1, 1)}, r"the filter, is \[1, 1, 1\]"),
         ({"f": torch.zeros(6)}, "x is 5 x 5.*smaller than the filter, 6 x 6 taps"),
         ({"padding": -3}, "x is 5 x 5: with up 1 and padding -3"),
         ({"x": torch.zeros(5, 5)}, r"x is \[5, 5\]; it must be \[n, c, h, w\]"),
