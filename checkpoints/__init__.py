@@ -4,13 +4,15 @@
 The names a file may use are one table (`reader.NAMES`); tensor storages (`storages`) and NumPy data
 (`arrays`) are parsed here; `settle` takes the last look. Objects become `Record` nodes (`records`).
 `torch_files` reads and writes whole files of `torch.save` (`zips`). `write` (`writer`) is the way
-back. `modules` finds the tensors of a record, changes them, and makes records of modules born here.
+back. `modules` finds the tensors of a record, changes them, and makes records of modules born here;
+`fitting` compares them with what a network asks for.
 `fetch` (`cache`) keeps files from the web, and `replacing` (`atomic`) is how every file here is
 written.
 """
 
 from checkpoints.atomic import replacing
 from checkpoints.cache import fetch, local, sha256
+from checkpoints.fitting import check_finite, check_fit
 from checkpoints.modules import (
     buffers,
     describe,
@@ -31,6 +33,8 @@ __all__ = [
     "Record",
     "UnsafeCheckpoint",
     "buffers",
+    "check_finite",
+    "check_fit",
     "describe",
     "fetch",
     "local",

@@ -26,7 +26,7 @@ from students import (
     tensorflow,
 )
 from students.discriminator import Discriminator
-from students.filling import check_finite, check_fit, filled, keep_frozen
+from students.filling import filled, keep_frozen
 from students.stylegan2 import Generator
 
 
@@ -225,7 +225,9 @@ def save(
     data = checkpoints.read(like)
     record = find_network(data, network, like)
     weights = student.state_dict()
-    check_fit(weights, checkpoints.tensors(record), f"the student does not fit {network} of {like}")
-    check_finite(weights)
+    checkpoints.check_fit(
+        weights, checkpoints.tensors(record), f"the student does not fit {network} of {like}"
+    )
+    checkpoints.check_finite(weights)
     changed = checkpoints.with_tensors(record, weights)
     layout_of(data).replace(data, network, changed, path)

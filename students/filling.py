@@ -38,8 +38,10 @@ def filled(
         module = make()
     wanted = module.state_dict()
     kept = [name for name in wanted if own and name.endswith(own)]
-    check_fit(tensors, {n: like for n, like in wanted.items() if n not in kept}, complaint)
-    check_finite(tensors)
+    checkpoints.check_fit(
+        tensors, {n: like for n, like in wanted.items() if n not in kept}, complaint
+    )
+    checkpoints.check_finite(tensors)
     weights = {n: tensors[n].detach() for n in wanted if n in tensors}
     if kept:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
@@ -60,32 +62,9 @@ def keep_frozen(module: torch.nn.Module, names: Container[str]) -> None:
             layer.register_buffer(own, value.detach())
 
 
-def check_fit(
-    given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], complaint: str
-) -> None:
-    """Raise ValueError unless the tensors given have the names and shapes of those wanted."""
-    faults = [f"{name} is missing" for name in wanted if name not in given]
-    faults += [f"{name} is unknown" for name in given if name not in wanted]
-    faults += [
-        f"{name} is {list(given[name].shape)} instead of {list(like.shape)}"
-        for name, like in wanted.items()
-        if name in given and given[name].shape != like.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"{complaint}: {'; '.join(faults[:3])}{more}")
-
-
 def shape_of(tensors: Mapping[str, torch.Tensor], name: str, dimensions: int) -> tuple[int, ...]:
     """Return a tensor's shape, or raise ValueError unless it has this many dimensions, none 0."""
     shape = tuple(tensors[name].shape) if name in tensors else ()
     if len(shape) != dimensions or 0 in shape:
         raise ValueError(f"{name} is {list(shape) or 'missing'}; it has {dimensions} dimensions")
     return shape
-
-
-def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError if a tensor holds an infinity or a NaN."""
-    bad = checkpoints.nonfinite(tensors)
-    if bad:
-        raise ValueError(f"tensors that are not finite: {', '.join(bad[:3])}")

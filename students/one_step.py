@@ -18,7 +18,6 @@ import torch
 import checkpoints
 from checkpoints import Record
 from students.base import Student, check_labels, check_noise_mode
-from students.filling import check_finite, check_fit
 
 SIGMA_INIT = 2.5  # Zhou et al. 2024, Table 6
 NETWORK_KEYS = ("ema", "net")
@@ -113,8 +112,8 @@ def save(student: OneStep, path: str | Path, *, like: str | Path) -> None:
     """
     record = _network(checkpoints.read(like), like)
     weights = student.denoiser.state_dict()
-    check_fit(weights, checkpoints.tensors(record), f"the student does not fit {like}")
-    check_finite(weights)
+    checkpoints.check_fit(weights, checkpoints.tensors(record), f"the student does not fit {like}")
+    checkpoints.check_finite(weights)
     data = {"ema": checkpoints.with_tensors(record, weights), "init_sigma": student.sigma_init}
     checkpoints.write(data, path)
 

@@ -18,7 +18,7 @@ import checkpoints
 from checkpoints import Record
 from students import calls
 from students.discriminator import Discriminator
-from students.filling import check_finite, check_fit, filled, shape_of
+from students.filling import filled, shape_of
 from students.rosinality_names import (
     FILTER,
     Names,
@@ -121,7 +121,7 @@ def save(generator: torch.nn.Module, path: str | Path) -> None:
     if faults:
         raise ValueError(f"the format has no generator with {', '.join(faults)}")
     tensors = {name: tensor.detach() for name, tensor in generator.state_dict().items()}
-    check_finite(tensors)
+    checkpoints.check_finite(tensors)
     mapping, synthesis = generator.mapping, generator.synthesis
     for i in range(mapping.num_layers):
         scale = getattr(mapping, f"fc{i}").bias_gain / LR_MULTIPLIER
@@ -230,7 +230,7 @@ def _filled(
         wanted = make().state_dict()
     expected = {theirs: foreign(wanted, ours, *axes) for ours, (theirs, *axes) in table.items()}
     given = {name: value for name, value in state.items() if not name.endswith(".kernel")}
-    check_fit(given, expected, "its tensors do not fit one another")
+    checkpoints.check_fit(given, expected, "its tensors do not fit one another")
     tensors = {
         ours: state[theirs].reshape(wanted[ours].shape) for ours, (theirs, *_) in table.items()
     }

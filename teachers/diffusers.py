@@ -219,9 +219,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
         isinstance(value, torch.Tensor) for value in data.values()
     ):
         raise ValueError(f"{path.name} holds something else than named tensors")
-    bad = [name for name, value in data.items() if not bool(value.isfinite().all())]
-    if bad:
-        raise ValueError(f"{path.name} has tensors that are not finite: {', '.join(bad[:3])}")
+    checkpoints.check_finite(data)
     return dict(data)
 
 
@@ -241,16 +239,7 @@ def _build(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> to
     with torch.device("meta"):
         unet = _diffusers().UNet2DModel(**arguments)
     wanted = unet.state_dict()
-    faults = [f"{name} is missing" for name in wanted if name not in weights]
-    faults += [f"{name} is unknown" for name in weights if name not in wanted]
-    faults += [
-        f"{name} is {list(weights[name].shape)} instead of {list(like.shape)}"
-        for name, like in wanted.items()
-        if name in weights and weights[name].shape != like.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"tensors that do not fit config.json: {'; '.join(faults[:3])}{more}")
+    checkpoints.check_fit(weights, wanted, "tensors that do not fit config.json")
     unet.load_state_dict({n: weights[n].detach().float() for n in wanted}, assign=True)
     # Torch's fused attention, the default, has no second derivative on a CPU.
     for module in unet.modules():

@@ -110,9 +110,7 @@ def build(record: Record) -> Denoiser:
         ValueError: tensors are missing, unknown, of another shape or not finite.
     """
     tensors = checkpoints.tensors(record)
-    nonfinite = checkpoints.nonfinite(record)
-    if nonfinite:
-        raise ValueError(f"tensors that are not finite: {', '.join(nonfinite[:3])}")
+    checkpoints.check_finite(tensors)
     # A block has several tensors: more blocks than that are refused before they cost anything.
     num_blocks = record.init_kwargs.get("num_blocks", 1)
     if num_blocks > len(tensors):
@@ -120,16 +118,7 @@ def build(record: Record) -> Denoiser:
     with torch.device("meta"):
         denoiser = FAMILIES[record.class_name](*record.init_args, **record.init_kwargs)
     wanted = denoiser.state_dict()
-    faults = [f"{name} is missing" for name in wanted if name not in tensors]
-    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
-    faults += [
-        f"{name} is {list(tensors[name].shape)} instead of {list(like.shape)}"
-        for name, like in wanted.items()
-        if name in tensors and tensors[name].shape != like.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"tensors that do not fit its arguments: {'; '.join(faults[:3])}{more}")
+    checkpoints.check_fit(tensors, wanted, "tensors that do not fit its arguments")
     weights = {n: tensors[n].detach().to(like.dtype).contiguous() for n, like in wanted.items()}
     denoiser.load_state_dict(weights, assign=True)
     if isinstance(denoiser, edm2.Precond):
