@@ -53,8 +53,8 @@ def test_a_run_ends_with_a_one_step_generator_and_every_file_it_promises(files, 
     (folder,) = tmp_path.iterdir()
     promised = {
         *("training_options.json", "log.txt", "stats.jsonl", "metric-frechet_distance.jsonl"),
-        *("fakes_init.png", "fakes_teacher.png", "fakes_final.png", "fakes000000.png"),
-        *("network-snapshot-000000.pkl", "training-state-000000.pt"),
+        *("fakes_init.png", "fakes_teacher.png", "fakes_final.png", "fakes000000_032.png"),
+        *("network-snapshot-000000_032.pkl", "training-state-000000_032.pt"),
         *("report.json", "report.md", "report.html"),
     }
     assert promised <= {path.name for path in folder.iterdir()}
