@@ -19,13 +19,17 @@ from benchmarks.methods import DEMO, run_rows
 from commands.journey import Job
 from commands.recipes import METHODS, PRESETS
 
-# None of these changes what is computed but for rounding, except the last three, which do less.
+# What lets one pass serve both; its own effect is told from the pass's by the row without it.
+ONE_LAW = (*PRESETS["demo"]["knobs"], "auxiliary_sigma=lognormal:0.3,1.0")
+# Precision and compiling change rounding alone; the others are another, cheaper run.
 OPTIONS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "tf32": {"precision": "tf32"},
     "bf16": {"precision": "bf16"},
     "compile": {"compile": True},
     "one auxiliary step": {"auxiliary_steps": 1},
+    "one law, no average": {"auxiliary_ema": 0.0, "knobs": ONE_LAW},
+    "the same, pass shared": {"auxiliary_ema": 0.0, "knobs": ONE_LAW, "share_pass": True},
     "half the warm-up": {"warmup_kimg": PRESETS["demo"]["warmup_kimg"] / 2},
     "batch 64": {"batch": 64},
 }

@@ -1,6 +1,7 @@
 """Time our Diff-Instruct step against the official loop's, in one run, in turn.
 
     python -m benchmarks.step [--student edm|stylegan2] [--official DIR] [--official-gan DIR]
+                              [--share-pass]
 
 --official is a checkout of the official Diff-Instruct repository: its networks and loss are then
 the other side. Without it that side is the published recipe with our networks. Its repository has
@@ -10,7 +11,8 @@ one update of the auxiliary and one of the student.
 
 The published loop makes a second batch of images for the student's update, and computes the
 auxiliary's and the teacher's denoising for it; ours uses one batch for both. Dropout is the
-official networks' own.
+official networks' own. --share-pass also lets one pass of our auxiliary serve both updates, which
+is not the same step any more (refiners/shared_pass.py).
 """
 
 from __future__ import annotations
@@ -164,7 +166,7 @@ def published(kind: str, batch: int, official: Path | None, official_gan: Path |
     return PublishedLoop(student, generate, teacher, loss, batch=batch)
 
 
-def ours(kind: str, batch: int) -> Any:
+def ours(kind: str, batch: int, share_pass: bool) -> Any:
     """Build our side, with the published settings."""
     torch.manual_seed(0)
     teacher = networks.cifar_teacher()
@@ -181,6 +183,7 @@ def ours(kind: str, batch: int) -> Any:
         auxiliary_steps=1,
         auxiliary_ema=0,
         ema_kimg=500,
+        share_pass=share_pass,
     )
     return Refinement(student, teacher, DiffInstruct(), settings)
 
@@ -215,10 +218,17 @@ def _peak(side: str, arguments: tuple[Any, ...], threads: int) -> float:
 
 
 def measure(
-    kind: str, *, batch: int, repeats: int, official: Path | None, official_gan: Path | None
+    kind: str,
+    *,
+    batch: int,
+    repeats: int,
+    official: Path | None,
+    official_gan: Path | None,
+    share_pass: bool,
 ) -> dict[str, Any]:
     """Return seconds of a step of each side and of a matrix product, taken in turn, and memory."""
-    theirs, mine = published(kind, batch, official, official_gan), ours(kind, batch)
+    theirs = published(kind, batch, official, official_gan)
+    mine = ours(kind, batch, share_pass)
     timed = {"published": theirs.advance, "ours": mine.advance, "product": machine.matmul()}
     times: dict[str, list[float]] = {name: [] for name in timed}
     with without_cuda_streams():
@@ -235,6 +245,7 @@ def measure(
         "student": kind,
         "batch": batch,
         "repeats": repeats,
+        "share_pass": share_pass,
         "networks": {"denoiser": _named(official), "generator": _named(official_gan)},
         "seconds": {name: machine.spread(of) for name, of in times.items()},
         "ratio": machine.spread(ratios),
@@ -242,7 +253,7 @@ def measure(
             "published": peak_megabytes(
                 "published", kind, batch, official, official_gan, threads=threads
             ),
-            "ours": peak_megabytes("ours", kind, batch, threads=threads),
+            "ours": peak_megabytes("ours", kind, batch, share_pass, threads=threads),
         },
     }
 
@@ -266,7 +277,8 @@ def table(result: dict[str, Any]) -> str:
             machine.headline(result["machine"]),
             f"student {result['student']}, batch {batch}, {result['repeats']} repeats in turn; "
             f"the published loop has the {used['denoiser']} denoiser"
-            + ("" if result["student"] == "edm" else f" and the {used['generator']} generator"),
+            + ("" if result["student"] == "edm" else f" and the {used['generator']} generator")
+            + ("; our auxiliary's pass is shared" if result["share_pass"] else ""),
             "",
             f"{'step':10} {'s':>8} {'min':>8} {'max':>8} {'images/s':>9} {'peak MB':>9}",
             *lines,
@@ -281,6 +293,9 @@ def table(result: dict[str, Any]) -> str:
 @click.option("--student", type=click.Choice(STUDENTS), default="edm", show_default=True)
 @click.option("--official", metavar="DIR", type=click.Path(path_type=Path, exists=True))
 @click.option("--official-gan", metavar="DIR", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--share-pass", is_flag=True, help="Let one pass of the auxiliary serve both updates."
+)
 @click.option("--batch", metavar="INT", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--threads", metavar="INT", type=click.IntRange(min=1), help="Default: torch's own.")
@@ -289,6 +304,7 @@ def main(
     student: str,
     official: Path | None,
     official_gan: Path | None,
+    share_pass: bool,
     batch: int,
     repeats: int,
     threads: int | None,
@@ -298,7 +314,12 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     result = measure(
-        student, batch=batch, repeats=repeats, official=official, official_gan=official_gan
+        student,
+        batch=batch,
+        repeats=repeats,
+        official=official,
+        official_gan=official_gan,
+        share_pass=share_pass,
     )
     click.echo(table(result))
     if json_file is not None:

@@ -119,6 +119,11 @@ SETTINGS = {
         "with bf16 on a GPU",
         "On a CPU, whose kernels choose their own order, it was measured to change nothing.",
     ),
+    "share_pass": Knob(
+        "One pass of the auxiliary serves its loss and the student's gradient: less work a step.",
+        "with --aux-ema 0, --aux-steps 1 and one law of sigma, as published",
+        "The student then follows the auxiliary's own noise, unaveraged.",
+    ),
     "activation_checkpointing": Knob(
         "Keep the inputs of the networks' blocks alone for the backward pass; the same result.",
         "where --batch-gpu 1 does not fit",

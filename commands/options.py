@@ -71,6 +71,7 @@ SETTING_OPTIONS = {
     "precision": setting("--precision", "precision", str, "fp32|tf32|bf16"),
     "compile": switch("--compile", "compile"),
     "channels_last": switch("--channels-last", "channels_last"),
+    "share_pass": switch("--share-pass", "share_pass"),
     "activation_checkpointing": switch("--activation-checkpointing", "activation_checkpointing"),
     "zero": switch("--zero", "zero"),
     "offload_teacher": switch("--offload-teacher", "offload_teacher"),

@@ -84,6 +84,27 @@ class WithAuxiliary(Protocol):
 
 
 @runtime_checkable
+class WithSharedPass(WithAuxiliary, Protocol):
+    """A method whose gradient is a function of both denoised images of one noisy x."""
+
+    @property
+    def student_sigma(self) -> str:
+        """The law of sigma in the student's gradient."""
+        ...
+
+    @property
+    def auxiliary_sigma(self) -> str:
+        """The law of sigma in the auxiliary's loss."""
+        ...
+
+    def gradient_of(
+        self, x_0: torch.Tensor, d_teacher: torch.Tensor, d_auxiliary: torch.Tensor
+    ) -> torch.Tensor:
+        """Return g = dL/dx_0 per sample, all [n, c, h, w], of the denoised x_0 + sigma eps."""
+        ...
+
+
+@runtime_checkable
 class WithHead(Protocol):
     """A method whose auxiliary also tells the student's images from real ones."""
 

@@ -49,6 +49,13 @@ Weight = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WEIGHTS: dict[str, Weight] = {"one": one, "dmd": dmd}
 
 
+def weighted(
+    x_0: torch.Tensor, d_teacher: torch.Tensor, d_auxiliary: torch.Tensor, weight: Weight
+) -> torch.Tensor:
+    """Return w (D_q - D_p), all [n, c, h, w]."""
+    return weight(x_0, d_teacher) * (d_auxiliary - d_teacher)
+
+
 @torch.no_grad()
 def difference(
     x_0: torch.Tensor,
@@ -62,8 +69,7 @@ def difference(
     """Return w (D_q - D_p) at one noise level per sample, in the shape of x_0 [n, c, h, w]."""
     sigma = draw_sigma(law, len(x_0), x_0.device)
     x = add_noise(x_0, sigma)
-    d_teacher = teacher(x, sigma, labels)
-    return weight(x_0, d_teacher) * (auxiliary(x, sigma, labels) - d_teacher)
+    return weighted(x_0, teacher(x, sigma, labels), auxiliary(x, sigma, labels), weight)
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,12 @@ class DiffInstruct:
         law, weight = self.student_sigma, WEIGHTS[self.weight]
         g = difference(x_0, labels, teacher=teacher, auxiliary=auxiliary, law=law, weight=weight)
         return g - self.hold_contrast * along_contrast(g, x_0) if self.hold_contrast else g
+
+    def gradient_of(
+        self, x_0: torch.Tensor, d_teacher: torch.Tensor, d_auxiliary: torch.Tensor
+    ) -> torch.Tensor:
+        """Return w (D_q - D_p) of images that are denoised already."""
+        return weighted(x_0, d_teacher, d_auxiliary, WEIGHTS[self.weight])
 
     def auxiliary_loss(
         self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser

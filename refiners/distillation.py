@@ -27,6 +27,7 @@ from refiners.run_folder import RunFolder
 from refiners.session import Board, Session, run_folder_of
 from refiners.settings import Settings
 from refiners.shards import Pieces
+from refiners.shared_pass import check_shared_pass
 from refiners.state import layout_of, restore
 
 DISTILLERS: dict[str, type] = {"progressive": Progressive, "guided": Guided}
@@ -100,6 +101,7 @@ class Distillation:
         )
         self.device = next(self.student.parameters()).device
         check_device(settings, self.device)
+        check_shared_pass(method, settings)
         if settings.offload_teacher:
             raise ValueError("offload_teacher: this method always asks the teacher; leave it out")
         self.processes = processes or Processes()

@@ -24,6 +24,7 @@ from refiners.pair import check_pair
 from refiners.precision import check_device, prepare, tensor_cores
 from refiners.settings import Settings
 from refiners.shards import Pieces
+from refiners.shared_pass import check_shared_pass
 from refiners.state import check_layout, check_tensors, layout_of, restore
 from refiners.step import take_step
 
@@ -72,6 +73,7 @@ class Refinement:
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
         self.device = next(self.student.parameters()).device
         check_device(settings, self.device)
+        check_shared_pass(method, settings)
         self.processes = processes or Processes()
         self.pieces = Pieces(settings, self.processes, self.device)
         self.student_adam = new_adam(self.trained, settings.glr, settings, self.processes)

@@ -91,6 +91,12 @@ class DiffInstructMoments:
         """Return Diff-Instruct's gradient, in the shape of x_0 [n, c, h, w]."""
         return self.scores().pixel_gradient(x_0, labels, teacher=teacher, auxiliary=auxiliary)
 
+    def gradient_of(
+        self, x_0: torch.Tensor, d_teacher: torch.Tensor, d_auxiliary: torch.Tensor
+    ) -> torch.Tensor:
+        """Return Diff-Instruct's gradient of images that are denoised already."""
+        return self.scores().gradient_of(x_0, d_teacher, d_auxiliary)
+
     def auxiliary_loss(
         self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
     ) -> torch.Tensor:

@@ -52,6 +52,8 @@ class Settings:
         compile: torch.compile the denoisers and the student.
         channels_last: hold the denoisers' weights, and so their activations, channels last; the
             same but for rounding.
+        share_pass: let the auxiliary's pass for its loss serve the student's gradient too, see
+            shared_pass; for methods whose gradient is that of one pass.
         activation_checkpointing: keep the inputs of the networks' blocks alone for the backward
             pass, which computes the rest again: less memory, more time, the same result.
         zero: let each of several processes hold its share of Adam's moments alone (ZeRO, stage 1:
@@ -82,6 +84,7 @@ class Settings:
     precision: str = "fp32"
     compile: bool = False
     channels_last: bool = False
+    share_pass: bool = False
     activation_checkpointing: bool = False
     zero: bool = False
     offload_teacher: bool = False

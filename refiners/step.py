@@ -17,6 +17,7 @@ from refiners.distributed import couples_samples
 from refiners.inputs import draw_inputs
 from refiners.optimiser import step_if_finite
 from refiners.shards import Stream
+from refiners.shared_pass import Heard, Pass, shared_gradient
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Batch:
 
     Attributes:
         images: the student's, of each piece of this process.
+        heard: the auxiliary's last pass of each piece, where it is shared.
         stream: where the random streams were before they were made.
     """
 
@@ -33,6 +35,7 @@ class Batch:
     seen: torch.Tensor | None
     stream: Stream
     images: list[torch.Tensor] = field(default_factory=list)
+    heard: dict[int, Pass] = field(default_factory=dict)
 
 
 def take_step(job: Any, *, moves_student: bool) -> dict[str, float]:
@@ -86,7 +89,10 @@ def auxiliary_loss(job: Any, batch: Batch, i: int) -> torch.Tensor:
     method, cut = job.method, job.pieces.cut
     assert isinstance(method, WithAuxiliary)
     x_0, labels = batch.images[i].detach(), cut(batch.seen, i)
-    loss = method.auxiliary_loss(x_0, labels, auxiliary=job.auxiliary)
+    auxiliary: Any = Heard(job.auxiliary) if job.settings.share_pass else job.auxiliary
+    loss = method.auxiliary_loss(x_0, labels, auxiliary=auxiliary)
+    if isinstance(auxiliary, Heard) and auxiliary.last is not None:
+        batch.heard[i] = auxiliary.last
     if isinstance(method, WithHead):
         images, classes = (cut(part, i) for part in job.draw_real(job.settings.batch))
         loss = loss + method.head_loss(x_0, labels, images, classes, auxiliary=job.auxiliary)
@@ -149,9 +155,7 @@ def pixel_gradient(job: Any, batch: Batch) -> list[torch.Tensor]:
     if whole is not None and couples_samples(method):
         g = method.pixel_gradient(whole, batch.seen, **networks)
     else:
-        slopes = pieces.each(
-            lambda i: method.pixel_gradient(images[i], pieces.cut(batch.seen, i), **networks)
-        )
+        slopes = pieces.each(lambda i: piece_gradient(job, batch, images[i], i, networks))
         if job.memory is None:
             return slopes
         g = processes.gather(torch.cat(slopes), "the pixel gradient")
@@ -160,6 +164,16 @@ def pixel_gradient(job: Any, batch: Batch) -> list[torch.Tensor]:
         x_0 = images[0] if whole is None else whole
         g = method.join(g, x_0, teacher=job.teacher, memory=job.memory)
     return [g[rows] for rows in pieces.rows]
+
+
+def piece_gradient(
+    job: Any, batch: Batch, x_0: torch.Tensor, i: int, networks: dict[str, Any]
+) -> torch.Tensor:
+    """Return the method's pixel gradient of a piece, at noise of its own or at the auxiliary's."""
+    labels = job.pieces.cut(batch.seen, i)
+    if i in batch.heard:
+        return shared_gradient(job.method, x_0, labels, batch.heard[i], teacher=job.teacher)
+    return job.method.pixel_gradient(x_0, labels, **networks)
 
 
 def add_pair_slope(job: Any, pairs: Any, i: int) -> None:

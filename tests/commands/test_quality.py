@@ -1,0 +1,28 @@
+"""The table of speed options: each of its rows can be run."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.quality import OPTIONS, main
+from commands.recipes import METHODS, PRESETS, method_with
+from commands.running import settings_of
+from refiners.shared_pass import check_shared_pass
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_row_is_the_demo_with_one_thing_changed(name):
+    demo = {**PRESETS["demo"]}
+    options = {**demo, **OPTIONS[name]}
+    changed = {key for key, value in options.items() if demo.get(key) != value}
+    assert changed == set(OPTIONS[name])
+    settings = settings_of({k: v for k, v in options.items() if k != "knobs"})
+    check_shared_pass(method_with(METHODS[0], options["knobs"]), settings)
+
+
+def test_an_option_that_there_is_not_is_named(tmp_path):
+    result = CliRunner().invoke(main, ["--outdir", str(tmp_path), "--options", "fp32,fp7"])
+    assert result.exit_code == 2
+    assert "'fp7'" in result.output
+    assert not list(tmp_path.iterdir())
