@@ -1,4 +1,6 @@
-"""Train the embedded demo networks on MNIST: classifier, diffusion teacher, StyleGAN2 student.
+"""Train small networks from images: classifier, diffusion teacher, StyleGAN2 student.
+
+The embedded demo's, on MNIST:
 
     python -m demo.train classifier --data mnist-png.tar.xz --workdir runs/demo
     python -m demo.train teacher    --data mnist-png.tar.xz --workdir runs/demo --kimg 190
@@ -9,7 +11,7 @@
 
 Each stage saves its state every 20 kimg and continues from it when the same command is given again;
 `pack` copies the finished files beside this script. Seeds, times and the quality reached are in
-demo/README.md.
+demo/README.md. `--size cifar10` makes larger networks for CIFAR-10 in colour, for a GPU.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import torch.nn.functional as F
 import checkpoints
 import datasets
 import teachers
+from demo.sizes import SIZES
 from metrics.features import Classifier, ClassifierFeatures, save_features
 from metrics.moments import Moments, Statistics
 from students.discriminator import Discriminator
@@ -41,8 +44,8 @@ SAVE_EVERY = 20_000  # images
 
 
 def load_images(data: Path, workdir: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return MNIST's training images, uint8 [n, 1, 32, 32], and labels int64 [n]; cached."""
-    cache = workdir / "mnist32.npz"
+    """Return the training images, uint8 [n, c, 32, 32], and labels int64 [n]; cached."""
+    cache = workdir / "images32.npz"
     if not cache.exists():
         images, labels = datasets.read_class_folders(data, split="train", pad_to=32)
         np.savez(cache, images=images, labels=labels)
@@ -51,15 +54,21 @@ def load_images(data: Path, workdir: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def batches(
-    images: torch.Tensor, labels: torch.Tensor, batch: int, *, seed: int, start: int
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batch: int,
+    *,
+    seed: int,
+    start: int,
+    device: str = "cpu",
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield float images in [-1, 1] and one-hot labels; a draw depends on seed and step alone."""
     step = start // batch
     while True:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = torch.randint(len(images), [batch], generator=generator)
-        x = images[pick].float() / 127.5 - 1
-        yield x, F.one_hot(labels[pick], NUM_CLASSES).float()
+        x = images[pick].to(device).float() / 127.5 - 1
+        yield x, F.one_hot(labels[pick], NUM_CLASSES).float().to(device)
         step += 1
 
 
@@ -74,7 +83,7 @@ def load_state(path: Path, modules: Mapping[str, Any]) -> int:
     """Restore modules from a state file if there is one; return the number of images seen."""
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     for name, module in modules.items():
         module.load_state_dict(state[name])
     print(f"continuing {path} at {state['num_images']} images", flush=True)
@@ -109,7 +118,7 @@ class Progress:
 
 @click.group()
 def main() -> None:
-    """Train the demo networks."""
+    """Train a classifier, a teacher and a student."""
 
 
 def stage(function):
@@ -119,6 +128,8 @@ def stage(function):
         click.option("--workdir", type=click.Path(path_type=Path), required=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--threads", type=int, default=1, show_default=True),
+        click.option("--size", type=click.Choice(tuple(SIZES)), default="mnist", show_default=True),
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu"),
     ):
         function = option(function)
     return function
@@ -127,18 +138,26 @@ def stage(function):
 @main.command()
 @stage
 @click.option("--epochs", type=int, default=4, show_default=True)
-def classifier(data: Path, workdir: Path, seed: int, threads: int, epochs: int) -> None:
-    """Train the classifier whose features are the demo's feature space."""
+def classifier(
+    data: Path, workdir: Path, seed: int, threads: int, size: str, device: str, epochs: int
+) -> None:
+    """Train the classifier whose features are the feature space."""
     torch.set_num_threads(threads)
     workdir.mkdir(parents=True, exist_ok=True)
     images, labels = load_images(data, workdir)
     torch.manual_seed(seed)
-    network = Classifier(img_resolution=32, img_channels=1, num_classes=NUM_CLASSES)
+    sizes = SIZES[size]
+    network = Classifier(
+        img_resolution=32,
+        img_channels=sizes.img_channels,
+        widths=sizes.classifier,
+        num_classes=NUM_CLASSES,
+    ).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     batch = 100
     steps = epochs * len(images) // batch
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    stream = batches(images, labels, batch, seed=seed, start=0)
+    stream = batches(images, labels, batch, seed=seed, start=0, device=device)
     progress = Progress(0)
     for step in range(steps):
         x, c = next(stream)
@@ -148,7 +167,7 @@ def classifier(data: Path, workdir: Path, seed: int, threads: int, epochs: int) 
         optimizer.step()
         schedule.step()
         progress((step + 1) * batch, loss.item())
-    features = ClassifierFeatures(network)
+    features = ClassifierFeatures(network.cpu())
     held_images, held_labels = datasets.read_class_folders(data, split="test", pad_to=32)
     probabilities = features(torch.from_numpy(held_images))[1]
     assert probabilities is not None
@@ -157,8 +176,8 @@ def classifier(data: Path, workdir: Path, seed: int, threads: int, epochs: int) 
     for part in images.split(1000):
         moments = moments.merge(Moments.of(features(part)[0]))
     # A sample of the features themselves, for precision and recall.
-    sample = features(images[:: len(images) // 2000][:2000])[0]
-    name = f"MNIST classifier, {features.dim}-d penultimate"
+    sample = features(images[:: max(len(images) // 2000, 1)][:2000])[0]
+    name = f"{size.upper()} classifier, {features.dim}-d penultimate"
     statistics = Statistics.of(moments, space=name, features=sample)
     save_features(workdir / "features.npz", network, statistics, name=name)
     print(f"test accuracy {100 * right:.2f} %")
@@ -168,23 +187,22 @@ def classifier(data: Path, workdir: Path, seed: int, threads: int, epochs: int) 
 @stage
 @click.option("--kimg", type=float, default=190, show_default=True)
 @click.option("--batch", type=int, default=128, show_default=True)
-@click.option("--channels", type=int, default=16, show_default=True)
 @click.option("--label-dropout", type=float, default=0.3, show_default=True)
 def teacher(
     data: Path,
     workdir: Path,
     seed: int,
     threads: int,
+    size: str,
+    device: str,
     kimg: float,
     batch: int,
-    channels: int,
     label_dropout: float,
 ) -> None:
     """Train the EDM teacher (Karras et al. 2022), class-conditional with label dropout.
 
     A longer second run with more dropout brings the unconditional model, which zero labels ask for,
-    up to the conditional
-    one; the learning rate follows the new length.
+    up to the conditional one; the learning rate follows the new length.
     """
     torch.set_num_threads(threads)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -192,28 +210,24 @@ def teacher(
     torch.manual_seed(seed)
     network = EDMPrecond(
         img_resolution=32,
-        img_channels=1,
+        img_channels=SIZES[size].img_channels,
         label_dim=NUM_CLASSES,
         model_type="SongUNet",
-        model_channels=channels,
-        channel_mult=[1, 2, 2],
-        num_blocks=1,
-        attn_resolutions=[],
-        dropout=0.0,
         label_dropout=label_dropout,
-    )
+        **SIZES[size].teacher,
+    ).to(device)
     network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     average = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
     path = workdir / "teacher.pt"
     state = {"network": network, "average": average, "optimizer": optimizer}
     seen = load_state(path, state)
-    stream = batches(images, labels, batch, seed=seed, start=seen)
+    stream = batches(images, labels, batch, seed=seed, start=seen, device=device)
     progress = Progress(seen)
     while seen < kimg * 1000:
         torch.manual_seed(seed * 1_000_003 + seen)
         x_0, c = next(stream)
-        sigma = (torch.randn([batch]) * 1.2 - 0.8).exp()
+        sigma = (torch.randn([batch], device=device) * 1.2 - 0.8).exp()
         x = x_0 + sigma[:, None, None, None] * torch.randn_like(x_0)
         weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
         error = (network(x, sigma, c) - x_0).square().mean(dim=[1, 2, 3])
@@ -232,7 +246,7 @@ def teacher(
         progress(seen, loss.item())
         if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
             save_state(path, state, seen)
-    teachers.save(average, workdir / "teacher.pkl")
+    teachers.save(average.cpu(), workdir / "teacher.pkl")
     print(f"{workdir / 'teacher.pkl'} after {seen} images")
 
 
@@ -240,18 +254,28 @@ def teacher(
 @stage
 @click.option("--kimg", type=float, default=60, show_default=True)
 @click.option("--batch", type=int, default=32, show_default=True)
-def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, batch: int) -> None:
+def student(
+    data: Path,
+    workdir: Path,
+    seed: int,
+    threads: int,
+    size: str,
+    device: str,
+    kimg: float,
+    batch: int,
+) -> None:
     """Train the StyleGAN2 generator: logistic loss with R1 (Karras et al. 2020), stopped early."""
     torch.set_num_threads(threads)
     workdir.mkdir(parents=True, exist_ok=True)
     images, labels = load_images(data, workdir)
     torch.manual_seed(seed)
-    width: dict[str, Any] = {"channel_base": 1024, "channel_max": 64}
-    sizes: dict[str, Any] = {"c_dim": 0, "img_resolution": 32, "img_channels": 1}
+    width: dict[str, Any] = dict(SIZES[size].student)
+    z_dim, channels = SIZES[size].z_dim, SIZES[size].img_channels
+    sizes: dict[str, Any] = {"c_dim": 0, "img_resolution": 32, "img_channels": channels}
     generator = Generator(
-        z_dim=64, w_dim=64, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=width, **sizes
-    )
-    discriminator = Discriminator(**width, **sizes)
+        z_dim=z_dim, w_dim=z_dim, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=width, **sizes
+    ).to(device)
+    discriminator = Discriminator(**width, **sizes).to(device)
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     lazy = 16 / 17  # R1 every 16 steps: rate and decay scaled as in Karras et al. 2020, appendix B
     g_opt = torch.optim.Adam(generator.parameters(), lr=2e-3, betas=(0.0, 0.99))
@@ -265,12 +289,13 @@ def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, bat
         "d_opt": d_opt,
     }
     seen = load_state(path, state)
-    stream = batches(images, labels, batch, seed=seed, start=seen)
+    stream = batches(images, labels, batch, seed=seed, start=seen, device=device)
     progress = Progress(seen)
     while seen < kimg * 1000:
         torch.manual_seed(seed * 1_000_003 + seen)
         discriminator.requires_grad_(False)
-        g_loss = F.softplus(-discriminator(generator(torch.randn([batch, 64])))).mean()
+        z = torch.randn([batch, z_dim], device=device)
+        g_loss = F.softplus(-discriminator(generator(z))).mean()
         g_opt.zero_grad()
         g_loss.backward()
         g_opt.step()
@@ -278,7 +303,7 @@ def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, bat
         discriminator.requires_grad_(True)
         real = next(stream)[0].requires_grad_(seen // batch % 16 == 0)
         with torch.no_grad():
-            fake = generator(torch.randn([batch, 64]))
+            fake = generator(torch.randn([batch, z_dim], device=device))
         logits = discriminator(real)
         d_loss = F.softplus(discriminator(fake)).mean() + F.softplus(-logits).mean()
         if real.requires_grad:
@@ -293,7 +318,7 @@ def student(data: Path, workdir: Path, seed: int, threads: int, kimg: float, bat
         progress(seen, g_loss.item())
         if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
             save_state(path, state, seen)
-    networks = {"G": generator, "D": discriminator, "G_ema": average}
+    networks = {"G": generator.cpu(), "D": discriminator.cpu(), "G_ema": average.cpu()}
     records = {
         name: checkpoints.describe(network.eval().requires_grad_(False), source=SOURCE)
         for name, network in networks.items()
