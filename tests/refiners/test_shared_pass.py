@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ SHARED = {"warmup_kimg": 0, "auxiliary_ema": 0, "share_pass": True}
 def test_the_gradient_is_at_the_noise_that_the_auxiliary_learned_from(gaussian):
     """g = D_q(x) - D_p(x) at the x and sigma of the loss, which is computed here from them too."""
     x_0, teacher, method = torch.randn(6, 1, 4, 4), gaussian(0.5, 1.0), DiffInstruct()
-    heard = Heard(gaussian(0.0, 2.0))
+    heard: Any = Heard(gaussian(0.0, 2.0))
     loss = method.auxiliary_loss(x_0, None, auxiliary=heard)
     assert heard.last is not None
     x, sigma, d_q = heard.last.x, heard.last.sigma, heard.last.denoised

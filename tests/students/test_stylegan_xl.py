@@ -107,7 +107,7 @@ def test_the_gradient_of_the_images_reaches_every_parameter(make: Callable[[], A
 
 
 def test_truncation_goes_to_the_mean_of_the_class():
-    mapping = make_stem().mapping
+    mapping: Any = make_stem().mapping
     z, c = inputs(make_stem(), 2, 0, 2)
     assert mapping.w_avg.shape == (3, 4)
     ws = mapping(z, c, truncation_psi=0, truncation_cutoff=2)
@@ -117,7 +117,7 @@ def test_truncation_goes_to_the_mean_of_the_class():
 
 
 def test_in_training_each_class_s_mean_follows_its_samples_one_by_one():
-    mapping = make_stem().mapping
+    mapping: Any = make_stem().mapping
     z, c = inputs(make_stem(), 2, 0, 2, 2)
     w, expected = mapping(z, c)[:, 0], mapping.w_avg.clone()
     for row, label in zip(w, [2, 0, 2, 2], strict=True):
