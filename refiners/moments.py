@@ -61,7 +61,7 @@ class DiffInstructMoments:
     feature_sigmas: str = "0.1,0.5"
     num_features: int = 256
     memory: int = 1000
-    num_reference: int = 4000
+    num_reference: int = 8000
 
     def __post_init__(self) -> None:
         self.scores()  # checks the knobs that it shares
