@@ -160,7 +160,7 @@ def prepare(
     settings, method = settings_of(options), method_with(method_name, knobs, {})
     job = job.completed(method_name, method)
     device = device_of_rank(pick_device(job.device))
-    check_running(job, settings, device)
+    check_running(job, settings, method, device)
     teacher = teachers.load(job.teacher, device=device)
     assert job.init_sigma is not None
     start: Any = OneStep(copy.deepcopy(teacher), sigma_init=job.init_sigma)

@@ -165,7 +165,7 @@ def check(job: Job, method_name: str, knobs: Sequence[str], options: dict[str, A
     if job.teacher_images is None:
         job = replace(job, teacher_images=teacher_images_for(settings.kimg))
     device = device_of_rank(pick_device(job.device))
-    check_running(job, settings, device)
+    check_running(job, settings, method, device)
     student = students.load(job.student, network=job.network, device=device)
     teacher = teachers.load(job.teacher, device=device)
     pair = bring_together(

@@ -24,7 +24,7 @@ def settings_of(options: Mapping[str, Any]) -> Any:
     return replace(settings, warmup_kimg=warmup_for(settings.kimg, settings.warmup_kimg))
 
 
-def check_running(job: Any, settings: Any, device: str) -> None:
+def check_running(job: Any, settings: Any, method: Any, device: str) -> None:
     """Raise ValueError where a run cannot be started as asked."""
     import torch
 
@@ -33,6 +33,7 @@ def check_running(job: Any, settings: Any, device: str) -> None:
     from refiners.optimiser import check_zero
     from refiners.precision import check_compiler, check_device
     from refiners.shards import pieces_of
+    from refiners.shared_pass import check_shared_pass
 
     if job.resume and job.transfer:
         raise ValueError(
@@ -41,6 +42,7 @@ def check_running(job: Any, settings: Any, device: str) -> None:
     if job.wandb:
         check_wandb()
     check_device(settings, torch.device(device))
+    check_shared_pass(method, settings)
     if settings.compile:
         check_compiler(torch.device(device))
     check_zero(settings, num_processes())

@@ -64,6 +64,7 @@ def refusal(result: Result) -> str:
             ("--zero",),
             "zero shares Adam's moments among processes, and there is one; start several",
         ),
+        (("--share-pass", "--aux-ema", "0"), "give both one law"),
         (("--compile", "--activation-checkpointing"), "are both set; torch.compile chooses itself"),
         (("--batch-gpu", "9"), "batch_gpu is 9, above the batch of 8"),
         (("--batch-gpu", "some"), "'some' is not a valid integer"),
