@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,12 @@ def write(outdir: Path, runs: Mapping[str, Any], settings: Mapping[str, Any]) ->
     machine.write_json(outdir / "methods.json", facts)
 
 
-def chosen_methods(text: str) -> tuple[str, ...]:
-    """Return the methods of a comma-separated list; ValueError names one that there is not."""
+def chosen(text: str, allowed: Collection[str]) -> tuple[str, ...]:
+    """Return the names of a comma-separated list; BadParameter names one that is not allowed."""
     names = tuple(text.split(","))
     for name in names:
-        if name not in METHODS:
-            raise click.BadParameter(f"{name!r} is no method; allowed: {', '.join(METHODS)}")
+        if name not in allowed:
+            raise click.BadParameter(f"{name!r} is unknown; allowed: {', '.join(allowed)}")
     return names
 
 
@@ -163,7 +163,7 @@ def main(
     """Refine a student by every method of gan, over seeds, and write a table of the results."""
     if threads is not None:
         torch.set_num_threads(threads)
-    names = chosen_methods(methods)
+    names = chosen(methods, METHODS)
     settings = {**PRESETS[preset]}
     given = {"kimg": kimg, "warmup_kimg": warmup, "batch": batch}
     settings |= {name: value for name, value in given.items() if value is not None}

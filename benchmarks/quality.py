@@ -15,7 +15,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.methods import DEMO, run_rows
+from benchmarks.methods import DEMO, chosen, run_rows
 from commands.journey import Job
 from commands.recipes import METHODS, PRESETS
 
@@ -34,15 +34,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "batch 64": {"batch": 64},
 }
 ON_CPU = tuple(name for name in OPTIONS if name != "tf32")
-
-
-def chosen_options(text: str) -> tuple[str, ...]:
-    """Return the options of a comma-separated list; BadParameter names one that there is not."""
-    names = tuple(text.split(","))
-    for name in names:
-        if name not in OPTIONS:
-            raise click.BadParameter(f"{name!r} is none; allowed: {', '.join(OPTIONS)}")
-    return names
 
 
 @click.command()
@@ -65,7 +56,7 @@ def main(
     """Refine the demo's student with each speed option and write a table of the results."""
     if threads is not None:
         torch.set_num_threads(threads)
-    names = chosen_options(options)
+    names = chosen(options, OPTIONS)
     settings = {**PRESETS["demo"]}
     if kimg is not None:
         settings["kimg"] = kimg

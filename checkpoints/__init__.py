@@ -5,7 +5,7 @@ The names a file may use are one table (`reader.NAMES`); tensor storages (`stora
 (`arrays`) are parsed here; `settle` takes the last look. Objects become `Record` nodes (`records`).
 `torch_files` reads and writes whole files of `torch.save` (`zips`). `write` (`writer`) is the way
 back. `modules` finds the tensors of a record, changes them, and makes records of modules born here;
-`fitting` compares them with what a network asks for.
+`fitting` compares them with what a network asks for. `json_files` reads what lies beside them.
 `fetch` (`cache`) keeps files from the web, and `replacing` (`atomic`) is how every file here is
 written.
 """
@@ -13,6 +13,7 @@ written.
 from checkpoints.atomic import replacing
 from checkpoints.cache import fetch, local, sha256
 from checkpoints.fitting import check_finite, check_fit
+from checkpoints.json_files import read_json
 from checkpoints.modules import (
     buffers,
     describe,
@@ -43,6 +44,7 @@ __all__ = [
     "parameters",
     "printable",
     "read",
+    "read_json",
     "read_with_names",
     "replacing",
     "sha256",

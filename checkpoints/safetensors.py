@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from checkpoints.atomic import replacing
+from checkpoints.json_files import read_json
 from checkpoints.modules import named_modules, tensors
 from checkpoints.records import Record
 
@@ -135,14 +136,13 @@ def _record(modules: dict[str, Any], held: dict[str, torch.Tensor]) -> Record:
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:
-    if not path.exists() or path.stat().st_size > MAX_CONFIG:
+    if not path.exists():
         return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # another program's file, or damaged: not ours
+        config = read_json(path, max_bytes=MAX_CONFIG)
+    except ValueError:  # another program's file, or damaged: not ours
         return None
-    ours = isinstance(config, dict) and config.get("format") == FORMAT
-    return config if ours else None
+    return config if config.get("format") == FORMAT else None
 
 
 def _is_foreign(folder: Path, name: str) -> bool:

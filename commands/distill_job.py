@@ -157,7 +157,7 @@ def prepare(
     from refiners.distributed import device_of_rank
     from students.one_step import OneStep
 
-    settings, method = settings_of(options), method_with(method_name, knobs, {})
+    settings, method = settings_of(options, job), method_with(method_name, knobs, {})
     job = job.completed(method_name, method)
     device = device_of_rank(pick_device(job.device))
     check_running(job, settings, method, device)

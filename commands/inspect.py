@@ -11,7 +11,6 @@ import click
 
 from commands.provenance import sha256
 
-MAX_CONFIG_BYTES = 2**20
 STATE_KEYS = ("g_ema", "g", "d")  # rosinality's names, shown as G_ema, G and D
 
 
@@ -120,7 +119,7 @@ def _facts_of_folder(folder: Path) -> dict[str, Any]:
     state = _safetensors(weights) if weights.suffix == ".safetensors" else checkpoints.read(weights)
     if not network_facts.is_state_dict(state):
         raise ValueError(f"{weights} holds no tensors by name")
-    config = _json(unet / "config.json")
+    config = checkpoints.read_json(unet / "config.json")
     scheduler = folder / "scheduler" / "scheduler_config.json"
     network = network_facts.of_diffusers(state, config)
     return {
@@ -131,23 +130,11 @@ def _facts_of_folder(folder: Path) -> dict[str, Any]:
         "kind": network.kind,
         "writer": network.writer,
         "networks": {"unet": dataclasses.asdict(network)},
-        "others": {"scheduler": network_facts.plain(_json(scheduler))}
+        "others": {"scheduler": network_facts.plain(checkpoints.read_json(scheduler))}
         if scheduler.is_file()
         else {},
         "globals": [],
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes; a configuration has few")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return data
 
 
 def lines_of(facts: dict[str, Any]) -> list[str]:

@@ -161,7 +161,7 @@ def check(job: Job, method_name: str, knobs: Sequence[str], options: dict[str, A
     from refiners import check_pair
     from refiners.distributed import device_of_rank
 
-    settings, method = settings_of(options), method_with(method_name, knobs)
+    settings, method = settings_of(options, job), method_with(method_name, knobs)
     if job.teacher_images is None:
         job = replace(job, teacher_images=teacher_images_for(settings.kimg))
     device = device_of_rank(pick_device(job.device))

@@ -85,7 +85,7 @@ INIT_SIGMA: dict[str, float] = {
 }
 
 DISTILL_PRESETS: dict[str, dict[str, Any]] = {
-    # The embedded teacher in a few minutes; what it reaches is in docs/experiments.md.
+    # The embedded teacher; what it reaches, and in what time, is in docs/experiments.md.
     "demo": {
         "method": "diff-instruct-moments",
         "kimg": 8.0,

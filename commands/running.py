@@ -11,17 +11,43 @@ from typing import Any
 from commands.recipes import warmup_for
 
 AUTO = "auto"
+OPTIONS_FILE = "training_options.json"
 
 
-def settings_of(options: Mapping[str, Any]) -> Any:
-    """Return refiners.Settings of a command's options; batch_gpu auto is set later."""
+def settings_of(options: Mapping[str, Any], job: Any) -> Any:
+    """Return refiners.Settings of a command's options; batch_gpu auto is set later.
+
+    A warm-up that was not told is that of the run that is continued, or goes by the length.
+
+    Raises:
+        ValueError: a setting is out of its range, there is nothing to continue, or --transfer too.
+    """
     from refiners import Settings
 
+    if job.resume and job.transfer:
+        raise ValueError(
+            "--resume and --transfer are both given; one continues, one starts anew: choose one"
+        )
     auto = options.get("batch_gpu") == AUTO
     settings = Settings(**{**options, "batch_gpu": 0} if auto else dict(options))
     if "warmup_kimg" in options:
         return settings
-    return replace(settings, warmup_kimg=warmup_for(settings.kimg, settings.warmup_kimg))
+    warmup = warmup_to_continue(job) if job.resume else None
+    if warmup is None:
+        warmup = warmup_for(settings.kimg, settings.warmup_kimg)
+    return replace(settings, warmup_kimg=warmup)
+
+
+def warmup_to_continue(job: Any) -> float | None:
+    """Return the warm-up in kimg of the run that the job continues, or None if it is not said."""
+    import checkpoints
+    from refiners import RunFolder
+
+    folder, _ = RunFolder.to_continue(job.resume, job.outdir)
+    written = folder.path / OPTIONS_FILE
+    if not written.is_file():
+        return None
+    return checkpoints.read_json(written).get("warmup_kimg")
 
 
 def check_running(job: Any, settings: Any, method: Any, device: str) -> None:
@@ -35,10 +61,6 @@ def check_running(job: Any, settings: Any, method: Any, device: str) -> None:
     from refiners.shards import pieces_of
     from refiners.shared_pass import check_shared_pass
 
-    if job.resume and job.transfer:
-        raise ValueError(
-            "--resume and --transfer are both given; one continues, one starts anew: choose one"
-        )
     if job.wandb:
         check_wandb()
     check_device(settings, torch.device(device))
@@ -57,7 +79,7 @@ def open_folder(job: Any, name: str, options: Mapping[str, Any]) -> tuple[Any, b
         folder, state = RunFolder.to_continue(job.resume, job.outdir)
     else:
         folder, state = RunFolder.create(job.outdir, name), None
-        folder.write_json("training_options.json", options)
+        folder.write_json(OPTIONS_FILE, options)
     folder.log(f"{'continuing' if job.resume else 'writing'} {folder.path}")
     return folder, state or bool(job.resume)
 

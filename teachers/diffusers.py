@@ -13,7 +13,6 @@ here. The weights come from safetensors, or from a .bin that is read as plain da
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ SCHEDULE = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
     "rescale_betas_zero_snr",
 )
-MAX_CONFIG_BYTES = 2**20
 MAX_TIMESTEPS = 100_000
 INSTALL = "pip install 'stylegan-refiner[diffusers]'"
 
@@ -189,15 +187,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.parent} has no {path.name}; give a network pickle, or a folder with a "
             "UNet2DModel or a DDPM pipeline as diffusers writes them"
         )
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes; a configuration has few")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return data
+    return checkpoints.read_json(path)
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:

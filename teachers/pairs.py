@@ -201,11 +201,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}; give a folder that make_pairs made")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = checkpoints.read_json(path)
+    if manifest.get("format") != FORMAT:
         raise ValueError(f"{path} is no manifest of pairs of format {FORMAT}")
     numbers = ("num_pairs", "shard_size", "img_channels", "img_resolution", "label_dim")
     bad = [n for n in numbers if not isinstance(manifest.get(n), int) or manifest[n] < 0]

@@ -62,5 +62,5 @@ def test_a_method_that_there_is_not_is_refused(tmp_path, methods):
     out = tmp_path / "out"
     result = CliRunner().invoke(main, ["--outdir", str(out), "--methods", methods])
     assert result.exit_code == 2
-    assert f"{methods!r} is no method" in result.output
+    assert f"{methods!r} is unknown" in result.output
     assert not out.exists()

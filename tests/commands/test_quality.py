@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.quality import OPTIONS, main
+from commands.journey import Job
 from commands.recipes import METHODS, PRESETS, method_with
 from commands.running import settings_of
 from refiners.shared_pass import check_shared_pass
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_row_is_the_demo_with_one_thing_changed(name):
+def test_every_row_differs_from_the_demo_by_what_it_says(name):
     demo = {**PRESETS["demo"]}
     options = {**demo, **OPTIONS[name]}
     changed = {key for key, value in options.items() if demo.get(key) != value}
     assert changed == set(OPTIONS[name])
-    settings = settings_of({k: v for k, v in options.items() if k != "knobs"})
+    settings = settings_of({k: v for k, v in options.items() if k != "knobs"}, Job("", "", Path()))
     check_shared_pass(method_with(METHODS[0], options["knobs"]), settings)
 
 

@@ -21,7 +21,7 @@ from commands.knobs import SETTINGS
 ROOT = Path(__file__).parents[2]
 # The quickest run that there is: no judge, no report's figures, no images of the teacher.
 QUICK = (
-    *("--kimg", "0.032", "--batch", "8", "--warmup", "0.016", "--tick", "0.016", "--snap", "9"),
+    *("--kimg", "0.032", "--batch", "8", "--tick", "0.016", "--snap", "9"),
     *("--keep", "last", "--metrics", "none", "--method", "diff-instruct", "--device", "cpu"),
 )
 
@@ -30,9 +30,10 @@ QUICK = (
 def gan(files: Path, refine_py: Callable[..., Result]) -> Callable[..., Result]:
     """Call gan with the settings of a quick run."""
 
-    def call(outdir: Path, *more: Any) -> Result:
+    def call(outdir: Path, *more: Any, warmup: str | None = "0.016") -> Result:
         pair = ("--student", files / "gan.pkl", "--teacher", files / "teacher.pkl")
-        return refine_py("gan", *pair, "--outdir", outdir, *QUICK, *more)
+        told = () if warmup is None else ("--warmup", warmup)
+        return refine_py("gan", *pair, "--outdir", outdir, *QUICK, *told, *more)
 
     return call
 
@@ -121,6 +122,17 @@ def test_a_run_goes_on_from_its_state_wherever_that_is(gan: Any, tmp_path: Path)
     assert not other.exists()
     a, b = weights_in(whole), weights_in(parts)
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_longer_run_continues_with_the_warm_up_that_it_had(gan: Any, tmp_path: Path) -> None:
+    assert gan(tmp_path, "--kimg", "0.016", warmup=None).exit_code == 0
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "training_options.json").read_text())["warmup_kimg"] == 0.008
+    result = gan(tmp_path, "--resume", "latest", warmup=None)
+    assert result.exit_code == 0, result.output
+    assert f"continuing {folder}" in result.output
+    told = gan(tmp_path, "--resume", "latest", warmup="0.016")
+    assert "warmup_kimg 0.008 -> 0.016" in refusal(told)
 
 
 def assert_starts_from(gan: Any, out: Path, source: Path, weights: Any) -> None:
