@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
 import os
 import platform
 import statistics
@@ -72,6 +74,24 @@ def shown(values: Sequence[float]) -> str:
     """Return the median of some seconds or ratios with their least and greatest, as text."""
     of = spread(values)
     return f"{of['median']:8.2f} ({of['min']:.2f} to {of['max']:.2f})"
+
+
+def peak_megabytes() -> float:
+    """Return what this process held at most so far, in MB; NaN but on Linux.
+
+    A child's ru_maxrss begins at what its parent held; VmHWM begins with the program.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="utf-8").splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1000
+    return math.nan
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any, threads: int) -> Any:
+    """Return what a function returns in a process of its own with that many threads."""
+    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (threads,)) as pool:
+        return pool.apply(function, arguments)
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

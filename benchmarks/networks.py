@@ -27,25 +27,25 @@ WIDTH: dict[str, Any] = {
 }
 
 
-def cifar_student() -> Generator:
-    """Return an unconditional StyleGAN2 generator, 512 channels wide, 19.9 M parameters."""
+def cifar_student(*, channels: int = 512, resolution: int = 32) -> Generator:
+    """Return an unconditional StyleGAN2 generator: 512 channels wide, 19.9 M parameters."""
     generator = Generator(
         z_dim=512,
         c_dim=0,
         w_dim=512,
         mapping_kwargs={"num_layers": 2},
-        synthesis_kwargs=WIDTH,
-        **SIZES,
+        synthesis_kwargs={**WIDTH, "channel_max": channels},
+        **{**SIZES, "img_resolution": resolution},
     )
     return generator.eval().requires_grad_(False)
 
 
-def cifar_teacher() -> EDMPrecond:
-    """Return an unconditional DDPM++ denoiser, 55.7 M parameters."""
+def cifar_teacher(*, channels: int = 128, resolution: int = 32) -> EDMPrecond:
+    """Return an unconditional DDPM++ denoiser: twice 128 channels wide, 55.7 M parameters."""
     denoiser = EDMPrecond(
-        **SIZES,
+        **{**SIZES, "img_resolution": resolution},
         model_type="SongUNet",
-        model_channels=128,
+        model_channels=channels,
         channel_mult=[2, 2, 2],
         augment_dim=9,
         dropout=0.13,

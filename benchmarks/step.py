@@ -1,7 +1,7 @@
 """Time our Diff-Instruct step against the official loop's, in one run, in turn.
 
     python -m benchmarks.step [--student edm|stylegan2] [--official DIR] [--official-gan DIR]
-                              [--share-pass]
+                              [--channels-last] [--share-pass]
 
 --official is a checkout of the official Diff-Instruct repository: its networks and loss are then
 the other side. Without it that side is the published recipe with our networks. Its repository has
@@ -11,17 +11,17 @@ one update of the auxiliary and one of the student.
 
 The published loop makes a second batch of images for the student's update, and computes the
 auxiliary's and the teacher's denoising for it; ours uses one batch for both. Dropout is the
-official networks' own. --share-pass also lets one pass of our auxiliary serve both updates, which
-is not the same step any more (refiners/shared_pass.py).
+official networks' own. --channels-last and --share-pass are our program's flags: the first changes
+the order in memory alone; the second lets one pass of our auxiliary serve both updates, which is
+not the same step any more (refiners/shared_pass.py).
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
-import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +72,18 @@ class PublishedLoop:
         teacher: the frozen denoiser.
         loss: its call and its gloss, as PlainLoss has them.
         batch: images.
+        rate: of both optimisers.
     """
 
     def __init__(
-        self, student: Any, generate: Callable[..., Any], teacher: Any, loss: Any, *, batch: int
+        self,
+        student: Any,
+        generate: Callable[..., Any],
+        teacher: Any,
+        loss: Any,
+        *,
+        batch: int,
+        rate: float = RATE,
     ):
         self.student = student.train().requires_grad_(True)
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
@@ -84,7 +92,7 @@ class PublishedLoop:
         self.auxiliary = copy.deepcopy(teacher).train().requires_grad_(True)
         self.loss = loss
         self.batch = batch
-        options: dict[str, Any] = {"lr": RATE, "betas": (0.0, 0.999), "eps": 1e-8}
+        options: dict[str, Any] = {"lr": rate, "betas": (0.0, 0.999), "eps": 1e-8}
         self.auxiliary_adam = torch.optim.Adam(self.auxiliary.parameters(), **options)
         self.student_adam = torch.optim.Adam(self.student.parameters(), **options)
 
@@ -170,8 +178,8 @@ def published(kind: str, batch: int, official: Path | None, official_gan: Path |
     return PublishedLoop(student, generate, teacher, loss, batch=batch)
 
 
-def ours(kind: str, batch: int, share_pass: bool) -> Any:
-    """Build our side, with the published settings."""
+def ours(kind: str, batch: int, flags: Mapping[str, Any]) -> Any:
+    """Build our side, with the published settings and our own flags."""
     torch.manual_seed(0)
     teacher = networks.cifar_teacher()
     student: Any = networks.cifar_student()
@@ -187,7 +195,7 @@ def ours(kind: str, batch: int, share_pass: bool) -> Any:
         auxiliary_steps=1,
         auxiliary_ema=0,
         ema_kimg=500,
-        share_pass=share_pass,
+        **flags,
     )
     return Refinement(student, teacher, DiffInstruct(), settings)
 
@@ -202,23 +210,13 @@ def without_cuda_streams() -> Any:
         yield
 
 
-def peak_megabytes(side: str, *arguments: Any, threads: int) -> float:
-    """Return what a process that makes two steps holds at most, in MB; NaN but on Linux."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (side, arguments, threads))
-
-
-def _peak(side: str, arguments: tuple[Any, ...], threads: int) -> float:
-    torch.set_num_threads(threads)
-    job = published(*arguments) if side == "published" else ours(*arguments)
+def peak_of_two_steps(build: Callable[..., Any], *arguments: Any) -> float:
+    """Return what this process held at most when it has built one side and made two steps."""
+    side = build(*arguments)
     with without_cuda_streams():
-        job.advance()
-        job.advance()
-    # A child's ru_maxrss begins at what its parent held; VmHWM begins with the program.
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1000
-    return float("nan")
+        side.advance()
+        side.advance()
+    return machine.peak_megabytes()
 
 
 def measure(
@@ -228,11 +226,11 @@ def measure(
     repeats: int,
     official: Path | None,
     official_gan: Path | None,
-    share_pass: bool,
+    flags: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return seconds of a step of each side and of a matrix product, taken in turn, and memory."""
     theirs = published(kind, batch, official, official_gan)
-    mine = ours(kind, batch, share_pass)
+    mine = ours(kind, batch, flags)
     timed = {"published": theirs.advance, "ours": mine.advance, "product": machine.matmul()}
     times: dict[str, list[float]] = {name: [] for name in timed}
     with without_cuda_streams():
@@ -249,15 +247,17 @@ def measure(
         "student": kind,
         "batch": batch,
         "repeats": repeats,
-        "share_pass": share_pass,
+        "flags": dict(flags),
         "networks": {"denoiser": _named(official), "generator": _named(official_gan)},
         "seconds": {name: machine.spread(of) for name, of in times.items()},
         "ratio": machine.spread(ratios),
         "peak_mb": {
-            "published": peak_megabytes(
-                "published", kind, batch, official, official_gan, threads=threads
+            "published": machine.in_own_process(
+                peak_of_two_steps, published, kind, batch, official, official_gan, threads=threads
             ),
-            "ours": peak_megabytes("ours", kind, batch, share_pass, threads=threads),
+            "ours": machine.in_own_process(
+                peak_of_two_steps, ours, kind, batch, flags, threads=threads
+            ),
         },
     }
 
@@ -282,7 +282,7 @@ def table(result: dict[str, Any]) -> str:
             f"student {result['student']}, batch {batch}, {result['repeats']} repeats in turn; "
             f"the published loop has the {used['denoiser']} denoiser"
             + ("" if result["student"] == "edm" else f" and the {used['generator']} generator")
-            + ("; our auxiliary's pass is shared" if result["share_pass"] else ""),
+            + "".join(f"; ours with {name}" for name, given in result["flags"].items() if given),
             "",
             f"{'step':10} {'s':>8} {'min':>8} {'max':>8} {'images/s':>9} {'peak MB':>9}",
             *lines,
@@ -297,6 +297,7 @@ def table(result: dict[str, Any]) -> str:
 @click.option("--student", type=click.Choice(STUDENTS), default="edm", show_default=True)
 @click.option("--official", metavar="DIR", type=click.Path(path_type=Path, exists=True))
 @click.option("--official-gan", metavar="DIR", type=click.Path(path_type=Path, exists=True))
+@click.option("--channels-last", is_flag=True, help="Keep our denoisers' weights channels last.")
 @click.option(
     "--share-pass", is_flag=True, help="Let one pass of the auxiliary serve both updates."
 )
@@ -308,6 +309,7 @@ def main(
     student: str,
     official: Path | None,
     official_gan: Path | None,
+    channels_last: bool,
     share_pass: bool,
     batch: int,
     repeats: int,
@@ -323,7 +325,7 @@ def main(
         repeats=repeats,
         official=official,
         official_gan=official_gan,
-        share_pass=share_pass,
+        flags={"channels_last": channels_last, "share_pass": share_pass},
     )
     click.echo(table(result))
     if json_file is not None:
