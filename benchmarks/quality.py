@@ -19,7 +19,8 @@ from benchmarks.methods import DEMO, chosen, run_rows
 from commands.journey import Job
 from commands.recipes import METHODS, PRESETS
 
-# What lets one pass serve both; its own effect is told from the pass's by the row without it.
+# What lets one pass serve both, the auxiliary itself followed and not its average; "one law" is that
+# alone, to tell its effect from the pass's.
 ONE_LAW = (*PRESETS["demo"]["knobs"], "auxiliary_sigma=lognormal:0.3,1.0")
 # Precision and compiling change rounding alone; the others are another, cheaper run.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -28,8 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "compile": {"compile": True},
     "one auxiliary step": {"auxiliary_steps": 1},
-    "one law, no average": {"auxiliary_ema": 0.0, "knobs": ONE_LAW},
-    "the same, pass shared": {"auxiliary_ema": 0.0, "knobs": ONE_LAW, "share_pass": True},
+    "one law": {"auxiliary_ema": 0.0, "knobs": ONE_LAW},
+    "shared pass": {"auxiliary_ema": 0.0, "knobs": ONE_LAW, "share_pass": True},
     "half the warm-up": {"warmup_kimg": PRESETS["demo"]["warmup_kimg"] / 2},
     "batch 64": {"batch": 64},
 }

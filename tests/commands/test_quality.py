@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.quality import OPTIONS, main
+from benchmarks.methods import chosen
+from benchmarks.quality import ON_CPU, OPTIONS, main
 from commands.journey import Job
 from commands.recipes import METHODS, PRESETS, method_with
 from commands.running import settings_of
@@ -22,6 +23,11 @@ def test_every_row_differs_from_the_demo_by_what_it_says(name):
     assert changed == set(OPTIONS[name])
     settings = settings_of({k: v for k, v in options.items() if k != "knobs"}, Job("", "", Path()))
     check_shared_pass(method_with(METHODS[0], options["knobs"]), settings)
+
+
+def test_the_default_list_names_rows():
+    (default,) = [p.default for p in main.params if p.name == "options"]
+    assert chosen(default, OPTIONS) == ON_CPU
 
 
 def test_an_option_that_there_is_not_is_named(tmp_path):
