@@ -19,7 +19,7 @@ from benchmarks.methods import DEMO, chosen, run_rows
 from commands.journey import Job
 from commands.recipes import METHODS, PRESETS
 
-# What lets one pass serve both: one law, and the auxiliary itself followed, not its average. The row
+# What lets one pass serve both: one law, and the auxiliary itself followed, not its average. Row
 # "one law" is that alone, to tell its effect from the pass's.
 ONE_LAW = (*PRESETS["demo"]["knobs"], "auxiliary_sigma=lognormal:0.3,1.0")
 # Precision and compiling change rounding alone; the others are another, cheaper run.
