@@ -17,7 +17,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.step import PublishedLoop, official_denoiser, without_cuda_streams
+from benchmarks.published import PublishedLoop, official_denoiser, without_cuda_streams
 from refiners import Refinement, Settings
 from refiners.diff_instruct import DiffInstruct
 from refiners.optimiser import random_stream

@@ -26,7 +26,7 @@ import torch
 import students
 import teachers
 from benchmarks import machine
-from benchmarks.step import (
+from benchmarks.published import (
     PlainLoss,
     PublishedLoop,
     official_denoiser,

@@ -19,137 +19,28 @@ not the same step any more (refiners/shared_pass.py).
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import click
 import torch
 
 from benchmarks import machine, networks
+from benchmarks.published import (
+    RATE,
+    PlainLoss,
+    PublishedLoop,
+    official_denoiser,
+    official_generator,
+    without_cuda_streams,
+)
 from refiners import Refinement, Settings
-from refiners.average import follow
 from refiners.diff_instruct import DiffInstruct
 from students.one_step import OneStep
 
-RATE = 1e-5
 INIT_SIGMA = 1.0
-P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
 STUDENTS = ("edm", "stylegan2")
-
-
-@dataclass
-class PlainLoss:
-    """The recipe's two losses (Luo et al. 2023, Algorithm 1, with EDM's law and weight)."""
-
-    def __call__(self, net: Any, images: torch.Tensor, labels: Any) -> torch.Tensor:
-        """Return EDM's denoising loss, pixel by pixel."""
-        sigma = (torch.randn([len(images), 1, 1, 1]) * P_STD + P_MEAN).exp()
-        weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-        noised = images + torch.randn_like(images) * sigma
-        return weight * (net(noised, sigma.flatten(), labels) - images) ** 2
-
-    def gloss(self, Sd: Any, Sg: Any, images: torch.Tensor, labels: Any) -> torch.Tensor:
-        """Return the images times the difference of the denoisers, a constant."""
-        sigma = (torch.randn([len(images), 1, 1, 1]) * P_STD + P_MEAN).exp()
-        with torch.no_grad():
-            noised = images + torch.randn_like(images) * sigma
-            difference = Sg(noised, sigma.flatten(), labels) - Sd(noised, sigma.flatten(), labels)
-        return difference * images
-
-
-class PublishedLoop:
-    """The loop body of the official code: two generated batches, two losses, two optimisers.
-
-    Args:
-        student: the generator, trained in place.
-        generate: (student, batch) -> images.
-        teacher: the frozen denoiser.
-        loss: its call and its gloss, as PlainLoss has them.
-        batch: images.
-        rate: of both optimisers.
-    """
-
-    def __init__(
-        self,
-        student: Any,
-        generate: Callable[..., Any],
-        teacher: Any,
-        loss: Any,
-        *,
-        batch: int,
-        rate: float = RATE,
-    ):
-        self.student = student.train().requires_grad_(True)
-        self.average = copy.deepcopy(student).eval().requires_grad_(False)
-        self.generate = generate
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.auxiliary = copy.deepcopy(teacher).train().requires_grad_(True)
-        self.loss = loss
-        self.batch = batch
-        options: dict[str, Any] = {"lr": rate, "betas": (0.0, 0.999), "eps": 1e-8}
-        self.auxiliary_adam = torch.optim.Adam(self.auxiliary.parameters(), **options)
-        self.student_adam = torch.optim.Adam(self.student.parameters(), **options)
-
-    def advance(self) -> None:
-        """Update the auxiliary on one batch, then the student on another."""
-        with torch.no_grad():
-            images = self.generate(self.student.eval(), self.batch)
-        self.student.train()
-        self.auxiliary_adam.zero_grad(set_to_none=True)
-        self.loss(net=self.auxiliary, images=images, labels=None).sum().div(self.batch).backward()
-        self._move(self.auxiliary, self.auxiliary_adam)
-
-        self.student_adam.zero_grad(set_to_none=True)
-        images = self.generate(self.student, self.batch)
-        loss = self.loss.gloss(Sd=self.teacher, Sg=self.auxiliary, images=images, labels=None)
-        loss.sum().div(self.batch).backward()
-        self._move(self.student, self.student_adam)
-        follow(self.average, self.student, self.batch, 500_000)
-
-    @staticmethod
-    def _move(network: Any, adam: torch.optim.Optimizer) -> None:
-        for parameter in network.parameters():
-            if parameter.grad is not None:
-                torch.nan_to_num_(parameter.grad, nan=0, posinf=1e5, neginf=-1e5)
-        adam.step()
-
-
-@contextmanager
-def checkout(folder: Path, *packages: str) -> Any:
-    """Import from a repository's folder inside, and forget its modules after."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        for name in [n for n in sys.modules if n.split(".")[0] in packages]:
-            del sys.modules[name]
-
-
-def official_denoiser(folder: Path, ours: Any) -> tuple[Any, Any]:
-    """Return the official network of the same sizes and weights as ours, and the official loss."""
-    with checkout(folder, "training", "torch_utils", "dnnlib"):
-        network = importlib.import_module("training.networks").EDMPrecond(**ours.init_kwargs)
-        network.load_state_dict(ours.state_dict())
-        return network, importlib.import_module("training.di_loss").DI_EDMLoss()
-
-
-def official_generator(folder: Path, ours: Any) -> Any:
-    """Return the official StyleGAN2 generator of the same sizes and weights as ours."""
-    kwargs = ours.init_kwargs
-    if not torch.cuda.is_available():
-        # Its half-precision layers stay so on a CPU, and take ten times as long; ours do not.
-        kwargs = {**kwargs, "synthesis_kwargs": {**kwargs["synthesis_kwargs"], "num_fp16_res": 0}}
-    with checkout(folder, "training", "torch_utils", "dnnlib"):
-        network = importlib.import_module("training.networks").Generator(**kwargs)
-        network.load_state_dict(ours.state_dict())
-        return network
 
 
 def from_latents(student: Any, batch: int) -> torch.Tensor:
@@ -198,16 +89,6 @@ def ours(kind: str, batch: int, flags: Mapping[str, Any]) -> Any:
         **flags,
     )
     return Refinement(student, teacher, DiffInstruct(), settings)
-
-
-@contextmanager
-def without_cuda_streams() -> Any:
-    """Let the official loss run without a GPU: it saves and restores a stream of CUDA's."""
-    if torch.cuda.is_available():
-        yield
-        return
-    with mock.patch("torch.cuda.get_rng_state"), mock.patch("torch.cuda.set_rng_state"):
-        yield
 
 
 def peak_of_two_steps(build: Callable[..., Any], *arguments: Any) -> float:
