@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import copy
 import shutil
-import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -32,107 +29,22 @@ import checkpoints
 import datasets
 import teachers
 from demo.sizes import SIZES
+from demo.stages import NUM_CLASSES, Progress, batches, load_images, load_state, save_state, stage
 from metrics.features import Classifier, ClassifierFeatures, save_features
 from metrics.moments import Moments, Statistics
+from refiners.average import follow
 from students.discriminator import Discriminator
 from students.stylegan2 import SOURCE, Generator
 from teachers.edm import EDMPrecond
 
 HERE = Path(__file__).parent
-NUM_CLASSES = 10
 SAVE_EVERY = 20_000  # images
-
-
-def load_images(data: Path, workdir: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the training images, uint8 [n, c, 32, 32], and labels int64 [n]; cached."""
-    cache = workdir / "images32.npz"
-    if not cache.exists():
-        images, labels = datasets.read_class_folders(data, split="train", pad_to=32)
-        np.savez(cache, images=images, labels=labels)
-    with np.load(cache) as arrays:
-        return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
-
-
-def batches(
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    batch: int,
-    *,
-    seed: int,
-    start: int,
-    device: str = "cpu",
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield float images in [-1, 1] and one-hot labels; a draw depends on seed and step alone."""
-    step = start // batch
-    while True:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        pick = torch.randint(len(images), [batch], generator=generator)
-        x = images[pick].to(device).float() / 127.5 - 1
-        yield x, F.one_hot(labels[pick], NUM_CLASSES).float().to(device)
-        step += 1
-
-
-def save_state(path: Path, modules: Mapping[str, Any], num_images: int) -> None:
-    """Write the modules' states and the number of images seen, as a whole or not at all."""
-    state = {name: module.state_dict() for name, module in modules.items()}
-    with checkpoints.replacing(path) as file:
-        torch.save(state | {"num_images": num_images}, file)
-
-
-def load_state(path: Path, modules: Mapping[str, Any]) -> int:
-    """Restore modules from a state file if there is one; return the number of images seen."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    for name, module in modules.items():
-        module.load_state_dict(state[name])
-    print(f"continuing {path} at {state['num_images']} images", flush=True)
-    return state["num_images"]
-
-
-def follow(average: torch.nn.Module, network: torch.nn.Module, beta: float) -> None:
-    """Move the exponential average towards the network: parameters by lerp, buffers by copy."""
-    with torch.no_grad():
-        for a, p in zip(average.parameters(), network.parameters(), strict=True):
-            a.lerp_(p, 1 - beta)
-        for a, b in zip(average.buffers(), network.buffers(), strict=True):
-            a.copy_(b)
-
-
-class Progress:
-    """Print images, rate and a running loss every few seconds."""
-
-    def __init__(self, start: int):
-        self.time, self.images, self.losses = time.time(), start, []
-
-    def __call__(self, num_images: int, loss: float) -> None:
-        """Take the loss of a step; print when it is time."""
-        self.losses.append(loss)
-        passed = time.time() - self.time
-        if passed > 20:
-            rate = (num_images - self.images) / passed
-            mean = sum(self.losses) / len(self.losses)
-            print(f"{num_images / 1000:8.1f} kimg  {rate:6.1f} img/s  loss {mean:.4f}", flush=True)
-            self.time, self.images, self.losses = time.time(), num_images, []
+AVERAGE_HALF_LIFE = 138.28  # updates of the student: a factor of 0.995 each
 
 
 @click.group()
 def main() -> None:
     """Train a classifier, a teacher and a student."""
-
-
-def stage(function):
-    """Add the options that every training stage takes."""
-    for option in (
-        click.option("--data", type=click.Path(exists=True, path_type=Path), required=True),
-        click.option("--workdir", type=click.Path(path_type=Path), required=True),
-        click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--threads", type=int, default=1, show_default=True),
-        click.option("--size", type=click.Choice(tuple(SIZES)), default="mnist", show_default=True),
-        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu"),
-    ):
-        function = option(function)
-    return function
 
 
 @main.command()
@@ -242,7 +154,7 @@ def teacher(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         seen += batch
-        follow(average, network, 0.5 ** (batch / min(20_000, max(seen / 10, 1))))
+        follow(average, network, batch, min(20_000, max(seen / 10, 1)))
         progress(seen, loss.item())
         if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
             save_state(path, state, seen)
@@ -314,7 +226,7 @@ def student(
         d_opt.step()
 
         seen += batch
-        follow(average, generator, 0.995)
+        follow(average, generator, 1, AVERAGE_HALF_LIFE)
         progress(seen, g_loss.item())
         if seen // SAVE_EVERY != (seen - batch) // SAVE_EVERY or seen >= kimg * 1000:
             save_state(path, state, seen)
