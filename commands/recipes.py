@@ -109,7 +109,11 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "teacher_images": 3000,
         "teacher_steps": 7,
         "keep": "last",
-        "knobs": ("moments=4.0",),
+        "knobs": (
+            "moments=4.0",
+            "student_sigma=lognormal:0.3,1.0",
+            "auxiliary_sigma=lognormal:0.0,1.4",
+        ),
     },
     # The official Diff-Instruct run on CIFAR-10; published with FID 4.53 (unconditional), 4.19
     # (conditional). Not measured here. Its own dropout and augmentation are not repeated.
