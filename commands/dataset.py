@@ -86,3 +86,5 @@ def dataset(
     c, h, w = written.shape
     labels = f"{written.num_classes} classes" if written.num_classes else "no labels"
     print(f"{dest}: {len(written)} images of {w} x {h}, {c} channels, {labels}")
+    if max_images is not None and len(written) < max_images:
+        print(f"{source} has no more: {max_images} were asked for")

@@ -37,7 +37,9 @@ def show_report(folder: Path, facts: dict[str, Any], grids: dict[str, Any]) -> N
     help="Where the reference brings none: inception, dinov2, clip, efficientnet-lite0, NAME=FILE, "
     "or an NPZ.",
 )
-@click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "--outdir", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), required=True
+)
 @click.option(
     "--metrics",
     "names",

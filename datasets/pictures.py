@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 try:
     import pyspng
@@ -39,6 +39,11 @@ def decode_image(data: bytes, name: str, *, channels: int | None = None) -> np.n
     try:
         pixels = _decode_plain_png(data) if channels is None else None
         pixels = _decode_any(data, channels) if pixels is None else pixels
+    except UnidentifiedImageError:
+        # Pillow's own message names a buffer by its address.
+        raise ValueError(
+            f"{name}: not a usable image: none of {', '.join(sorted(set(FORMATS.values())))}"
+        ) from None
     except (*DAMAGE, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: not a usable image: {error}") from error
     return to_chw(pixels)

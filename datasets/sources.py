@@ -221,7 +221,7 @@ def _image_files(path: Path, split: str | None, *, use_json: bool = True) -> Sou
         raise ValueError(f"{path}: no images below a folder {split!r}")
     names = [files.names[i] for i in kept]
     if use_json and isinstance(files, ImageFiles) and files.has_labels:
-        all_labels = files.labels()
+        all_labels = files.labels(whole=True)
         labels = None if all_labels is None else all_labels[kept]
     else:
         folders = [PurePosixPath(name).parent.name for name in names]

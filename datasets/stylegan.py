@@ -97,8 +97,11 @@ class ImageFiles:
             raise ValueError(f"{self.path}: {name}: larger than {MAX_FILE_BYTES} bytes")
         return data
 
-    def labels(self) -> np.ndarray | None:
-        """Of dataset.json, in the order of names: int64 [n], float32 [n, k], or None."""
+    def labels(self, *, whole: bool = False) -> np.ndarray | None:
+        """Of dataset.json, in the order of names: int64 [n], float32 [n, k], or None.
+
+        Labels of files that are not there do not count, as in the originals; `whole` refuses them.
+        """
         if not self.has_labels:
             return None
         where = f"{self.path}: dataset.json"
@@ -109,7 +112,7 @@ class ImageFiles:
         if not isinstance(content, dict):
             raise ValueError(f'{where}: expected {{"labels": [[name, label], ...]}} or null')
         entries = content.get("labels")
-        return None if entries is None else _ordered_labels(entries, self.names, where)
+        return None if entries is None else _ordered_labels(entries, self.names, where, whole)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_zip": None}
@@ -121,8 +124,8 @@ class ImageFiles:
         self._zip = None
 
 
-def _ordered_labels(entries: object, names: Sequence[str], where: str) -> np.ndarray:
-    """Labels for names; entries of files that are not there are allowed, as in the originals."""
+def _ordered_labels(entries: object, names: Sequence[str], where: str, whole: bool) -> np.ndarray:
+    """Labels for names; `whole` refuses entries of files that are not there."""
     if not isinstance(entries, list):
         raise ValueError(f'{where}: "labels" is no list; expected [[name, label], ...] or null')
     table: dict[str, object] = {}
@@ -135,6 +138,11 @@ def _ordered_labels(entries: object, names: Sequence[str], where: str) -> np.nda
         raise ValueError(
             f"{where}: no label for {missing[0]} ({len(missing)} of {len(names)} images lack one); "
             'give every image a label, or write {"labels": null}'
+        )
+    if whole and (absent := table.keys() - set(names)):
+        raise ValueError(
+            f"{where}: labels for {len(absent)} images that are not there, the first {min(absent)};"
+            " put them back, or take them out of dataset.json"
         )
     return _label_array([table[name] for name in names], where)
 
@@ -164,7 +172,8 @@ class ImageFolder:
     image is uint8 [c, h, w]; label is float32 [num_classes], one-hot for class indices, and has
     length 0 where there are none. Images are read when asked for, and checked then against the
     first one: ValueError names the image that is damaged or of another size. Safe to read from
-    several processes (torch.utils.data.DataLoader).
+    several processes (torch.utils.data.DataLoader). dataset.json may have labels of files that are
+    not there, as the originals allow; with `whole` that is a ValueError: images are missing.
 
     names       paths below the root, in order
     shape       (c, h, w) of every image
@@ -172,11 +181,11 @@ class ImageFolder:
     num_classes largest class index + 1, or the length of a label vector; 0 without labels
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, whole: bool = False) -> None:
         self._files = ImageFiles(path)
         self.path = self._files.path
         self.names = self._files.names
-        self.labels = self._files.labels()
+        self.labels = self._files.labels(whole=whole)
         c, h, w = self._decode(self.names[0]).shape
         self.shape = (c, h, w)
         self.num_classes = 0

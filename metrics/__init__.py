@@ -19,7 +19,7 @@ images      what happened to single images and single classes
 gallery     pictures of a comparison, chosen by rule
 report      a run's facts to report.json, report.md and one self-contained report.html
 history     lines of metric-*.jsonl
-storage     .npz files read without trusting them
+storage     .npz files and weights, read without trusting them
 """
 
 from metrics.compare import Comparison, Difference, compare

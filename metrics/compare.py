@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy.special import stdtrit
 
-from metrics.evaluate import SPLITS, Evaluation, evaluate
+from metrics.evaluate import SPLITS, Evaluation, evaluate, num_steps
 from metrics.extrapolation import check_groups
 from metrics.features import AnyExtractor
 from metrics.floor import frechet_floor
@@ -161,7 +161,8 @@ def compare(
     among them; None measures the usual ones, as far as the features allow. `label` fixes the class
     of conditional students, else it is uniform. `batch` is how many images the extractor takes at a
     time and does not change the result. `null=False` saves the third set of images. `class_names`
-    are for the table of classes. `progress` hears of every batch of the two or three sets together.
+    are for the table of classes. `progress` hears of every batch of the two or three sets together,
+    and of every distance (`num_steps`).
     `ranks` says which of several processes this is; all of them call, and get the same. ValueError
     on students of other latents or classes than each other, on fewer than two images for each
     group, and on metrics asked for that the reference does not allow.
@@ -175,8 +176,10 @@ def compare(
     if metrics is not None and "all" not in metrics:
         _require_features(chosen, real)
     sides: list[Evaluation] = []
-    sets = [(before, seed), (after, seed), (before, seed + 1)][: 3 if null else 2]
-    for i, (student, its_seed) in enumerate(sets):
+    sets = [(before, seed, chosen), (after, seed, chosen), (before, seed + 1, [])]
+    sets = sets if null else sets[:2]
+    steps = [num_steps(num_images, groups, names) for _, _, names in sets]
+    for i, (student, its_seed, names) in enumerate(sets):
         sides.append(
             evaluate(
                 draw_images(
@@ -191,8 +194,8 @@ def compare(
                 real,
                 groups=groups,
                 batch=batch,
-                metrics=chosen if i < 2 else [],
-                progress=_of_several(progress, i, len(sets)),
+                metrics=names,
+                progress=_of_several(progress, i, steps),
                 ranks=ranks,
                 first=first_image(num_images, ranks),
             )
@@ -267,8 +270,8 @@ def _differences(
     )
 
 
-def _of_several(progress: Progress | None, index: int, num_sets: int) -> Progress | None:
-    """Progress of one of several equal sets, as progress of them all."""
+def _of_several(progress: Progress | None, index: int, steps: Sequence[int]) -> Progress | None:
+    """Progress of one of several sets of so many steps, as progress of them all."""
     if progress is None:
         return None
-    return lambda done, total: progress(index * total + done, num_sets * total)
+    return lambda done, _: progress(sum(steps[:index]) + done, sum(steps))

@@ -70,6 +70,21 @@ def interval_bars(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, fl
     return bars
 
 
+def health_bars(health: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """For each noise level its share as a bar in percent, and where a share of one stands."""
+    full = max([1.0, *(h["share"] for h in health)])
+    return [
+        {
+            "sigma": f"{h['sigma']:g}",
+            "share": f"{h['share']:.2f}",
+            "width": f"{100 * h['share'] / full:.1f}",
+            "one": f"{100 / full:.1f}",
+            "known": h["share"] < 1,
+        }
+        for h in health
+    ]
+
+
 def _round_ticks(end: float, count: int) -> list[float]:
     """About `count` multiples of 1, 2 or 5 times a power of ten, from 0 to at least `end`."""
     if end <= 0:

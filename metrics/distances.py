@@ -34,8 +34,9 @@ NEGATIVE_TOLERANCE = 1e-3
 
 # Share of a nuclear norm that its way by eigenvalues may cost at most; it costs far less mostly.
 NORM_TOLERANCE = 1e-11
-# Condition of the squared spectrum from which that way is not even tried.
-EVEN_SPECTRUM = 1e-7
+# Least share of a Cholesky factor's largest pivot that others may be for that way to be tried: with
+# spectra evenly spread in logarithm 0.05 is a condition of 100, where it begins to fail.
+EVEN_SPECTRUM = 0.03
 
 # Rows of one block of a pairwise table. 1024 x 50,000 float64 numbers are 400 MiB.
 BLOCK = 1024
@@ -65,6 +66,21 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
     return frechet_of_roots(mu1, roots[0], sigma1.trace(), mu2, roots[1], sigma2.trace())
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Give torch one thread: factorising waits for memory, so a second one gains little.
+
+    On a busy machine the threads wait for each other at every column instead: at d = 1024 on two
+    cores with other work, svdvals took 0.27 s in one thread and 1.7 s in two, eigh 0.43 s and 17 s.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 def frechet_distance_of_features(x: Array, y: Array, *, ddof: int = 1) -> float:
     """Frechet distance of two samples [n, d] and [m, d]; covariances divide by n - ddof, m - ddof.
 
@@ -83,14 +99,17 @@ def sample_root(x: Tensor, *, ddof: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     return mean, root.T if len(x) < x.shape[1] else covariance_root(root.T @ root), trace
 
 
+@_one_thread()
 def frechet_of_roots(
     mu1: Tensor, root1: Tensor, trace1: Tensor, mu2: Tensor, root2: Tensor, trace2: Tensor
 ) -> float:
     """Frechet distance of Gaussians by mean [d], root of the covariance [d, any], and trace."""
-    overlap = _nuclear_norm(root1.T @ root2)
+    is_even = _is_even(root1) and _is_even(root2)
+    overlap = _nuclear_norm(root1.T @ root2, is_even=is_even)
     return ((mu1 - mu2).square().sum() + trace1 + trace2 - 2 * overlap).item()
 
 
+@_one_thread()
 def covariance_root(sigma: Tensor, *, rounding: float = 0.0) -> Tensor:
     """R with R R^T = sigma, float64 [d, rank]: Cholesky's, or eigenvectors where it is not safe.
 
@@ -103,8 +122,7 @@ def covariance_root(sigma: Tensor, *, rounding: float = 0.0) -> Tensor:
     noise = len(sigma) * torch.finfo(sigma.dtype).eps
     if not failed and pivots.min() > max(noise * pivots.max(), rounding):
         return root
-    with _one_thread():
-        values, vectors = torch.linalg.eigh(sigma)
+    values, vectors = torch.linalg.eigh(sigma)
     if values[0] < -max(NEGATIVE_TOLERANCE * values[-1], rounding):
         raise ValueError(
             f"covariance has eigenvalues from {values[0]:.3g} to {values[-1]:.3g}: they must not "
@@ -209,47 +227,32 @@ def _kernel_diagonal(x: Tensor) -> Tensor:
     return polynomial_kernel(x.square().sum(1), x.shape[1]).sum()
 
 
-def _nuclear_norm(product: Tensor) -> Tensor:
+def _is_even(root: Tensor) -> bool:
+    """Whether the squared spectrum might still say it all: the pivots of a square root tell."""
+    pivots = root.diagonal().square()
+    return root.shape[0] != root.shape[1] or bool(pivots.min() > EVEN_SPECTRUM * pivots.max())
+
+
+def _nuclear_norm(product: Tensor, *, is_even: bool) -> Tensor:
     """Sum of the singular values of a matrix [n, m], which may be empty."""
     if not product.numel():
         return product.sum()
-    norm = _norm_by_eigenvalues(product if len(product) <= product.shape[1] else product.T)
-    if norm is not None:
-        return norm
-    with _one_thread():
-        return torch.linalg.svdvals(product).sum()
+    wide = product if len(product) <= product.shape[1] else product.T
+    norm = _norm_by_eigenvalues(wide) if is_even else None
+    return torch.linalg.svdvals(product).sum() if norm is None else norm
 
 
 def _norm_by_eigenvalues(wide: Tensor) -> Tensor | None:
     """Sum of the roots of the eigenvalues of W W^T, None where these do not say it to 1e-11."""
-    gram = wide @ wide.T
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    pivots = factor.diagonal().square()
-    if failed or pivots.min() < EVEN_SPECTRUM * pivots.max():
-        return None
-    with _one_thread():
-        values = torch.linalg.eigvalsh(gram)
+    # Numpy sees that this is symmetric and computes half of it.
+    gram = torch.from_numpy(wide.numpy() @ wide.numpy().T)
+    values = torch.linalg.eigvalsh(gram)
     # Eigenvalues are exact to this; the root of one that is as small is no longer known.
     error = len(gram) * torch.finfo(gram.dtype).eps * values[-1]
     if values[0] <= 2 * error:
         return None
     roots = values.sqrt()
     return roots.sum() if (error / roots).sum() <= NORM_TOLERANCE * roots.sum() else None
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Factorise in one thread: it waits for memory, so a second one gains little.
-
-    On a busy machine the threads wait for each other at every column instead: at d = 1024 on two
-    cores with other work, svdvals took 0.27 s in one thread and 1.7 s in two, eigh 0.43 s and 17 s.
-    """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def float64(name: str, value: Array, *, ndim: int) -> Tensor:
@@ -282,6 +285,8 @@ def gaussian(which: str, mu: Array, sigma: Array) -> tuple[Tensor, Tensor]:
             f"sigma{which} has shape {tuple(sigma.shape)} and mu{which} has {len(mu)} features: "
             f"give a covariance of {len(mu)} x {len(mu)}"
         )
+    if torch.equal(sigma, sigma.T):
+        return mu, sigma
     if (sigma - sigma.T).abs().max() > SYMMETRY_TOLERANCE * sigma.abs().max():
         raise ValueError(f"sigma{which} is not symmetric: give a covariance matrix")
     return mu, (sigma + sigma.T) / 2

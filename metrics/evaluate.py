@@ -43,6 +43,32 @@ class Evaluation:
     sample: Tensor
 
 
+def num_steps(num_images: int, groups: int, metrics: Collection[str]) -> int:
+    """Steps of `evaluate`: each image, each Frechet distance after them, and all the rest.
+
+    In many dimensions the distances take minutes, and a bar that stands still looks hung.
+    """
+    lines = 2 if "frechet_infinity" in metrics else 1
+    return num_images + lines * (1 + groups) + 1
+
+
+class _Steps:
+    """Tells progress of the steps of `num_steps`."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def reach(self, done: int) -> None:
+        self.done = done
+        if self.progress:
+            self.progress(done, self.total)
+
+    def each(self, distances: Iterable[float]) -> Iterator[float]:
+        for distance in distances:
+            self.reach(self.done + 1)
+            yield distance
+
+
 def evaluate(
     images: Iterable[Tensor],
     num_images: int,
@@ -62,27 +88,27 @@ def evaluate(
     several processes each brings its share, which begins at image `first`, and gets the values of
     all. What of `metrics` the features do not allow is left out.
     """
+    steps = _Steps(progress, num_steps(num_images, groups, metrics))
     stream = _Stream(reference, num_images, max(groups, 1), first)
     for part in _join(images, batch):
         stream.take(*_extract(reference, part))
-        done = (stream.seen - first) * ranks.size
-        if progress and done < num_images:
-            progress(done, num_images)
+        steps.reach(min((stream.seen - first) * ranks.size, num_images))
     stream.finish(ranks)
-    if progress:
-        progress(num_images, num_images)
-    values = {"frechet_distance": _frechet_distances(stream.moments, reference, groups, ranks)}
+    distances = _frechet_distances(stream.moments, reference, groups, ranks)
+    values = {"frechet_distance": _summed(steps.each(distances), ranks)}
     if stream.score is not None and "inception_score" in metrics:
         values["inception_score"] = list(islice(stream.score.leave_one_out(), 1 + groups))
     if "frechet_infinity" in metrics:
         mu, sigma = reference.statistics.mu, reference.statistics.sigma
-        values["frechet_infinity"] = frechet_infinities(stream.moments.groups, mu, sigma)
+        lines = frechet_infinities(stream.moments.groups, mu, sigma)
+        values["frechet_infinity"] = list(steps.each(lines))
     sizes = dict.fromkeys(values, num_images)
     if groups and reference.statistics.features is not None:
         real = torch.from_numpy(reference.statistics.features).double()
         pairs = _pair_metrics(real, stream.sample, groups, metrics)
         values |= pairs
         sizes |= dict.fromkeys(pairs, len(stream.sample))
+    steps.reach(steps.total)
     return Evaluation(values, sizes, stream.sample)
 
 
@@ -149,10 +175,10 @@ def _extract(reference: Reference, images: Tensor) -> tuple[Tensor, Tensor | Non
 
 def _frechet_distances(
     moments: GroupedMoments, reference: Reference, groups: int, ranks: Ranks
-) -> list[float]:
+) -> Iterator[float]:
+    """Yield the distance of all, then without each group; 0 for those of other processes."""
     mu, sigma = gaussian("", reference.statistics.mu, reference.statistics.sigma)
     root, trace = covariance_root(sigma), sigma.trace()
-    values = torch.zeros(1 + groups, dtype=torch.float64)
     rounding = 0.0
     for i, part in enumerate(islice(moments.leave_one_out(), 1 + groups)):
         own = part.covariance()
@@ -162,7 +188,13 @@ def _frechet_distances(
             rounding = torch.finfo(own.dtype).eps * size.item()
         if i % ranks.size == ranks.rank:
             own_root = covariance_root(own, rounding=rounding if i else 0.0)
-            values[i] = frechet_of_roots(part.mean, own_root, own.trace(), mu, root, trace)
+            yield frechet_of_roots(part.mean, own_root, own.trace(), mu, root, trace)
+        else:
+            yield 0.0
+
+
+def _summed(parts: Iterable[float], ranks: Ranks) -> list[float]:
+    values = torch.tensor(list(parts), dtype=torch.float64)
     ranks.sum(values)
     return values.tolist()
 

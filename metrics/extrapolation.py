@@ -7,7 +7,7 @@ A line through its values over 1/N is read off at zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -56,8 +56,8 @@ def frechet_infinity(
     return _intercept(1 / np.array(sizes), np.array(values))
 
 
-def frechet_infinities(groups: Sequence[Moments], mu: Array, sigma: Array) -> list[float]:
-    """The distance at N = infinity of all groups of images, then without group 0, group 1, ...
+def frechet_infinities(groups: Sequence[Moments], mu: Array, sigma: Array) -> Iterator[float]:
+    """Yield the distance at N = infinity of all groups of images, then without group 0, 1, ...
 
     The line is through the first fifth of the groups, two fifths ... all: disjoint random subsets
     of a stream, so no features are kept. ValueError on fewer than POINTS + 1 groups.
@@ -65,7 +65,6 @@ def frechet_infinities(groups: Sequence[Moments], mu: Array, sigma: Array) -> li
     mu, sigma = gaussian("", mu, sigma)
     check_groups(len(groups))
     root, trace = covariance_root(sigma), sigma.trace()
-    values = []
     for left_out in range(-1, len(groups)):
         kept = [group for i, group in enumerate(groups) if i != left_out]
         sizes, distances, union = [], [], Moments.empty(len(mu))
@@ -79,8 +78,7 @@ def frechet_infinities(groups: Sequence[Moments], mu: Array, sigma: Array) -> li
                 distances.append(
                     frechet_of_roots(union.mean, own, covariance.trace(), mu, root, trace)
                 )
-        values.append(_intercept(1 / np.array(sizes), np.array(distances))[0])
-    return values
+        yield _intercept(1 / np.array(sizes), np.array(distances))[0]
 
 
 def check_groups(groups: int) -> None:

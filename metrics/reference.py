@@ -19,7 +19,7 @@ from metrics.moments import Moments, Statistics, load_statistics, save_statistic
 from metrics.ranks import ALONE, Ranks
 from metrics.storage import read_arrays
 
-# Progress of a stage: (images done, images in all).
+# Progress of a stage: (steps done, steps in all), of which nearly all are images.
 Progress = Callable[[int, int], None]
 
 # Features kept of a folder's images for precision, recall and kernel distance: 2000 x 2000 pairs.
@@ -198,7 +198,7 @@ def sample_indices(num_images: int) -> range:
 def _measure_images(
     path: Path, features: AnyExtractor, batch: int, progress: Progress | None, ranks: Ranks
 ) -> Statistics:
-    folder = datasets.ImageFolder(path)
+    folder = datasets.ImageFolder(path, whole=True)
     if len(folder) < 2:
         raise ValueError(f"{path}: {len(folder)} images; statistics need at least 2")
     share, indices = ranks.share(len(folder)), sample_indices(len(folder))

@@ -20,7 +20,6 @@ mouse, a finger and the arrow keys, and nothing has to run.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import os
@@ -30,10 +29,10 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from checkpoints import replacing
-from metrics.curve import curve_chart, interval_bars
+from datasets.pictures import encode_png
+from metrics.curve import curve_chart, health_bars, interval_bars
 from metrics.table import METRICS
 
 SCHEMA = 1
@@ -128,7 +127,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         "protocol": [],
         "curve": curve_chart([(p["kimg"], p["frechet_distance"]) for p in curve]),
         "curve_count": f"{curve[0]['num_images']:,}" if curve else "",
-        "health": _health_rows(facts.get("health") or []),
+        "health": health_bars(facts.get("health") or []),
         "settings": _pairs(facts.get("settings")),
         "provenance": _pairs(facts.get("provenance")),
     }
@@ -250,20 +249,6 @@ def _protocol(comparison: Facts) -> list[tuple[str, str]]:
     ]
 
 
-def _health_rows(health: list[Facts]) -> list[dict[str, Any]]:
-    full = max([1.0, *(h["share"] for h in health)])
-    return [
-        {
-            "sigma": f"{h['sigma']:g}",
-            "share": f"{h['share']:.2f}",
-            "width": f"{100 * h['share'] / full:.1f}",
-            "one": f"{100 / full:.1f}",
-            "known": h["share"] < 1,
-        }
-        for h in health
-    ]
-
-
 def _pairs(mapping: Facts | None) -> list[tuple[str, str]]:
     return [
         (str(key), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -285,9 +270,7 @@ def _png(picture: np.ndarray | bytes) -> bytes:
         raise ValueError(
             f"a picture is {picture.dtype} {picture.shape}; allowed: uint8 [h, w] or [h, w, 3]"
         )
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encode_png(picture, compress_level=6)
 
 
 def _templates(*, autoescape: bool) -> jinja2.Environment:

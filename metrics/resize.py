@@ -5,15 +5,20 @@ tf1         TensorFlow 1's bilinear filter: place i of the output is i * in / ou
 half_pixel  bilinear with half-pixel centres, no antialiasing, as pytorch-fid does it
 clean       Pillow's antialiased bicubic filter in float, clipped to 0..255, not rounded
             (Parmar et al. 2022, arXiv:2104.11222)
+antialiased bicubic by torch, clipped to 0..255: for networks that are not Inception's
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+Resize = Callable[[Tensor, int], Tensor]
 
 
 def resize_tf1(x: Tensor, size: int) -> Tensor:
@@ -46,4 +51,17 @@ def resize_clean(x: Tensor, size: int) -> Tensor:
     return result.view(*x.shape[:2], size, size).to(x.device)
 
 
-RESIZE = {"tf1": resize_tf1, "half_pixel": resize_half_pixel, "clean": resize_clean}
+def resize_antialiased(x: Tensor, size: int) -> Tensor:
+    """[n, c, h, w] to float32 [n, c, size, size]."""
+    resized = F.interpolate(
+        x.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.clamp(0, 255)
+
+
+# Those that Inception's features are known by.
+RESIZE: dict[str, Resize] = {
+    "tf1": resize_tf1,
+    "half_pixel": resize_half_pixel,
+    "clean": resize_clean,
+}

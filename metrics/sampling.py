@@ -171,7 +171,13 @@ def _images(
     if classes is not None:
         c = nn.functional.one_hot(classes, student.c_dim).float().to(device)
     with _seeded(noise_seed, device), _eval_mode(student):
-        return student(z.to(device), c, **options)
+        x = student(z.to(device), c, **options)
+    if x.ndim != 4 or len(x) != len(z):
+        raise ValueError(
+            f"the student gives {tuple(x.shape)} for {len(z)} latents; allowed is one image "
+            "[c, h, w] for each"
+        )
+    return x
 
 
 @contextmanager

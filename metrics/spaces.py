@@ -14,7 +14,6 @@ A name may be followed by "=FILE", weights that are on this machine already.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
@@ -22,9 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import checkpoints
@@ -32,7 +29,8 @@ from metrics.features import FeatureExtractor, load_features
 from metrics.inception import load_inception
 from metrics.lite0 import SHA256 as LITE0_SHA256
 from metrics.lite0 import Lite0, load_lite0
-from metrics.resize import RESIZE
+from metrics.resize import RESIZE, Resize, resize_antialiased
+from metrics.storage import read_weights
 from metrics.vision_transformers import (
     CLIP_LEVELS,
     DINOV2_LEVELS,
@@ -77,7 +75,7 @@ class NetworkFeatures:
         dim: int,
         sha256: str,
         size: int,
-        resize: str,
+        resize: Resize,
         levels: tuple[Level, Level],
         is_inception: bool = False,
         bfloat16: bool = False,
@@ -86,7 +84,7 @@ class NetworkFeatures:
         self.name = f"{name}, approximate (bfloat16)" if bfloat16 else name
         self.dim, self.sha256 = dim, sha256
         self.is_inception = is_inception and not bfloat16
-        self.size, self.resize = size, RESIZE.get(resize, _antialiased)
+        self.size, self.resize = size, resize
         self.levels = [torch.tensor(level).reshape(-1, 1, 1) for level in levels]
 
     def to(self, device: str | torch.device) -> NetworkFeatures:
@@ -147,7 +145,7 @@ def inception_features(
     if resize not in RESIZE:
         raise ValueError(f"resize is {resize!r}; allowed are {', '.join(RESIZE)}")
     source = Path(path) if path else _download(INCEPTION_URL, "inception")
-    weights, digest = _read_weights(source, sha256)
+    weights, digest = read_weights(source, sha256)
     # pytorch-fid maps level 255 to 1, the graph of 2015 maps it to 127 / 128.
     levels = (127.5, 127.5) if resize == "half_pixel" else (128.0, 128.0)
     return NetworkFeatures(
@@ -156,7 +154,7 @@ def inception_features(
         dim=2048,
         sha256=digest,
         size=INCEPTION_SIZE,
-        resize=resize,
+        resize=RESIZE[resize],
         levels=levels,
         is_inception=resize == "tf1",
         bfloat16=bfloat16,
@@ -180,7 +178,7 @@ def lite0_features(
         dim=1280,
         sha256=digest,
         size=size,
-        resize="antialiased",
+        resize=resize_antialiased,
         levels=(127.0, 128.0),
         bfloat16=bfloat16,
     )
@@ -218,7 +216,7 @@ def _transformer_features(
     *,
     bfloat16: bool,
 ) -> NetworkFeatures:
-    weights, digest = _read_weights(source, "")
+    weights, digest = read_weights(source, "")
     network = _named(source, load, weights)
     return NetworkFeatures(
         network,
@@ -226,7 +224,7 @@ def _transformer_features(
         dim=network.dim,
         sha256=digest,
         size=network.size,
-        resize="antialiased",
+        resize=resize_antialiased,
         levels=levels,
         bfloat16=bfloat16,
     )
@@ -253,15 +251,8 @@ def lite0_network() -> Lite0:
 
 def _lite0(path: str | os.PathLike[str] | None) -> tuple[Lite0, str]:
     source = Path(path) if path else _lite0_file()
-    weights, digest = _read_weights(source, LITE0_SHA256)
+    weights, digest = read_weights(source, LITE0_SHA256)
     return _named(source, load_lite0, weights), digest
-
-
-def _antialiased(x: Tensor, size: int) -> Tensor:
-    resized = nn.functional.interpolate(
-        x.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False
-    )
-    return resized.clamp(0, 255)
 
 
 def _lite0_file() -> Path:
@@ -281,32 +272,6 @@ def _download(url: str, name: str) -> Path:
         raise OSError(
             f"{error}; or download {url} elsewhere and name the file: --features {name}=FILE"
         ) from error
-
-
-def _read_weights(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
-    """The state dict of a file and its hash, which is checked before the file is opened as one.
-
-    `sha256` is its beginning, of 8 digits at least, or nothing where any will do.
-    """
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    found = digest.hexdigest()
-    if 0 < len(sha256) < 8 or not found.startswith(sha256.lower()):
-        raise ValueError(
-            f"{path}: SHA-256 is {found[:16]}..., and that of the weights begins with "
-            f"{sha256[:16]}; download the file again"
-        )
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path), found
-        except SafetensorError as error:
-            raise ValueError(f"{path}: no complete safetensors file ({error})") from error
-    weights = checkpoints.read(path)
-    if not isinstance(weights, dict):
-        raise ValueError(f"{path}: holds no table of weights; give the state dict file")
-    return weights, found
 
 
 def _named(path: Path, load: Callable[[Mapping[str, Tensor]], N], weights: dict[str, Any]) -> N:

@@ -1,12 +1,13 @@
-"""Files of arrays, read without trusting them.
+"""Files of arrays and of weights, read without trusting them.
 
 An .npz is a zip of .npy members. Every member's header (dtype, shape) is read and checked against
 the size the zip states before memory is taken for it; members of pickled objects are refused by
-their dtype.
+their dtype. Weights are known by their SHA-256 before they are opened, and no code of theirs runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 import zlib
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
+from safetensors import SafetensorError
 
-from checkpoints import replacing
+import checkpoints
 
 # Statistics of 2048 features are 32 MiB; 50,000 x 2048 float32 features are 400 MiB.
 MAX_BYTES = 1 << 30
@@ -48,6 +51,32 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
         ) from None
 
 
+def read_weights(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
+    """The state dict of a file and its hash, which is checked before the file is opened as one.
+
+    `sha256` is its beginning, of 8 digits at least, or nothing where any will do.
+    """
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    found = digest.hexdigest()
+    if 0 < len(sha256) < 8 or not found.startswith(sha256.lower()):
+        raise ValueError(
+            f"{path}: SHA-256 is {found[:16]}..., and that of the weights begins with "
+            f"{sha256[:16]}; download the file again"
+        )
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path), found
+        except SafetensorError as error:
+            raise ValueError(f"{path}: no complete safetensors file ({error})") from error
+    weights = checkpoints.read(path)
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path}: holds no table of weights; give the state dict file")
+    return weights, found
+
+
 def text(arrays: Arrays, key: str, *, path: str | os.PathLike[str]) -> str | None:
     """The piece of text stored as `key`, None where there is none; `path` is for messages."""
     return _scalar(arrays, key, "U", "one piece of text", path)
@@ -60,7 +89,7 @@ def whole_number(arrays: Arrays, key: str, *, path: str | os.PathLike[str]) -> i
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz file, whole or not at all."""
-    with replacing(Path(path)) as stream, zipfile.ZipFile(stream, "w") as archive:
+    with checkpoints.replacing(Path(path)) as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

@@ -29,6 +29,17 @@ def test_mnist_becomes_a_zip_with_the_labels_beside_it(refine_py, tmp_path):
     np.testing.assert_array_equal(written[2][0][0, 2:30, 2:30], digits[2])
 
 
+def test_fewer_images_than_asked_for_are_said_to_be_all(refine_py, tmp_path):
+    datasets.write_zip(tmp_path / "set.zip", np.zeros((3, 1, 8, 8), dtype=np.uint8))
+    for count, is_short in ((3, False), (4, True)):
+        dest = tmp_path / f"{count}.zip"
+        call = ("dataset", "--source", tmp_path / "set.zip", "--dest", dest)
+        done = refine_py(*call, "--max-images", count)
+        assert done.exit_code == 0, done.output
+        assert "3 images of 8 x 8" in done.output
+        assert ("has no more: 4 were asked for" in done.output) == is_short
+
+
 def test_images_that_cannot_be_used_are_listed_and_end_with_one_line_and_exit_code_2(
     refine_py, tmp_path
 ):

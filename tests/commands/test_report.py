@@ -117,6 +117,18 @@ def unlabelled_zip(folder: Path) -> Path:
     return path
 
 
+def torn_zip(folder: Path) -> Path:
+    """A zip that lost an image of which dataset.json tells."""
+    path = pictures(folder / "real.zip", labels=np.arange(30) % 3)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    del entries["00000/img00000012.png"]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
 def pickled_npz(folder: Path) -> Path:
     np.savez(folder / "real.npz", mu=np.array([{"a": 1}], dtype=object), sigma=np.eye(6))
     return folder / "real.npz"
@@ -132,6 +144,7 @@ def small_set(folder: Path) -> Path:
         (broken_zip, ["img00000012.png: not a usable image"]),
         (mixed_zip, ["z-last.png: 16 x 20", "00000/img00000000.png is 16 x 16", "one size"]),
         (unlabelled_zip, ["no label for 00000/img00000001.png (29 of 30 images lack one)"]),
+        (torn_zip, ["labels for 1 images that are not there, the first 00000/img00000012.png"]),
         (pickled_npz, ["array 'mu' holds pickled Python objects"]),
         (small_set, ["1 images; statistics need at least 2"]),
     ],

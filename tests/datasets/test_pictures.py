@@ -72,6 +72,11 @@ def test_a_damaged_image_is_an_image_or_one_line_that_names_it(
         assert image.dtype == np.uint8 and image.shape[0] in (1, 3)
 
 
+def test_what_is_no_image_at_all_is_told_the_formats() -> None:
+    with pytest.raises(ValueError, match=r"^a\.png: not a usable image: none of BMP, JPEG, PNG"):
+        datasets.decode_image(b"hello", "a.png")
+
+
 def test_a_header_that_declares_too_many_pixels_is_refused_before_they_take_memory() -> None:
     data = bytearray(encoded(noise(4, 4)))
     data[16:24] = (60_000).to_bytes(4, "big") * 2

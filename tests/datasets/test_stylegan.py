@@ -95,6 +95,15 @@ def test_labels_belong_to_names_and_those_of_absent_files_do_not_count(tmp_path:
     np.testing.assert_array_equal(read.label(0), [0, 0, 1])
 
 
+def test_a_set_that_must_be_whole_has_no_labels_of_absent_files(tmp_path: Path) -> None:
+    folder_of(tmp_path, "a.png", labels=[["a.png", 2], ["gone.png", 7], ["far.png", 1]])
+    with pytest.raises(ValueError, match=r"labels for 2 images .* the first far\.png; put them"):
+        datasets.ImageFolder(tmp_path, whole=True)
+    with pytest.raises(ValueError, match=r"labels for 2 images"):
+        datasets.convert(tmp_path, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
 def test_batches_are_everything_once_in_order(tmp_path: Path) -> None:
     images = noise(5, 1, 4, 4)
     datasets.write_zip(tmp_path / "a.zip", images, np.arange(5))

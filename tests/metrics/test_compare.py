@@ -255,7 +255,7 @@ def test_pairing_shrinks_the_error_bar(toy, features, reference):
     assert found["frechet_distance"].standard_error < 0.2 * found.null.standard_error
 
 
-def test_progress_goes_once_through_all_images_of_all_sets(toy, features, reference):
+def test_progress_goes_once_through_all_images_and_distances_of_all_sets(toy, features, reference):
     heard: list[tuple[int, int]] = []
     metrics.compare(
         toy(),
@@ -264,9 +264,16 @@ def test_progress_goes_once_through_all_images_of_all_sets(toy, features, refere
         features=features,
         num_images=100,
         batch=50,
+        groups=10,
+        metrics=["recall", "frechet_infinity"],
         progress=lambda done, total: heard.append((done, total)),
     )
-    assert heard == [(50 * i, 300) for i in range(1, 7)]
+    # Of each set two batches, a distance for all and without each group, and the rest; of the two
+    # that are compared a line as well for all and without each group.
+    of_one = [50, 100, *range(101, 123), 123]
+    of_null = [50, 100, *range(101, 112), 112]
+    want = [*of_one, *(123 + i for i in of_one), *(246 + i for i in of_null)]
+    assert heard == [(done, 358) for done in want]
 
 
 def test_facts_are_plain_data(toy, features, reference):

@@ -111,6 +111,15 @@ def test_images_that_are_not_finite_are_refused_and_named(toy):
         draw(Late(), 10, seed=3)
 
 
+def test_fewer_images_than_latents_are_refused_so_that_both_sides_have_as_many(toy):
+    class Short(toy):
+        def forward(self, z, c=None):
+            return super().forward(z, c)[1:]
+
+    with pytest.raises(ValueError, match=r"gives \(24, 1, 8, 8\) for 25 latents"):
+        draw(Short(), 10)
+
+
 @pytest.mark.parametrize("options", [{"num_images": 0}, {"num_images": 5, "seed": -1}])
 def test_no_images_and_negative_seeds_are_refused(toy, options):
     with pytest.raises(ValueError, match="allowed are"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import metrics
-from metrics import spaces, vision_transformers
+from metrics import resize, spaces, vision_transformers
 
 # ImageNet's and CLIP's mean and deviation of levels 0 to 1, as their authors state them.
 DINOV2 = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -167,7 +167,7 @@ def test_every_channel_has_its_own_zero_and_unit():
         dim=3,
         sha256="",
         size=8,
-        resize="antialiased",
+        resize=resize.resize_antialiased,
         levels=((10.0, 20.0, 30.0), (1.0, 2.0, 4.0)),
     )
     x = torch.tensor([12, 22, 42], dtype=torch.uint8)[:, None, None].expand(2, 3, 5, 7)
