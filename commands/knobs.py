@@ -114,6 +114,11 @@ SETTINGS = {
         "runs of an hour and more",
         "The first step takes minutes, and it needs a compiler.",
     ),
+    "cuda_graphs": Knob(
+        "Record the compiled passes as CUDA graphs, one for each shape of batch, and replay them.",
+        "with --compile, where small kernels leave a GPU waiting",
+        "Takes more memory; --batch-gpu should divide the share. Not measured on a GPU yet.",
+    ),
     "channels_last": Knob(
         "Hold the denoisers' weights and activations channels last; the same but for rounding.",
         "with bf16 on a GPU",
@@ -138,6 +143,13 @@ SETTINGS = {
         "Keep the teacher in the CPU's memory while it is not asked; the same result.",
         "where its weights are what does not fit into the GPU",
         "Each step carries them over; a CPU refuses it.",
+    ),
+    "shard_teacher": Knob(
+        "Let each of several processes hold its share of the teacher's weights alone in a step "
+        "(FSDP2); the same but for rounding.",
+        "a large teacher on several GPUs with fast links",
+        "Each pass fetches every block; the panel and the judge see the whole on one GPU; one "
+        "process refuses it.",
     ),
 }
 

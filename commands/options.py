@@ -70,11 +70,13 @@ SETTING_OPTIONS = {
     "batch_gpu": setting("--batch-gpu", "batch_gpu", IntOrAuto(), "INT|auto"),
     "precision": setting("--precision", "precision", str, "fp32|tf32|bf16"),
     "compile": switch("--compile", "compile"),
+    "cuda_graphs": switch("--cuda-graphs", "cuda_graphs"),
     "channels_last": switch("--channels-last", "channels_last"),
     "share_pass": switch("--share-pass", "share_pass"),
     "activation_checkpointing": switch("--activation-checkpointing", "activation_checkpointing"),
     "zero": switch("--zero", "zero"),
     "offload_teacher": switch("--offload-teacher", "offload_teacher"),
+    "shard_teacher": switch("--shard-teacher", "shard_teacher"),
 }
 
 

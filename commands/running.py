@@ -11,6 +11,7 @@ from typing import Any
 from commands.recipes import warmup_for
 
 AUTO = "auto"
+EVERYWHERE = "0,inf"  # the default of --guidance-interval
 OPTIONS_FILE = "training_options.json"
 
 
@@ -55,7 +56,9 @@ def check_running(job: Any, settings: Any, method: Any, device: str) -> None:
     import torch
 
     from refiners.boards import check_wandb
+    from refiners.distillation import DISTILLERS, check_teacher_stays
     from refiners.distributed import num_processes
+    from refiners.memory_saving import check_shard_teacher
     from refiners.optimiser import check_zero
     from refiners.precision import check_compiler, check_device
     from refiners.shards import pieces_of
@@ -68,6 +71,15 @@ def check_running(job: Any, settings: Any, method: Any, device: str) -> None:
     if settings.compile:
         check_compiler(torch.device(device))
     check_zero(settings, num_processes())
+    if isinstance(method, tuple(DISTILLERS.values())):
+        check_teacher_stays(settings)
+    if settings.shard_teacher and getattr(job, "guidance_interval", EVERYWHERE) != EVERYWHERE:
+        raise ValueError(
+            f"--guidance-interval is {job.guidance_interval} with --shard-teacher; processes that "
+            "share the teacher have to ask it equally often, and the noise that one of them draws "
+            "may lie outside of the interval: leave one out"
+        )
+    check_shard_teacher(settings, num_processes(), torch.device(device))
     pieces_of(settings.batch, rank=0, size=num_processes(), largest=settings.batch_gpu)
 
 

@@ -21,7 +21,7 @@ from refiners.guided import Guided
 from refiners.inputs import RealImages, source_stream
 from refiners.memory_saving import checkpoint_blocks
 from refiners.optimiser import Skips, new_adam, random_stream, step_if_finite
-from refiners.precision import check_device, prepare, tensor_cores
+from refiners.precision import begin_step, check_device, prepare, tensor_cores
 from refiners.progressive import Progressive, SteppedStudent
 from refiners.run_folder import RunFolder
 from refiners.session import Board, Session, run_folder_of
@@ -102,8 +102,7 @@ class Distillation:
         self.device = next(self.student.parameters()).device
         check_device(settings, self.device)
         check_shared_pass(method, settings)
-        if settings.offload_teacher:
-            raise ValueError("offload_teacher: this method always asks the teacher; leave it out")
+        check_teacher_stays(settings)
         self.processes = processes or Processes()
         self.pieces = Pieces(settings, self.processes, self.device)
         for network in (self.student, self.teacher, self.original):
@@ -132,6 +131,7 @@ class Distillation:
             self._begin(stage)
         num_steps = self.method.stages[self.stage]
         settings = self.settings
+        begin_step(settings)
         with (
             tensor_cores(settings.precision, self.device),
             random_stream(settings.seed * 1_000_003 + self.step, self.device),
@@ -235,6 +235,13 @@ class Distillation:
         self.rate_scale = state["rate_scale"]
         self.skips.total, self.skips.in_row = state["skipped"], state["skipped_in_row"]
         self.average.num_steps = max(self.method.stages[self.stage], 1)
+
+
+def check_teacher_stays(settings: Settings) -> None:
+    """Raise ValueError for settings that take the teacher off its device in part of a step."""
+    for name in ("offload_teacher", "shard_teacher"):
+        if getattr(settings, name):
+            raise ValueError(f"{name}: this method always asks the teacher; leave it out")
 
 
 def distil(

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from refiners.memory import told_out_of_memory
+
 STEP_SECONDS = 600.0  # the longest that a process waits for the others within a step
 ALONE_HOURS = 24  # the longest that they wait for process 0, which measures and writes
 ROLL_SECONDS = 5.0  # how long the survivors of a lost process wait for each other
@@ -69,6 +71,11 @@ class Processes:
     def first_alone(self, work: Callable[[], Any], phase: str) -> Any:
         """Do some work in process 0; the others wait for it, end if it fails, and get None."""
         return work()
+
+    @contextmanager
+    def waiting(self, phase: str) -> Iterator[None]:
+        """Say who is missing, and where, if what the processes do together inside does not end."""
+        yield
 
     def leave(self) -> None:
         """Part, at the end of a program."""
@@ -166,6 +173,8 @@ class Group(Processes):
         try:
             yield
         except RuntimeError as error:
+            if told_out_of_memory(error):  # of this process, not of the messages
+                raise
             missing = ", ".join(f"rank {rank}" for rank in self.missing())
             raise LostProcess(
                 f"rank {self.rank} of {self.size} waited in {phase} for "

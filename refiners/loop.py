@@ -7,7 +7,9 @@ auxiliary and, through the method's pixel gradient, the student. All randomness 
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -18,10 +20,10 @@ from refiners.base import Method, WithAuxiliary, WithHead, WithMemory, WithPairs
 from refiners.distributed import Processes
 from refiners.health import Health
 from refiners.inputs import Inputs, draw_inputs, name_of, source_stream
-from refiners.memory_saving import Offloaded, checkpoint_blocks
+from refiners.memory_saving import Offloaded, Sharded, check_shard_teacher, checkpoint_blocks
 from refiners.optimiser import Skips, new_adam, random_stream, trainable
 from refiners.pair import check_pair
-from refiners.precision import check_device, prepare, tensor_cores
+from refiners.precision import begin_step, check_device, prepare, tensor_cores
 from refiners.settings import Settings
 from refiners.shards import Pieces
 from refiners.shared_pass import check_shared_pass
@@ -75,6 +77,7 @@ class Refinement:
         check_device(settings, self.device)
         check_shared_pass(method, settings)
         self.processes = processes or Processes()
+        check_shard_teacher(settings, self.processes.size, self.device)
         self.pieces = Pieces(settings, self.processes, self.device)
         self.student_adam = new_adam(self.trained, settings.glr, settings, self.processes)
         self.auxiliary: Any = None
@@ -88,8 +91,9 @@ class Refinement:
                 self.auxiliary.parameters(), settings.lr, settings, self.processes
             )
         self.memory = self._new_memory() if isinstance(method, WithMemory) else None
+        self.sharded = Sharded(teacher) if settings.shard_teacher else None
         self._prepare()
-        self.offloaded = Offloaded(self.teacher)
+        self.offloaded = Offloaded(teacher, self.teacher)
         self.figures = Health(self)
         self.step = 0  # warm-up included
         self.skips = Skips()
@@ -102,6 +106,8 @@ class Refinement:
             ValueError: no network has blocks whose activations could be computed again.
         """
         networks = [self.student, self.teacher]
+        if self.sharded is not None:
+            networks.append(self.sharded.denoiser)
         if self.auxiliary is not None:
             networks += [self.auxiliary, self.auxiliary_average]
         for network in networks:
@@ -151,6 +157,7 @@ class Refinement:
             FloatingPointError: the third such step in a row, with its reason.
         """
         settings, seed = self.settings, self.settings.seed
+        begin_step(settings)
         with (
             tensor_cores(settings.precision, self.device),
             random_stream(seed * 1_000_003 + self.step, self.device),
@@ -174,6 +181,16 @@ class Refinement:
         z, labels, targets = self.inputs.pairs(n, source_stream())
         labels = labels.to(self.device) if self.student.c_dim and labels is not None else None
         return z.to(self.device), labels, targets.to(self.device)
+
+    @contextlib.contextmanager
+    def asking_teacher(self) -> Iterator[Any]:
+        """Give a step the teacher; in shards, all processes have to be there."""
+        if self.sharded is None:
+            with self.offloaded.here():
+                yield self.teacher
+        else:
+            with self.processes.waiting("the teacher's pass"):
+                yield self.sharded
 
     def health(self) -> dict[str, float]:
         """Return figures that warn, see Health; process 0 alone has them."""

@@ -1,4 +1,4 @@
-"""How much memory this process has taken."""
+"""How much memory this process has taken, and whether there was no more."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def peak_memory_gb() -> float | None:
     # Linux counts in KiB, macOS in bytes.
     unit = 2**30 if sys.platform == "darwin" else 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def told_out_of_memory(error: Exception) -> str:
+    """Return what an allocator that had no more memory said, in short; empty for other errors."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return str(error).partition(". ")[0]
+    _, is_allocators, said = str(error).partition("DefaultCPUAllocator: ")
+    return said.partition(". ")[0] if is_allocators else ""
 
 
 def peak_gpu_memory_gb() -> float | None:

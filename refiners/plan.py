@@ -31,7 +31,7 @@ def plan_run(start: Callable[[Any, Settings], Any], method: Any, settings: Setti
         settings: the run's.
     """
     n = min(MEASURED_IMAGES, settings.batch)
-    alone = replace(settings, batch=n, batch_gpu=0, warmup_kimg=0.0, zero=False)
+    alone = replace(alone_in(settings), batch=n, batch_gpu=0)
     job = start(few(method), alone)
     held = Held(tensors_of(job))
     with held.hooks():
@@ -41,8 +41,9 @@ def plan_run(start: Callable[[Any, Settings], Any], method: Any, settings: Setti
     seconds = (time.perf_counter() - began) * settings.batch / n
     at_a_time = settings.batch_gpu or settings.batch
     parts = bytes_of_parts(job) | {"activations": held.peak * at_a_time // n}
-    if settings.zero:
-        parts["optimisers"] //= num_processes()
+    shared = {"optimisers": settings.zero, "teacher": settings.shard_teacher}
+    for name in (name for name, is_shared in shared.items() if is_shared):
+        parts[name] //= num_processes()
     steps = settings.num_steps + (settings.num_warmup_steps if parts.get("auxiliary") else 0)
     mib = {name: round(size / 2**20, 1) for name, size in parts.items()}
     return {
@@ -110,10 +111,18 @@ def measured_batch_gpu(
         return 0
 
     def trial(n: int) -> None:
-        alone = replace(settings, batch_gpu=n, warmup_kimg=0.0, zero=False)
-        start(few(method), alone).advance()
+        start(few(method), replace(alone_in(settings), batch_gpu=n)).advance()
 
     return fitting_batch_gpu(trial, settings.batch // size)
+
+
+def alone_in(settings: Settings) -> Settings:
+    """Return the settings of a trial of steps that move the student, in one process.
+
+    Graphs are recorded in the steps that a trial looks at, so it has none.
+    """
+    off = {"zero": False, "shard_teacher": False, "cuda_graphs": False}
+    return replace(settings, warmup_kimg=0.0, **off)
 
 
 def few(method: Any) -> Any:

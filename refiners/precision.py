@@ -36,6 +36,8 @@ def check_device(settings: Settings, device: torch.device) -> None:
         return
     if settings.precision == "tf32":
         raise ValueError("precision is 'tf32', which GPUs alone have; choose fp32 or bf16")
+    if settings.cuda_graphs:
+        raise ValueError("cuda_graphs is set, which GPUs alone have; leave it out")
     if settings.offload_teacher:
         raise ValueError(
             "offload_teacher keeps the teacher in the CPU's memory, where it is on this device "
@@ -67,11 +69,31 @@ def prepare(network: Any, settings: Settings, device: torch.device) -> None:
         if not callable(given):
             continue
         if settings.compile and name == "forward":
-            method = torch.compile(method)
+            method = compiled(method, cuda_graphs=settings.cuda_graphs)
         if settings.precision == "bf16":
             method = in_bfloat16(method, device.type)
         if method is not given:
             network.__dict__[name] = method
+
+
+def compiled(method: Any, *, cuda_graphs: bool) -> Any:
+    """Return a compiled function; as graphs, its results last until begin_step.
+
+    A graph is of one shape, so each shape has its own.
+    """
+    if not cuda_graphs:
+        return torch.compile(method)
+    return torch.compile(method, mode="reduce-overhead", dynamic=False)
+
+
+def begin_step(settings: Settings) -> None:
+    """Let CUDA graphs write where the results of the last step are, its gradients too.
+
+    Without this torch takes each pass for a step of its own, and the gradients of one piece of a
+    batch would be overwritten by the next piece.
+    """
+    if settings.cuda_graphs:
+        torch.compiler.cudagraph_mark_step_begin()
 
 
 def in_bfloat16(method: Any, device_type: str) -> Any:

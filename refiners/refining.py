@@ -120,7 +120,8 @@ def refine(
     )
     if resume:
         session.resume(None if resume is True else Path(resume))
-    with refinement.offloaded.away() if settings.offload_teacher else contextlib.nullcontext():
+    waits = settings.offload_teacher or settings.shard_teacher
+    with refinement.offloaded.away() if waits else contextlib.nullcontext():
         session.run()
     return session.result()
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from refiners.best import Best
 from refiners.distributed import LostProcess, Processes
 from refiners.grid import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
 from refiners.interrupts import Interrupts
-from refiners.memory import peak_gpu_memory_gb, peak_memory_gb
+from refiners.memory import peak_gpu_memory_gb, peak_memory_gb, told_out_of_memory
 from refiners.run_folder import RunFolder, read_state
 from refiners.schedule import Run, run
 from refiners.settings import parse_condition
@@ -119,22 +118,24 @@ class Session:
                 self.has_to_stop(interrupts)  # a signal may have come since
             if interrupts.received is None:
                 self.processes.first_alone(self.snapshots.write_result, "writing the result")
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(self.out_of_memory(error)) from error
+        except RuntimeError as error:
+            told = told_out_of_memory(error)
+            if not told:
+                raise
+            raise MemoryError(self.out_of_memory(told)) from error
         except OSError as error:
             if self.folder is None or isinstance(error, LostProcess):
                 raise
             raise OSError(f"{error}; {self.stopped()}") from error
         interrupts.leave()
 
-    def out_of_memory(self, error: Exception) -> str:
+    def out_of_memory(self, told: str) -> str:
         """Return what to do where memory did not suffice."""
         settings, size = self.refinement.settings, self.processes.size
         smaller = max(1, (settings.batch_gpu or settings.batch // size) // 2)
         rank = f"rank {self.processes.rank}: " if size > 1 else ""
         return (
-            f"{rank}{str(error).partition('. ')[0]}; {self.stopped()}; --batch-gpu {smaller} "
-            "reaches the same in less memory"
+            f"{rank}{told}; {self.stopped()}; --batch-gpu {smaller} reaches the same in less memory"
         )
 
     def stopped(self) -> str:

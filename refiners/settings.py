@@ -8,6 +8,13 @@ from dataclasses import dataclass, fields, replace
 
 TRAINABLE = ("all", "synthesis", "mapping")
 PRECISIONS = ("fp32", "tf32", "bf16")
+EXCLUSIVE = (
+    ("compile", "activation_checkpointing", "torch.compile chooses itself what to compute again"),
+    ("offload_teacher", "shard_teacher", "each takes the teacher off the GPU in its own way"),
+    ("compile", "shard_teacher", "torch.compile would cut a network at each block"),
+    ("cuda_graphs", "offload_teacher", "graphs look for the teacher where they were recorded"),
+    ("channels_last", "shard_teacher", "FSDP takes weights in their own order alone"),
+)
 KINDS = {
     "int": (numbers.Integral, "a whole number"),
     "float": (numbers.Real, "a number"),
@@ -50,6 +57,8 @@ class Settings:
         precision: of the networks' passes: "fp32", "tf32", or "bf16" by autocast. Differences of
             denoisers, weights, optimisers and averages are float32 in each.
         compile: torch.compile the denoisers and the student.
+        cuda_graphs: with compile on a GPU, record the passes of each shape of batch once and replay
+            them, which saves the starting of their kernels.
         channels_last: hold the denoisers' weights, and so their activations, channels last; the
             same but for rounding.
         share_pass: let the auxiliary's pass for its loss serve the student's gradient too, see
@@ -59,6 +68,9 @@ class Settings:
         zero: let each of several processes hold its share of Adam's moments alone (ZeRO, stage 1:
             Rajbhandari et al. 2020, arXiv:1910.02054), the same.
         offload_teacher: keep the teacher in the CPU's memory while it is not asked, the same.
+        shard_teacher: let each of several processes hold its share of the teacher's weights alone
+            in a step (FSDP2); the same but for rounding. Each process has to ask it equally often,
+            which a teacher that is guided in an interval of noise levels does not.
     """
 
     kimg: float = 20.0
@@ -83,11 +95,13 @@ class Settings:
     batch_gpu: int = 0
     precision: str = "fp32"
     compile: bool = False
+    cuda_graphs: bool = False
     channels_last: bool = False
     share_pass: bool = False
     activation_checkpointing: bool = False
     zero: bool = False
     offload_teacher: bool = False
+    shard_teacher: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the first value that cannot be."""
@@ -121,11 +135,11 @@ class Settings:
             raise ValueError(
                 f"batch_gpu is {self.batch_gpu}, above the batch of {self.batch}; give at most that"
             )
-        if self.compile and self.activation_checkpointing:
-            raise ValueError(
-                "compile and activation_checkpointing are both set; torch.compile chooses itself "
-                "what to compute again: leave one out"
-            )
+        for a, b, why in EXCLUSIVE:
+            if getattr(self, a) and getattr(self, b):
+                raise ValueError(f"{a} and {b} are both set; {why}: leave one out")
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("cuda_graphs is set without compile, which records them; set both")
         if self.stop_if:
             parse_condition(self.stop_if)
 

@@ -9,8 +9,9 @@ import torch
 
 # A run may be made longer, reported otherwise, given other hours, and continued on another machine.
 FREE = (
-    *("kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu", "compile"),
-    *("activation_checkpointing", "offload_teacher", "zero"),
+    *("kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu"),
+    *("compile", "cuda_graphs", "activation_checkpointing"),
+    *("offload_teacher", "shard_teacher", "zero"),
 )
 
 

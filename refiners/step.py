@@ -110,8 +110,8 @@ def add_gradients(job: Any, parameters: Any, value: torch.Tensor, phase: str) ->
 def advance_student(job: Any, batch: Batch) -> dict[str, float]:
     """Send the method's pixel gradient through the student, x_0.backward(g / n)."""
     settings, pieces = job.settings, job.pieces
-    with job.offloaded.here():
-        slopes = pixel_gradient(job, batch)
+    with job.asking_teacher() as teacher:
+        slopes = pixel_gradient(job, batch, teacher)
     norm = (
         torch.stack([g.square().sum(dim=[1, 2, 3]).sqrt().sum() for g in slopes]).sum()
         / settings.batch
@@ -141,13 +141,14 @@ def advance_student(job: Any, batch: Batch) -> dict[str, float]:
     return {"Gradient/pixel_norm": value, "Gradient/student_norm": size}
 
 
-def pixel_gradient(job: Any, batch: Batch) -> list[torch.Tensor]:
+def pixel_gradient(job: Any, batch: Batch, teacher: Any) -> list[torch.Tensor]:
     """Return the method's pixel gradient, piece by piece.
 
     What couples the samples of a batch sees all of them, in each process.
     """
     method, pieces, processes = job.method, job.pieces, job.processes
-    networks = {"teacher": job.teacher, "auxiliary": job.auxiliary_average}
+    auxiliary = teacher if job.auxiliary is None else job.auxiliary_average
+    networks = {"teacher": teacher, "auxiliary": auxiliary}
     images = [x_0.detach() for x_0 in batch.images]
     whole = None
     if not pieces.are_one and (couples_samples(method) or job.memory is not None):
@@ -162,7 +163,7 @@ def pixel_gradient(job: Any, batch: Batch) -> list[torch.Tensor]:
     if isinstance(method, WithMemory):
         assert job.memory is not None
         x_0 = images[0] if whole is None else whole
-        g = method.join(g, x_0, teacher=job.teacher, memory=job.memory)
+        g = method.join(g, x_0, teacher=teacher, memory=job.memory)
     return [g[rows] for rows in pieces.rows]
 
 
@@ -172,7 +173,8 @@ def piece_gradient(
     """Return the method's pixel gradient of a piece, at noise of its own or at the auxiliary's."""
     labels = job.pieces.cut(batch.seen, i)
     if i in batch.heard:
-        return shared_gradient(job.method, x_0, labels, batch.heard[i], teacher=job.teacher)
+        teacher = networks["teacher"]
+        return shared_gradient(job.method, x_0, labels, batch.heard[i], teacher=teacher)
     return job.method.pixel_gradient(x_0, labels, **networks)
 
 

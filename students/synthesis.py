@@ -201,7 +201,8 @@ class SynthesisBlock(torch.nn.Module):
         """
         half = self.use_fp16 and not force_fp32
         dtype = torch.float16 if half else ws.dtype
-        layout = torch.channels_last if self.channels_last and half else torch.contiguous_format
+        # Elsewhere the convolutions choose: on a CPU channels last, where that is faster.
+        layout = torch.channels_last if self.channels_last and half else torch.preserve_format
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
             const = self.const.unsqueeze(0).repeat(ws.shape[0], 1, 1, 1)

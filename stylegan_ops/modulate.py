@@ -18,6 +18,7 @@ def modulate(
     act: str = "linear",
     gain: float | None = None,
     clamp: float | None = None,
+    is_fresh: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
     """Scale every channel of every sample, add noise, then apply bias_act.
@@ -30,6 +31,7 @@ def modulate(
         act: as in bias_act.
         gain: as in bias_act.
         clamp: as in bias_act.
+        is_fresh: nobody else has x, so that where no gradient is asked for it may be written over.
         impl: as in bias_act.
 
     Returns:
@@ -51,7 +53,22 @@ def modulate(
             noise = noise.reshape(-1, 1, *x.shape[2:])
         alpha, own = ACTIVATIONS[act].alpha, ACTIVATIONS[act].gain
         gain = own if gain is None else gain
-        return modulation.modulate(x, s, noise, b, act=act, alpha=alpha, gain=gain, clamp=clamp)
+        needs_gradient = torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in (x, s, noise, b)
+        )
+        # By "auto" alone, which takes no kernel where a graph is traced.
+        in_place = is_fresh and impl == "auto" and not needs_gradient
+        return modulation.modulate(
+            x,
+            s,
+            noise,
+            b,
+            act=act,
+            alpha=alpha,
+            gain=gain,
+            clamp=clamp,
+            in_place=in_place,
+        )
     if s is not None:
         s = s[:, :, None, None]
         x = x * s if noise is None else fma(x, s, noise)

@@ -87,7 +87,9 @@ def modulated_conv2d(
         squared = weight.square().sum(dim=[2, 3])
         scale = (styles.square() @ squared.T + EPS).rsqrt().to(x.dtype)
     noise = None if noise is None else noise.to(x.dtype)
-    return modulate(x, scale, noise, bias, act=act, gain=gain, clamp=clamp, impl=impl)
+    return modulate(
+        x, scale, noise, bias, act=act, gain=gain, clamp=clamp, is_fresh=True, impl=impl
+    )
 
 
 def _check(

@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
-HEADER = "arithmetic.h"
-CPU_SOURCES = ("cpu.cpp", "winograd.cpp")
+HEADERS = ("arithmetic.h", "threads.h")
+CPU_SOURCES = ("cpu.cpp", "winograd.cpp", "panels.cpp")
 CUDA_SOURCES = ("cuda.cu",)
 CPU_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 CUDA_FLAGS = ("-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden")
@@ -107,7 +107,7 @@ def library(target: str) -> ctypes.CDLL:
 def fingerprint(target: str) -> str:
     """Hash of all that makes one library differ from another."""
     digest = hashlib.sha256("\0".join([*command(target), processor(), sys.platform]).encode())
-    for name in (HEADER, *(CPU_SOURCES if target == "cpu" else CUDA_SOURCES)):
+    for name in (*HEADERS, *(CPU_SOURCES if target == "cpu" else CUDA_SOURCES)):
         digest.update((SOURCES / name).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <thread>
 #include <vector>
 
 #ifdef __linux__
@@ -15,6 +14,7 @@
 #endif
 
 #include "arithmetic.h"
+#include "threads.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 #define ARGUMENTS int dtype, void **t, const int64_t *n, const double *v, int64_t threads
@@ -29,21 +29,6 @@
   return 0;
 
 namespace {
-
-// Calls work(first, last) on pieces of [0, count), one a thread; below `least` items a thread of its own
-// costs more than it saves.
-template <class F> void in_parallel(int64_t count, int64_t threads, int64_t least, F work) {
-  int64_t pieces = std::min(threads, std::max<int64_t>(1, count / std::max<int64_t>(1, least)));
-  if (pieces <= 1) {
-    work(int64_t(0), count);
-    return;
-  }
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < pieces; i++)
-    others.emplace_back([=] { work(count * i / pieces, count * (i + 1) / pieces); });
-  work(int64_t(0), count / pieces);
-  for (auto& other : others) other.join();
-}
 
 constexpr int64_t LEAST = 1 << 16;  // elements that a thread is worth
 
@@ -154,6 +139,31 @@ void resample_plane(const Resampling& p, const std::vector<Run>& all, const floa
   }
 }
 
+// Pixels [first, last) of images whose channels are neighbours: those are the lanes.
+void resample_pixels(const Resampling& p, const float* x, const float* taps, float* y, int64_t first, int64_t last) {
+  constexpr int LANES = 64;
+  for (int64_t pixel = first; pixel < last; pixel++) {
+    const int64_t plane = pixel / p.out_w / p.out_h * p.channels;
+    int y0, y1, ky, x0, x1, kx;
+    window(int(pixel / p.out_w % p.out_h), p.down_y, p.pad_y, p.up_y, p.taps_h, p.in_h, &y0, &y1, &ky);
+    window(int(pixel % p.out_w), p.down_x, p.pad_x, p.up_x, p.taps_w, p.in_w, &x0, &x1, &kx);
+    for (int c = 0; c < p.channels; c += LANES) {
+      const int count = smallest(LANES, p.channels - c);
+      float sums[LANES] = {};
+      for (int iy = y0, k = ky; iy <= y1; iy++, k += p.up_y)
+        for (int ix = x0, j = kx; ix <= x1; ix++, j += p.up_x) {
+          const float tap = taps[k * p.taps_w + j];
+          const float* in = x + address(p, int(plane) + c, iy, ix, p.in_h, p.in_w);
+          if (count == LANES)
+            for (int i = 0; i < LANES; i++) sums[i] += tap * in[i];
+          else
+            for (int i = 0; i < count; i++) sums[i] += tap * in[i];
+        }
+      std::copy(sums, sums + count, y + pixel * p.channels + c);
+    }
+  }
+}
+
 template <class T> void upfirdn2d(void** t, const int64_t* n, const double*, int64_t threads) {
   const Resampling p{int(n[0]), int(n[1]), int(n[2]), int(n[3]), int(n[4]),  int(n[5]),  int(n[6]), int(n[7]),
                      int(n[8]), int(n[9]), int(n[10]), int(n[11]), int(n[12]), int(n[13]), int(n[14])};
@@ -166,6 +176,12 @@ template <class T> void upfirdn2d(void** t, const int64_t* n, const double*, int
     in_parallel(p.planes, threads, LEAST / std::max<int64_t>(1, size), [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; i++)
         resample_plane(p, all, (const float*)x + i * p.in_h * p.in_w, taps, (float*)y + i * size);
+    });
+    return;
+  }
+  if (sizeof(T) == 4) {
+    in_parallel(p.planes / p.channels * size, threads, LEAST / p.channels, [&](int64_t first, int64_t last) {
+      resample_pixels(p, (const float*)x, taps, (float*)y, first, last);
     });
     return;
   }

@@ -24,17 +24,28 @@ def modulate(
     alpha: float = 0.0,
     gain: float = 1.0,
     clamp: float | None = None,
+    in_place: bool = False,
 ) -> torch.Tensor:
-    """Take x [n, c, h, w], s [n, c], noise [1 or n, 1, h, w], b [c]; one dtype and device."""
+    """Take x [n, c, h, w], s [n, c], noise [1 or n, 1, h, w], b [c]; one dtype and device.
+
+    With `in_place` x, where it is dense, becomes the result, which has no gradient then: the first
+    touch of fresh memory would cost as much as the work on it.
+    """
     limit = -1.0 if clamp is None else float(clamp)
     numbers = (ACTS.index(act), float(alpha), float(gain), limit)
+    if in_place and x.is_contiguous(memory_format=layout(x)):
+        return _write(x, x, s, noise, b, *numbers)
     return torch.ops.stylegan_ops.modulate(x, s, noise, b, *numbers)
 
 
-def _modulate(x, s, noise, b, act, alpha, gain, clamp):
+def _modulate(x, s, noise, b, *numbers):
     form = layout(x)
-    x, (c, h, w) = x.contiguous(memory_format=form), x.shape[1:]
-    y = empty(x.shape, x, form)
+    x = x.contiguous(memory_format=form)
+    return _write(empty(x.shape, x, form), x, s, noise, b, *numbers)
+
+
+def _write(y, x, s, noise, b, act, alpha, gain, clamp):
+    (c, h, w), form = x.shape[1:], layout(x)
     noises = 0 if noise is None else noise.shape[0]
     small = [None if v is None else v.contiguous() for v in (s, noise, b)]
     if x.numel():

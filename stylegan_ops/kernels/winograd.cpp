@@ -9,8 +9,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <thread>
 #include <vector>
+
+#include "threads.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 #define ARGUMENTS int dtype, void **t, const int64_t *n, const double *, int64_t threads
@@ -69,13 +70,26 @@ inline void along(const float* x, int64_t step, float* y, int64_t to) {
   }
 }
 
-// Both axes of a tile, [in, in, LANES] to [out, out, LANES].
+// Where a tile is: element (i, j) is LANES floats at data + i * down + j * right.
+template <class T> struct Place {
+  T* data;
+  int64_t down, right;
+};
+
+// A tile in memory of its own, rows of `size`.
+template <class T> Place<T> own(T* data, int64_t size) { return {data, size * LANES, LANES}; }
+
+// Both axes of a tile, in x in to out x out, each lane times its factor if there are any.
 template <int in, int out, void (*map)(const float*, float*)>
-inline void both(const float* x, float* middle, float* y) {
+inline void both(Place<const float> x, const float* factors, int64_t count, Place<float> y) {
+  alignas(64) float middle[out * in * LANES];
   for (int j = 0; j < in; j++)
-    along<in, out, map>(x + j * LANES, in * LANES, middle + j * LANES, in * LANES);
+    along<in, out, map>(x.data + j * x.right, x.down, middle + j * LANES, in * LANES);
+  if (factors)
+    for (int64_t k = 0; k < out * in; k++)
+      for (int64_t i = 0; i < count; i++) middle[k * LANES + i] *= factors[i];
   for (int i = 0; i < out; i++)
-    along<in, out, map>(middle + i * in * LANES, LANES, y + i * out * LANES, LANES);
+    along<in, out, map>(middle + i * in * LANES, LANES, y.data + i * y.down, y.right);
 }
 
 // What all three share: rows of tiles [first, last) of the n * tiles_h rows of a batch. The h x w pixels
@@ -86,7 +100,6 @@ struct Layout {
       : channels(n[0]), h(n[1]), w(n[2]), tiles_h(n[3]), tiles_w(n[4]), first(n[5]), last(n[6]), step(n[7]),
         top(n[8]), left(n[9]) {}
   int64_t tiles() const { return (last - first) * tiles_w; }
-  int64_t sample(int64_t tile) const { return (first + tile / tiles_w) / tiles_h; }
   int64_t pixel(int64_t n, int64_t y, int64_t x) const {
     return ((n * h + y) * step + top) * (w * step) + x * step + left;
   }
@@ -96,82 +109,86 @@ struct Part {  // channels [first, first + count) of tile `tile`
   int64_t tile, first, count;
 };
 
-// Calls visit(pixel, row) for the tile's size x size pixels from `offset` before its corner: the place
-// of the part's first channel in the images, or -1 outside of them, and the row in the tile.
-template <class F> inline void pixels(const Layout& l, const Part& p, int size, int offset, F visit) {
-  const int64_t row = l.first + p.tile / l.tiles_w, column = p.tile % l.tiles_w;
-  const int64_t top = 4 * (row % l.tiles_h) - offset, left = 4 * column - offset;
-  for (int i = 0; i < size; i++)
-    for (int j = 0; j < size; j++) {
-      const int64_t y = top + i, x = left + j;
-      const bool inside = y >= 0 && y < l.h && x >= 0 && x < l.w;
-      const int64_t pixel = l.pixel(row / l.tiles_h, y, x) * l.channels + p.first;
-      visit(inside ? pixel : int64_t(-1), int64_t(i * size + j) * LANES);
-    }
-}
-
-inline void read_pixels(const Layout& l, const Part& p, const float* images, int size, int offset, float* tile) {
-  pixels(l, p, size, offset, [&](int64_t pixel, int64_t row) {
-    const int64_t count = pixel < 0 ? 0 : p.count;
-    if (count) std::copy(images + pixel, images + pixel + count, tile + row);
-    std::fill(tile + row + count, tile + row + LANES, 0.0f);
-  });
-}
-
-inline void write_points(const Layout& l, const Part& p, const float* tile, float* points) {
-  for (int64_t k = 0; k < 36; k++)
-    std::copy(tile + k * LANES, tile + k * LANES + p.count,
-              points + (k * l.tiles() + p.tile) * l.channels + p.first);
-}
-
-// s [n, channels] scales the channels of each sample; null does not.
-inline void input_part(const Layout& l, const Part& p, const float* x, const float* s, float* points) {
-  alignas(64) float tile[36 * LANES], middle[36 * LANES], out[36 * LANES];
-  read_pixels(l, p, x, 6, 1, tile);
-  if (s) {
-    const float* factors = s + l.sample(p.tile) * l.channels + p.first;
-    for (int64_t k = 0; k < 36; k++)
-      for (int64_t i = 0; i < p.count; i++) tile[k * LANES + i] *= factors[i];
+// The tile's size x size pixels in images, from `offset` before its corner.
+template <class T> struct Pixels {
+  const Layout& l;
+  const Part& p;
+  T* images;
+  int64_t size, n, top, left;
+  Pixels(const Layout& l, const Part& p, T* images, int64_t size, int64_t offset)
+      : l(l), p(p), images(images), size(size) {
+    const int64_t row = l.first + p.tile / l.tiles_w, column = p.tile % l.tiles_w;
+    n = row / l.tiles_h;
+    top = 4 * (row % l.tiles_h) - offset;
+    left = 4 * column - offset;
   }
-  both<6, 6, to_points>(tile, middle, out);
-  write_points(l, p, out, points);
+  T* at(int64_t i, int64_t j) const { return images + l.pixel(n, top + i, left + j) * l.channels + p.first; }
+  // Whether all are in the image, in all lanes: then they can be worked on where they are.
+  bool whole() const {
+    return p.count == LANES && top >= 0 && left >= 0 && top + size <= l.h && left + size <= l.w;
+  }
+  Place<T> place() const {
+    return {at(0, 0), l.w * l.step * l.step * l.channels, l.step * l.channels};
+  }
+  // Calls visit(pixel, row of the tile) for each, with null for a pixel outside of the image.
+  template <class F> void each(F visit) const {
+    for (int64_t i = 0; i < size; i++)
+      for (int64_t j = 0; j < size; j++) {
+        const int64_t y = top + i, x = left + j;
+        const bool inside = y >= 0 && y < l.h && x >= 0 && x < l.w;
+        visit(inside ? at(i, j) : nullptr, (i * size + j) * LANES);
+      }
+  }
+};
+
+// The tile's points in [36, tiles, channels].
+template <class T> Place<T> points_at(const Layout& l, const Part& p, T* points) {
+  const int64_t step = l.tiles() * l.channels;
+  return {points + p.tile * l.channels + p.first, 6 * step, step};
+}
+
+// Pixels of a tile to its points, times the factors of each sample s [n, channels] if there are any.
+template <int size, void (*map)(const float*, float*)>
+inline void to_all_points(const Layout& l, const Part& p, const float* images, int64_t offset, const float* s,
+                          float* points) {
+  alignas(64) float tile[size * size * LANES], out[36 * LANES];
+  const Pixels<const float> from(l, p, images, size, offset);
+  const Place<float> to = points_at(l, p, points);
+  if (!from.whole())
+    from.each([&](const float* pixel, int64_t row) {
+      const int64_t count = pixel ? p.count : 0;
+      if (pixel) std::copy(pixel, pixel + count, tile + row);
+      std::fill(tile + row + count, tile + row + LANES, 0.0f);
+    });
+  const Place<const float> x = from.whole() ? from.place() : own<const float>(tile, size);
+  const float* factors = s ? s + from.n * l.channels + p.first : nullptr;
+  both<size, 6, map>(x, factors, p.count, p.count == LANES ? to : own(out, 6));
+  if (p.count < LANES)
+    for (int64_t k = 0; k < 36; k++)
+      std::copy(out + k * LANES, out + k * LANES + p.count, to.data + k * to.right);
 }
 
 inline void output_part(const Layout& l, const Part& p, const float* points, float* y) {
-  alignas(64) float tile[36 * LANES], middle[24 * LANES], out[16 * LANES];
-  for (int64_t k = 0; k < 36; k++) {
-    const float* from = points + (k * l.tiles() + p.tile) * l.channels + p.first;
-    std::copy(from, from + p.count, tile + k * LANES);
-    std::fill(tile + k * LANES + p.count, tile + (k + 1) * LANES, 0.0f);
+  alignas(64) float tile[36 * LANES], out[16 * LANES];
+  const Pixels<float> to(l, p, y, 4, 0);
+  Place<const float> x = points_at(l, p, points);
+  if (p.count < LANES) {
+    std::fill(tile, tile + 36 * LANES, 0.0f);
+    for (int64_t k = 0; k < 36; k++)
+      std::copy(x.data + k * x.right, x.data + k * x.right + p.count, tile + k * LANES);
+    x = own<const float>(tile, 6);
   }
-  both<6, 4, from_points>(tile, middle, out);
-  pixels(l, p, 4, 0, [&](int64_t pixel, int64_t row) {
-    if (pixel >= 0) std::copy(out + row, out + row + p.count, y + pixel);
-  });
-}
-
-// The transpose of output_part.
-inline void adjoint_part(const Layout& l, const Part& p, const float* g, float* points) {
-  alignas(64) float tile[16 * LANES], middle[24 * LANES], out[36 * LANES];
-  read_pixels(l, p, g, 4, 0, tile);
-  both<4, 6, spread_points>(tile, middle, out);
-  write_points(l, p, out, points);
-}
-
-// Calls work(first, last) on a piece of [0, count) for each thread.
-template <class F> void pieces(int64_t count, int64_t threads, F work) {
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < threads; i++)
-    others.emplace_back([=] { work(count * i / threads, count * (i + 1) / threads); });
-  work(int64_t(0), count / threads);
-  for (auto& other : others) other.join();
+  both<6, 4, from_points>(x, nullptr, p.count, to.whole() ? to.place() : own(out, 4));
+  if (!to.whole())
+    to.each([&](float* pixel, int64_t row) {
+      if (pixel) std::copy(out + row, out + row + p.count, pixel);
+    });
 }
 
 template <class F> int over_parts(int dtype, const int64_t* n, int64_t threads, F work) {
   if (dtype != 0) return 1;
   const Layout layout(n);
-  const int64_t count = layout.tiles();
-  pieces(count, std::max<int64_t>(1, std::min(threads, count / 8)), [=](int64_t begin, int64_t end) {
+  in_parallel(layout.tiles(), threads, 8, [=](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; tile++)
       for (int64_t first = 0; first < layout.channels; first += LANES)
         work(layout, Part{tile, first, std::min(LANES, layout.channels - first)});
@@ -179,45 +196,24 @@ template <class F> int over_parts(int dtype, const int64_t* n, int64_t threads, 
   return 0;
 }
 
-// Weights [out, in, 9] and their points [count, out, in], a row of `in` at a time: points = map * weights
-// with map [count, 9]; or, TRANSPOSED, weights = map^T * points.
-template <bool TRANSPOSED>
-int over_weights(int dtype, void** t, const int64_t* n, int64_t threads) {
-  if (dtype != 0) return 1;
-  float *w = static_cast<float*>(t[0]), *points = static_cast<float*>(t[2]);
-  const float* map = static_cast<const float*>(t[1]);
-  const int64_t out = n[0], in = n[1], count = n[2];
-  pieces(out, std::max<int64_t>(1, std::min(threads, out / 8)), [=](int64_t begin, int64_t end) {
+// The slope of points [count, out, in] -> that of weights [out, in, 9], a row of `in` at a time.
+void weight_slopes(const float* points, const float* map, float* w, int64_t out, int64_t in, int64_t count,
+                   int64_t threads) {
+  in_parallel(out, threads, 8, [=](int64_t begin, int64_t end) {
     std::vector<float> rows(9 * in);
-    float* row[9];
-    for (int64_t j = 0; j < 9; j++) row[j] = rows.data() + j * in;
     for (int64_t o = begin; o < end; o++) {
-      float* weights = w + o * in * 9;
-      if (TRANSPOSED) std::fill(rows.begin(), rows.end(), 0.0f);
-      else
-        for (int64_t i = 0; i < in; i++)
-          for (int64_t j = 0; j < 9; j++) row[j][i] = weights[i * 9 + j];
+      std::fill(rows.begin(), rows.end(), 0.0f);
       for (int64_t k = 0; k < count; k++) {
-        const float* m = map + k * 9;
-        float* point = points + (k * out + o) * in;
+        const float *m = map + k * 9, *point = points + (k * out + o) * in;
+        float* row = rows.data();
 #pragma GCC ivdep
-        for (int64_t i = 0; i < in; i++) {
-          if (TRANSPOSED) {
-            const float value = point[i];
-            for (int j = 0; j < 9; j++) row[j][i] += m[j] * value;
-          } else {
-            float sum = 0.0f;
-            for (int j = 0; j < 9; j++) sum += m[j] * row[j][i];
-            point[i] = sum;
-          }
-        }
-      }
-      if (TRANSPOSED)
         for (int64_t i = 0; i < in; i++)
-          for (int64_t j = 0; j < 9; j++) weights[i * 9 + j] = row[j][i];
+          for (int j = 0; j < 9; j++) row[j * in + i] += m[j] * point[i];
+      }
+      for (int64_t i = 0; i < in; i++)
+        for (int64_t j = 0; j < 9; j++) w[(o * in + i) * 9 + j] = rows[j * in + i];
     }
   });
-  return 0;
 }
 
 }  // namespace
@@ -225,7 +221,8 @@ int over_weights(int dtype, void** t, const int64_t* n, int64_t threads) {
 // x [n, h, w, channels] and factors s [n, channels] or null -> [36, tiles, channels]
 EXPORTED int winograd_input_kernel(ARGUMENTS) {
   return over_parts(dtype, n, threads, [=](const Layout& l, const Part& p) {
-    input_part(l, p, static_cast<const float*>(t[0]), static_cast<const float*>(t[1]), static_cast<float*>(t[2]));
+    to_all_points<6, to_points>(l, p, static_cast<const float*>(t[0]), 1, static_cast<const float*>(t[1]),
+                                static_cast<float*>(t[2]));
   });
 }
 
@@ -239,12 +236,14 @@ EXPORTED int winograd_output_kernel(ARGUMENTS) {
 // The slope of y [n, h, w, channels] -> that of the points
 EXPORTED int winograd_adjoint_kernel(ARGUMENTS) {
   return over_parts(dtype, n, threads, [=](const Layout& l, const Part& p) {
-    adjoint_part(l, p, static_cast<const float*>(t[0]), static_cast<float*>(t[1]));
+    to_all_points<4, spread_points>(l, p, static_cast<const float*>(t[0]), 0, nullptr, static_cast<float*>(t[1]));
   });
 }
 
-// w [out, in, 9], map [count, 9] -> points [count, out, in]
-EXPORTED int winograd_weight_kernel(ARGUMENTS) { return over_weights<false>(dtype, t, n, threads); }
-
-// The slope of the points -> that of w
-EXPORTED int winograd_weight_adjoint_kernel(ARGUMENTS) { return over_weights<true>(dtype, t, n, threads); }
+// The slope of points [count, out, in], map [count, 9] -> that of w [out, in, 9]
+EXPORTED int winograd_weight_adjoint_kernel(ARGUMENTS) {
+  if (dtype != 0) return 1;
+  weight_slopes(static_cast<const float*>(t[0]), static_cast<const float*>(t[1]), static_cast<float*>(t[2]), n[0],
+                n[1], n[2], threads);
+  return 0;
+}

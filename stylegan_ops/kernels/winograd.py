@@ -30,6 +30,7 @@ from stylegan_ops.kernels.native import call, define, differentiate, empty
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
 # Tiles whose transforms are in memory at a time: 19 MB of scratch at 512 channels.
 CHUNK = 128
+PANEL = 16  # as in panels.cpp
 
 
 def conv3x3(
@@ -82,10 +83,18 @@ def _phases(taps: torch.Tensor | None) -> list[tuple[int, int]]:
 def _weight_points(
     w: torch.Tensor, taps: torch.Tensor | None, *, turned: bool = False
 ) -> torch.Tensor:
-    """Return w's points for each phase, [phases, 36, out, in]."""
-    maps = _transforms(taps, turned=turned)
-    points = empty([*maps.shape[:2], *w.shape[:2]], w)
-    call("winograd_weight", [w.contiguous(), maps, points], [*w.shape[:2], 36 * len(maps)])
+    """Return w's points for each phase in panels of columns, [phases, 36, panels, depth, PANEL].
+
+    Columns are outputs and depth is inputs; with `turned`, of w turned by 180 degrees, the other
+    way round.
+    """
+    (out, inner), maps = w.shape[:2], _transforms(taps, turned=turned)
+    (columns, across), (depth, along) = (out, 9 * inner), (inner, 9)
+    if turned:
+        (columns, across), (depth, along) = (depth, along), (columns, across)
+    points = empty([*maps.shape[:2], -(-columns // PANEL), depth, PANEL], w)
+    numbers = [columns, depth, 36 * len(maps), across, along]
+    call("winograd_weight", [w.contiguous(), maps, points], numbers)
     return points
 
 
@@ -130,7 +139,7 @@ def _conv3x3(x, w, s, taps):
         points, products = _views(scratch, tiles)
         call("winograd_input", [x, s, points], [inner, *place, 1, 0, 0])
         for phase, matrices in zip(phases, w_points, strict=True):
-            torch.bmm(points, matrices.transpose(1, 2), out=products)
+            call("winograd_product", [points, matrices, products], [tiles, inner, out, 0])
             call("winograd_output", [products, y], [out, *place, step, *phase])
     return y
 
@@ -146,8 +155,8 @@ def _conv3x3_transposed(g, w, taps):
         points, products = _views(scratch, tiles)
         for i, (phase, matrices) in enumerate(zip(phases, w_points, strict=True)):
             call("winograd_input", [g, None, points], [out, *place, step, *phase])
-            # The first product also sets what the memory holds.
-            torch.baddbmm(products, points, matrices, beta=min(i, 1), out=products)
+            # The first product sets what the memory holds, the others add to it.
+            call("winograd_product", [points, matrices, products], [tiles, out, inner, min(i, 1)])
         call("winograd_output", [products, x], [inner, *place, 1, 0, 0])
     return x
 
@@ -165,11 +174,11 @@ def _conv3x3_weight(x, g, s, taps):
         call("winograd_input", [x, s, points], [inner, *place, 1, 0, 0])
         for phase, total in zip(phases, sums, strict=True):
             call("winograd_adjoint", [g, slopes], [out, *place, step, *phase])
-            # Here too the first product sets what the memory holds; place[4] is the first row.
+            # Here too the first product sets the memory; place[4] is the chunk's first row.
             beta = min(place[4], 1)
             torch.baddbmm(total, slopes.transpose(1, 2), points, beta=beta, out=total)
     w = empty([out, inner, 3, 3], x)
-    call("winograd_weight_adjoint", [w, _transforms(taps), sums], [out, inner, 36 * len(phases)])
+    call("winograd_weight_adjoint", [sums, _transforms(taps), w], [out, inner, 36 * len(phases)])
     return w
 
 

@@ -27,7 +27,7 @@ def test_every_row_differs_from_the_demo_by_what_it_says(name):
 
 def test_the_default_list_names_rows():
     (default,) = [p.default for p in main.params if p.name == "options"]
-    assert chosen(default, OPTIONS) == ON_CPU
+    assert chosen(str(default), OPTIONS) == ON_CPU
 
 
 def test_an_option_that_there_is_not_is_named(tmp_path):

@@ -65,6 +65,9 @@ def refusal(result: Result) -> str:
             ("--zero",),
             "zero shares Adam's moments among processes, and there is one; start several",
         ),
+        (("--cuda-graphs",), "cuda_graphs is set without compile, which records them; set both"),
+        (("--cuda-graphs", "--compile"), "cuda_graphs is set, which GPUs alone have; leave it out"),
+        (("--shard-teacher",), "shares the teacher among processes, and there is one; start"),
         (("--share-pass", "--aux-ema", "0"), "give both one law"),
         (("--compile", "--activation-checkpointing"), "are both set; torch.compile chooses itself"),
         (("--batch-gpu", "9"), "batch_gpu is 9, above the batch of 8"),
@@ -89,6 +92,25 @@ def test_the_batch_has_to_be_a_multiple_of_the_processes(
     assert "batch is 8, which 3 processes cannot share; give a multiple of 3" in line
 
 
+def test_a_teacher_in_shards_is_guided_at_every_noise_level(
+    gan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    guided = ("--guidance", "2", "--guidance-interval", "0.2,2")
+    line = refusal(gan(tmp_path / "out", "--shard-teacher", *guided))
+    assert "--guidance-interval is 0.2,2" in line and "ask it equally often" in line
+
+
+def test_what_always_asks_the_teacher_takes_no_shards_of_it(
+    files: Path, refine_py: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    given = ("--teacher", files / "teacher.pkl", "--outdir", tmp_path / "out", "--device", "cpu")
+    result = refine_py("distill", *given, "--method", "progressive", "--shard-teacher")
+    assert "shard_teacher: this method always asks the teacher; leave it out" in refusal(result)
+    assert not (tmp_path / "out").exists()
+
+
 def test_of_the_processes_on_a_machine_one_says_what_is_wrong(
     gan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +129,8 @@ def test_what_trains_on_images_takes_no_transfer(
 
 def test_every_setting_that_is_a_flag_is_explained_with_its_use_and_its_danger() -> None:
     names = ("max_hours", "stop_if", "batch_gpu", "precision", "compile", "channels_last")
-    for name in (*names, "activation_checkpointing", "zero", "offload_teacher"):
+    names += ("activation_checkpointing", "zero", "offload_teacher", "shard_teacher", "cuda_graphs")
+    for name in names:
         assert SETTINGS[name].useful and SETTINGS[name].outside
 
 
@@ -264,7 +287,8 @@ def test_two_processes_of_torchrun_write_one_run_that_ends_where_one_process_doe
     }[case]
     alone = refine_py(*command, *tiny, "--outdir", tmp_path / "one")
     assert alone.exit_code == 0, alone.output
-    shared = torchrun(*command, *tiny, "--outdir", tmp_path / "two")
+    shards = ("--shard-teacher",) if case == "moments" else ()
+    shared = torchrun(*command, *tiny, *shards, "--outdir", tmp_path / "two")
     assert shared.returncode == 0, shared.stderr
     assert shared.stdout.count("tick 1 ") == 1
     one, two = (

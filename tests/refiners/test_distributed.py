@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +174,15 @@ sys.path.insert(0, sys.argv[1]); sys.path.insert(0, sys.argv[1] + "/tests/refine
 from conftest import GaussianDenoiser
 from test_distributed import RunningMeanStudent
 from refiners import Refinement, Settings, refine
-from refiners.distributed import join
+from refiners.distributed import Group, join
 from refiners.diff_instruct import DiffInstruct
 from refiners.f_distill import FDistill
 from refiners import ImageSet
 
 torch.manual_seed(1)
 student, teacher = RunningMeanStudent(), GaussianDenoiser(0.1, 1.0)
-processes = join("cpu")
+kind = sys.argv[3]
+processes = Group("cpu", step_seconds=10) if kind == "sticks" else join("cpu")
 
 class Dying(DiffInstruct):
     def pixel_gradient(self, *a, **k):
@@ -190,7 +190,12 @@ class Dying(DiffInstruct):
             os._exit(9)
         return super().pixel_gradient(*a, **k)
 
-kind = sys.argv[3]
+class Stuck(DiffInstruct):
+    def pixel_gradient(self, *a, **k):
+        if processes.rank == 1:
+            time.sleep(100)
+        return super().pixel_gradient(*a, **k)
+
 class Ending(DiffInstruct):
     def pixel_gradient(self, *a, **k):
         if processes.rank == 1:
@@ -200,6 +205,7 @@ class Ending(DiffInstruct):
 
 methods = {
     "plain": DiffInstruct(), "coupled": DiffInstruct(hold_contrast=0.5), "dies": Dying(),
+    "sticks": Stuck(),
     "ends": Ending(), "zero": DiffInstruct(),
 }
 batch = 24 if kind == "dies" else 16  # a multiple of the number of processes
@@ -260,17 +266,25 @@ def test_one_two_and_four_processes_on_the_same_batch_agree_but_for_rounding(
             torch.testing.assert_close(ends[size][name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path: Path) -> None:
-    began = time.monotonic()
-    workers = start_workers(tmp_path, 3, "dies")
-    said = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert time.monotonic() - began < 60
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path: Path, size: int) -> None:
+    workers = start_workers(tmp_path, size, "dies")
+    said = [worker.communicate(timeout=120)[0] for worker in workers]  # well within STEP_SECONDS
     assert workers[1].returncode == 9, said[1]
-    for rank in (0, 2):
+    for rank in {*range(size)} - {1}:
         assert workers[rank].returncode not in (0, None)
-        assert f"rank {rank} of 3 waited in" in said[rank]
+        assert f"rank {rank} of {size} waited in" in said[rank]
         assert "for rank 1, which did not answer" in said[rank]
+
+
+@pytest.mark.slow
+def test_a_process_that_sticks_is_named_with_what_the_others_wait_for(tmp_path: Path) -> None:
+    first, stuck = start_workers(tmp_path, 2, "sticks")
+    said = first.communicate(timeout=90)[0]
+    stuck.kill()
+    stuck.communicate()
+    assert first.returncode not in (0, None)
+    assert "rank 0 of 2 waited in the student's gradient for rank 1, which did not answer" in said
 
 
 @pytest.mark.slow

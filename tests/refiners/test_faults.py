@@ -71,6 +71,37 @@ def test_a_gpu_without_memory_is_one_line_with_what_to_do_and_the_run_goes_on_in
     assert_equal(plain, continued)
 
 
+class AsksForTooMuch(DiffInstruct):
+    """Diff-Instruct that asks the allocator for more than it can give at a step, once."""
+
+    steps = 0
+
+    def pixel_gradient(self, x_0: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        AsksForTooMuch.steps += 1
+        if AsksForTooMuch.steps == 11:
+            torch.empty([2**55], device=x_0.device)
+        return super().pixel_gradient(x_0, *arguments, **options)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_an_allocator_at_its_limit_ends_the_run_in_one_line_with_every_state_whole(
+    affine: Any, gaussian: Any, tmp_path: Path, device: str
+) -> None:
+    def refined(**given: Any) -> Any:
+        pair = affine(-0.4, 0.3).to(device), gaussian(0.3, 0.5).to(device)
+        options = Settings(**SHORT)
+        method = AsksForTooMuch()
+        return refine(*pair, method=method, kimg=0.32, progress=False, settings=options, **given)
+
+    folder, AsksForTooMuch.steps = RunFolder.create(tmp_path, "run"), 0
+    with pytest.raises(
+        MemoryError, match=r"memory.*; the run .*from training-state-000000_128\.pt"
+    ):
+        refined(folder=folder)
+    assert [read_state(path)["num_images"] for path in folder.states()] == [64, 128]
+    assert_equal(refined(), refined(folder=folder, resume=True))
+
+
 def test_without_a_folder_the_line_does_not_speak_of_states(affine: Any, gaussian: Any) -> None:
     FailsOnce.error, FailsOnce.steps = torch.OutOfMemoryError("CUDA out of memory. Much"), 0
     with pytest.raises(MemoryError, match=r"stopped at kimg 0\.08; --batch-gpu 4 reaches"):

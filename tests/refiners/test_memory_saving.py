@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from refiners.plan import Held, tensors_of
 from refiners.progressive import Progressive
 from refiners.sid import SiD
 from teachers.edm import EDMPrecond
+from teachers.guidance import autoguidance
 
 
 class NoisyBlock(torch.nn.Module):
@@ -123,6 +125,12 @@ def test_blocks_are_the_outermost_of_a_kind_that_there_are_several_of() -> None:
     assert checkpoint_blocks(torch.nn.Sequential(torch.nn.Linear(2, 2))) == 0
 
 
+def test_a_guided_pair_has_the_blocks_of_both() -> None:
+    main, weak = small_edm(), small_edm()
+    found = blocks_of(autoguidance(main, weak, weight=2.0))
+    assert found == [*blocks_of(main), *blocks_of(weak)]
+
+
 def test_networks_without_blocks_are_refused_by_name(refinement: Any) -> None:
     with pytest.raises(ValueError, match=r"no blocks.* in AffineStudent or Gaussian"):
         refinement(activation_checkpointing=True)
@@ -133,14 +141,16 @@ def test_compiling_and_computing_again_exclude_each_other(settings: Any) -> None
         settings(compile=True, activation_checkpointing=True)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
 def test_a_network_that_waits_elsewhere_takes_no_memory_in_any_view_and_comes_back_whole(
-    refinement: Any,
+    refinement: Any, channels_last: bool
 ) -> None:
     torch.manual_seed(0)
     student, teacher = BlockStudent(), small_edm()
     before = [p.detach().clone() for p in teacher.parameters()]
-    plain = refinement(student, copy.deepcopy(teacher), warmup_kimg=0.016)
-    job = refinement(student, teacher, warmup_kimg=0.016)
+    given = {"warmup_kimg": 0.016, "channels_last": channels_last}
+    plain = refinement(student, copy.deepcopy(teacher), **given)
+    job = refinement(student, teacher, **given)
     views = [*teacher.parameters(), *job.teacher.parameters()]
     with job.offloaded.away():
         for _ in range(3):
@@ -153,6 +163,14 @@ def test_a_network_that_waits_elsewhere_takes_no_memory_in_any_view_and_comes_ba
         assert {p.untyped_storage().nbytes() for p in views} == {0}
     assert_same(teacher.parameters(), before)
     assert_same(job.student.parameters(), plain.student.parameters())
+
+
+def test_what_is_numpys_memory_stays_and_the_rest_waits() -> None:
+    network = torch.nn.Linear(2, 3)
+    network.register_buffer("of_numpy", torch.from_numpy(np.ones(4)))
+    with Offloaded(network).away():
+        assert network.weight.untyped_storage().nbytes() == 0
+        assert torch.equal(network.get_buffer("of_numpy"), torch.ones(4, dtype=torch.float64))
 
 
 def test_a_network_comes_back_from_where_it_waits_when_a_run_fails() -> None:

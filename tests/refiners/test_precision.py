@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -58,6 +59,47 @@ def test_the_networks_that_were_given_keep_their_precision(
     assert torch.equal(before[0], teacher(x, sigma)) and torch.equal(before[1], student(z))
 
 
+class WideDenoiser(torch.nn.Module):
+    """A denoiser of 4 x 4 images whose middle weight has an order of its own in each layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.img_resolution, self.img_channels, self.label_dim = 4, 1, 0
+        self.sigma_min, self.sigma_max = 0.0, math.inf
+        self.enter = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.middle = torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.leave = torch.nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        x = self.enter(x / (1 + sigma[:, None, None, None])).tanh()
+        return self.leave(self.middle(x).tanh())
+
+
+def test_channels_last_is_how_denoisers_are_held_and_changes_a_step_by_rounding_alone(
+    refinement: Any,
+) -> None:
+    torch.manual_seed(0)
+    teacher = WideDenoiser()
+    plain, last = (
+        refinement(None, teacher, channels_last=c, warmup_kimg=0.0) for c in (False, True)
+    )
+    held = [last.teacher, last.auxiliary, last.auxiliary_average]
+    for network in (plain.teacher, plain.auxiliary, teacher):
+        assert network.middle.weight.is_contiguous()
+    for _ in range(2):
+        a, b = plain.advance(), last.advance()
+        assert b == pytest.approx(a, rel=1e-5)
+        for network in held:
+            assert network.middle.weight.is_contiguous(memory_format=torch.channels_last)
+            assert not network.middle.weight.is_contiguous()
+    for name in ("student", "average", "auxiliary", "auxiliary_average"):
+        pairs = zip(*(getattr(job, name).parameters() for job in (plain, last)), strict=True)
+        for mine, theirs in pairs:
+            torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-6)
+
+
 def test_tf32_is_refused_where_there_is_none(refinement: Any, settings: Any) -> None:
     with pytest.raises(ValueError, match=r"tf32.*GPUs alone"):
         refinement(precision="tf32")
@@ -71,6 +113,78 @@ def test_a_compiler_that_does_not_work_is_said_in_one_line(monkeypatch: pytest.M
     monkeypatch.setattr(torch, "compile", compile_nothing)
     with pytest.raises(ValueError, match=r"not work here \(No working C\+\+ compiler found\)"):
         check_compiler(torch.device("cpu"))
+
+
+class Replayed:
+    """Stands for torch.compile with CUDA graphs: a step writes over the last one's results."""
+
+    def __init__(self) -> None:
+        self.results: list[torch.Tensor] = []
+
+    def compile(self, method: Any, *, mode: str, dynamic: bool) -> Any:
+        assert (mode, dynamic) == ("reduce-overhead", False)
+
+        def run(*args: Any) -> torch.Tensor:
+            found = method(*args)
+            self.results.append(found.data)
+            return found
+
+        return run
+
+    def mark_step_begin(self) -> None:
+        for result in self.results:
+            result.fill_(math.nan)
+        self.results.clear()
+
+
+@pytest.mark.parametrize("name", ["diff-instruct", "sid", "dmd", "diff-instruct-moments"])
+@pytest.mark.parametrize("batch_gpu", [0, 8])
+def test_nothing_that_a_graph_wrote_in_one_step_is_read_in_a_later_one(
+    refinement: Any, world: Any, monkeypatch: pytest.MonkeyPatch, name: str, batch_gpu: int
+) -> None:
+    torch.manual_seed(0)
+    student, teacher, method, inputs = world(name)
+    given = {"inputs": inputs, "warmup_kimg": 0.016, "batch_gpu": batch_gpu}
+    plain, graphs = refinement(student, teacher, method, **given), Replayed()
+    monkeypatch.setattr(torch, "compile", graphs.compile)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", graphs.mark_step_begin)
+    monkeypatch.setattr("refiners.loop.check_device", lambda *given: None)
+    job = refinement(student, teacher, method, **given, compile=True, cuda_graphs=True)
+    for _ in range(3):
+        assert job.advance() == plain.advance()
+        assert graphs.results
+        assert job.health() == plain.health()
+    assert torch.equal(job.views()[0], plain.views()[0])
+
+
+def test_graphs_need_a_compiler_to_record_them_and_a_gpu(settings: Any) -> None:
+    with pytest.raises(ValueError, match=r"cuda_graphs is set without compile"):
+        settings(cuda_graphs=True)
+    with pytest.raises(ValueError, match=r"cuda_graphs and offload_teacher are both set"):
+        settings(compile=True, cuda_graphs=True, offload_teacher=True)
+    given = settings(compile=True, cuda_graphs=True)
+    with pytest.raises(ValueError, match=r"cuda_graphs is set, which GPUs alone have"):
+        check_device(given, torch.device("cpu"))
+    check_device(given, torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # what torch says of itself while it compiles
+@pytest.mark.parametrize("batch_gpu", [0, 8])
+def test_steps_that_are_replayed_are_those_of_eager_networks(
+    refinement: Any, point_student: Any, point_denoiser: Any, batch_gpu: int
+) -> None:
+    pair = [network.cuda() for network in networks(point_student, point_denoiser)]
+    plain, graphs = (
+        refinement(*pair, compile=c, cuda_graphs=c, warmup_kimg=0.032, batch_gpu=batch_gpu)
+        for c in (False, True)
+    )
+    for _ in range(8):  # a graph is warmed up, recorded, and then replayed
+        assert graphs.advance().keys() == plain.advance().keys()
+    for name in ("student", "auxiliary"):
+        pairs = zip(*(getattr(job, name).parameters() for job in (plain, graphs)), strict=True)
+        for mine, theirs in pairs:
+            torch.testing.assert_close(theirs, mine, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
