@@ -23,6 +23,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 from stylegan_ops.kernels.modulation import modulate
 from stylegan_ops.kernels.native import call, define, differentiate, empty
@@ -245,3 +246,22 @@ define(
 differentiate("conv3x3", _backward, _save)
 differentiate("conv3x3_transposed", _transposed_backward, _save)
 differentiate("conv3x3_weight", _weight_backward, _save)
+
+# A counter of work sees the convolution and not how it is done, two operations a weight and place
+# of the small image: a share of a machine's peak can then be compared with that of torch's own.
+OPS = torch.ops.stylegan_ops
+
+
+@register_flop_formula(OPS.conv3x3)
+def _flop(x, w, *rest, **results):
+    return 2 * math.prod(w) * x[0] * x[2] * x[3]
+
+
+@register_flop_formula(OPS.conv3x3_transposed)
+def _flop_transposed(g, w, *rest, out_shape, **results):
+    return _flop(out_shape, w)
+
+
+@register_flop_formula(OPS.conv3x3_weight)
+def _flop_weight(x, *rest, out_shape, **results):
+    return _flop(x, out_shape)

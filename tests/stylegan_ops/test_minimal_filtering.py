@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 import stylegan_ops as ops
 from stylegan_ops.kernels.choice import available
@@ -112,3 +113,16 @@ def test_a_doubling_convolution_by_minimal_filtering_equals_its_definition(
     torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=2e-5)
     # Another order of sums: equality to the last bit would say that the kernel did not run.
     assert not torch.equal(ours, ops.conv2d_resample(x, w, f, **arguments, impl="reference"))
+
+
+@pytest.mark.parametrize("is_doubled", [False, True])
+def test_a_counter_sees_the_work_of_the_convolution_that_is_replaced(is_doubled):
+    x, w = normal(1, 2, 8, 6, 5).requires_grad_(), normal(2, 4, 8, 3, 3).requires_grad_()
+    with FlopCounterMode(display=False) as ours:
+        conv3x3(x, w, None, normal(3, 4, 4) if is_doubled else None).sum().backward()
+    with FlopCounterMode(display=False) as theirs:
+        if is_doubled:
+            F.conv_transpose2d(x, w.transpose(0, 1), stride=2).sum().backward()
+        else:
+            F.conv2d(x, w, padding=1).sum().backward()
+    assert ours.get_total_flops() == theirs.get_total_flops() == 3 * 2 * w.numel() * 2 * 6 * 5
