@@ -19,7 +19,7 @@ from commands.measuring import (
     open_measured,
     read_curve,
 )
-from commands.pairing import Pair, bring_together, whole
+from commands.pairing import EVERYWHERE, Pair, bring_together, whole
 from commands.progress import stage_bar
 from commands.provenance import provenance, sha256
 from commands.real_images import make_teacher_images, read_images
@@ -61,7 +61,7 @@ class Job:
     class_map: str | None = None
     guidance: float = 1.0
     guide: str | None = None
-    guidance_interval: str = "0,inf"
+    guidance_interval: str = EVERYWHERE
     transfer: str | None = None
     wandb: str | None = None
 

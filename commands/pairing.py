@@ -13,6 +13,7 @@ from commands.options import in_order
 
 ADAPTS = ("area", "crop", "tiles")
 NO_CLASSES = "none"
+EVERYWHERE = "0,inf"  # an interval of noise levels
 
 pairing_options = in_order(
     click.option(
@@ -45,7 +46,7 @@ pairing_options = in_order(
     click.option(
         "--guidance-interval",
         metavar="LOW,HIGH",
-        default="0,inf",
+        default=EVERYWHERE,
         show_default=True,
         help="Noise levels, above LOW up to HIGH, at which to guide.",
     ),
@@ -77,7 +78,7 @@ def bring_together(
     class_map: str | None = None,
     guidance: float = 1.0,
     guide: str | None = None,
-    guidance_interval: str = "0,inf",
+    guidance_interval: str = EVERYWHERE,
     device: str = "cpu",
 ) -> Pair:
     """Build what the options of a run ask for; see pairing_options.
@@ -93,7 +94,7 @@ def bring_together(
     if guide is not None or guidance != 1:
         interval = parse_interval(guidance_interval)
         teacher = guided(plain, student, guidance, guide, interval, device)
-    elif guidance_interval != "0,inf":
+    elif guidance_interval != EVERYWHERE:
         raise ValueError(
             f"--guidance-interval is {guidance_interval}, but nothing guides; give --guidance"
         )

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from commands.pairing import EVERYWHERE
 from commands.recipes import warmup_for
 
 AUTO = "auto"
-EVERYWHERE = "0,inf"  # the default of --guidance-interval
 OPTIONS_FILE = "training_options.json"
 
 
