@@ -17,8 +17,13 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.published import PublishedLoop, official_denoiser, without_cuda_streams
-from refiners import Refinement, Settings
+from benchmarks.published import (
+    PublishedLoop,
+    official_denoiser,
+    published_settings,
+    without_cuda_streams,
+)
+from refiners import Refinement
 from refiners.diff_instruct import DiffInstruct
 from refiners.optimiser import random_stream
 from students.one_step import OneStep
@@ -56,20 +61,7 @@ def errors(official: Path, *, steps: int, seed: int) -> dict[str, tuple[float, f
     """Return the relative errors of each network, and how far ours moved."""
     torch.manual_seed(seed)
     teacher = small_denoiser()
-    settings = Settings(
-        kimg=1e9,
-        batch=BATCH,
-        lr=RATE,
-        glr=RATE,
-        rampup_kimg=0,
-        decay_kimg=0,
-        ema_kimg=500,
-        ema_rampup_ratio=0,
-        warmup_kimg=0,
-        auxiliary_steps=1,
-        auxiliary_ema=0,
-        seed=seed,
-    )
+    settings = published_settings(batch=BATCH, rate=RATE, seed=seed)
     student = OneStep(copy.deepcopy(teacher), sigma_init=INIT_SIGMA)
     ours = Refinement(student, teacher, DiffInstruct(), settings)
     network, loss = official_denoiser(official, teacher)

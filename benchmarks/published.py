@@ -18,6 +18,7 @@ from unittest import mock
 
 import torch
 
+from refiners import Settings
 from refiners.average import follow
 
 RATE = 1e-5
@@ -42,6 +43,24 @@ class PlainLoss:
             noised = images + torch.randn_like(images) * sigma
             difference = Sg(noised, sigma.flatten(), labels) - Sd(noised, sigma.flatten(), labels)
         return difference * images
+
+
+def published_settings(*, batch: int, rate: float = RATE, **more: Any) -> Settings:
+    """Return what PublishedLoop does, as the settings of our loop."""
+    return Settings(
+        kimg=1e9,
+        batch=batch,
+        lr=rate,
+        glr=rate,
+        rampup_kimg=0,
+        decay_kimg=0,
+        ema_kimg=500,
+        ema_rampup_ratio=0,
+        warmup_kimg=0,
+        auxiliary_steps=1,
+        auxiliary_ema=0,
+        **more,
+    )
 
 
 class PublishedLoop:

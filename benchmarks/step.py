@@ -28,14 +28,14 @@ import torch
 
 from benchmarks import machine, networks
 from benchmarks.published import (
-    RATE,
     PlainLoss,
     PublishedLoop,
     official_denoiser,
     official_generator,
+    published_settings,
     without_cuda_streams,
 )
-from refiners import Refinement, Settings
+from refiners import Refinement
 from refiners.diff_instruct import DiffInstruct
 from students.one_step import OneStep
 
@@ -76,18 +76,7 @@ def ours(kind: str, batch: int, flags: Mapping[str, Any]) -> Any:
     student: Any = networks.cifar_student()
     if kind == "edm":
         student = OneStep(copy.deepcopy(teacher), sigma_init=INIT_SIGMA)
-    settings = Settings(
-        kimg=1e9,
-        batch=batch,
-        lr=RATE,
-        glr=RATE,
-        warmup_kimg=0,
-        rampup_kimg=0,
-        auxiliary_steps=1,
-        auxiliary_ema=0,
-        ema_kimg=500,
-        **flags,
-    )
+    settings = published_settings(batch=batch, **flags)
     return Refinement(student, teacher, DiffInstruct(), settings)
 
 

@@ -7,7 +7,6 @@ their dtype. Weights are known by their SHA-256 before they are opened, and no c
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 import zlib
@@ -56,11 +55,7 @@ def read_weights(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
 
     `sha256` is its beginning, of 8 digits at least, or nothing where any will do.
     """
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    found = digest.hexdigest()
+    found = checkpoints.sha256(path)
     if 0 < len(sha256) < 8 or not found.startswith(sha256.lower()):
         raise ValueError(
             f"{path}: SHA-256 is {found[:16]}..., and that of the weights begins with "

@@ -13,7 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """Inside this block the first SIGINT or SIGTERM is noted; a second one acts at once.
 
-    Signals reach Python's main thread alone; in another thread the block changes nothing.
+    Signals reach Python's main thread alone; in another thread the block changes nothing. One that
+    this process was started to ignore, as a shell starts what runs in the background, stays so.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heard = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *exception: object) -> None:

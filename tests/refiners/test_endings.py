@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ SHORT: dict[str, Any] = {
     **{"batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16, "rampup_kimg": 0},
     **{"auxiliary_steps": 1, "tick": 0.064, "snap": 1},
 }
+
+
+@pytest.fixture(autouse=True)
+def started_in_the_foreground() -> Iterator[None]:
+    """Where these tests run in the background, a shell has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(affine: Any, gaussian: Any, **arguments: Any) -> Any:
@@ -82,6 +91,16 @@ def test_a_second_signal_acts_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.received == signal.SIGINT
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_was_ignored_stays_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.received is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_max_hours_ends_the_run_with_snapshot_and_state_to_continue_from(
