@@ -19,7 +19,6 @@ import click
 import torch
 
 from benchmarks import machine, networks
-from benchmarks.parts import count_flop
 from refiners import Refinement, Settings
 from refiners.diff_instruct import DiffInstruct
 
@@ -42,7 +41,8 @@ def cost_of(point: Point, repeats: int) -> dict[str, Any]:
     settings = Settings(kimg=1e9, batch=point.batch, warmup_kimg=0)
     refinement = Refinement(student, teacher, DiffInstruct(), settings)
     product = machine.matmul()
-    product_flop, flop = count_flop(product), count_flop(refinement.advance)
+    product_flop = machine.count_flop(product)
+    flop = machine.count_flop(refinement.advance)
     rounds = [
         (machine.seconds(refinement.advance), machine.seconds(product)) for _ in range(repeats)
     ]

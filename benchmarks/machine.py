@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from refiners.speed import CountFlop
+
 MATRIX_SIZE = 1024  # large enough that a core reaches its speed, small enough for every repeat
 
 
@@ -22,6 +24,7 @@ def describe() -> dict[str, Any]:
     """Return processor, cores, threads, versions and how busy the machine is."""
     return {
         "processor": processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
@@ -45,18 +48,34 @@ def processor() -> str:
 def headline(machine: Mapping[str, Any]) -> str:
     """Return the description in one line; a load above the threads used means a busy machine."""
     load = "" if machine["load_average"] is None else f", load average {machine['load_average']}"
+    gpu = "" if machine["gpu"] is None else f"{machine['gpu']}, "
     return (
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads used{load}"
+        f"{gpu}{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads used"
+        f"{load}"
         f", {machine['system']}, Python {machine['python']}, torch {machine['torch']}"
         f", {machine['date']}"
     )
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Call once and return how long it took."""
+    """Call once and return how long it took, with what it left a GPU to do."""
+    _wait()
     start = time.perf_counter()
     function()
+    _wait()
     return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def count_flop(function: Callable[[], object]) -> int:
+    """Call once and return the operations of its matrix products and convolutions."""
+    with CountFlop() as counter:
+        function()
+    return counter.total
 
 
 def matmul() -> Callable[[], object]:
@@ -77,10 +96,12 @@ def shown(values: Sequence[float]) -> str:
 
 
 def peak_megabytes() -> float:
-    """Return what this process held at most so far, in MB; NaN but on Linux.
+    """Return what this process held at most so far, in MB: of a GPU, or else of memory.
 
-    A child's ru_maxrss begins at what its parent held; VmHWM begins with the program.
+    NaN but on Linux. A child's ru_maxrss begins at what its parent held, VmHWM with the program.
     """
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
     for line in status.read_text(encoding="utf-8").splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):

@@ -1,14 +1,16 @@
 """Time what metrics are made of, against the tools they replace, in one run.
 
-    python -m benchmarks.metrics [--dims 2048] [--images 64] [--repeats 3] [--json FILE]
+    python -m benchmarks.metrics [--dims 2048] [--images 64] [--repeats 3] [--threads 1]
+                                 [--json FILE]
 
 frechet     the Frechet distance of two covariances, against scipy.linalg.sqrtm of their product
 inception   the 2015 network's forward pass with random weights, against torch-fidelity's
 whole       images on disk to a Frechet distance from statistics in a file, weights read on the way:
-            ours of a zip, against torch_fidelity.calculate_metrics of the same files unpacked
+            ours of a zip, against torch_fidelity.calculate_metrics and pytorch_fid of the same
+            files unpacked
 
 The weights are random: no time depends on them. Ratios are of the least times, taken in turn, so
-that a busy machine slows both sides.
+that a busy machine slows all sides. Rows of tools that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from metrics.inception import parameter_names
 
 SIZE = 32
 DIMS = 2048
+REFERENCE_OF_TORCH_FIDELITY = "reference-inception-v3-compat-stat-fid-2048.pt"  # by its own rule
 BATCH = 16  # of the forward pass; theirs loses more with larger ones
 
 
@@ -48,7 +51,7 @@ def frechet(dims: int) -> dict[str, Callable[[], object]]:
         step = np.square(a[0] - b[0]).sum()
         return step + np.trace(a[1]) + np.trace(b[1]) - 2 * np.trace(np.real(np.asarray(root)))
 
-    return {"ours": lambda: metrics.frechet_distance(*a, *b), "theirs": theirs}
+    return {"ours": lambda: metrics.frechet_distance(*a, *b), "scipy": theirs}
 
 
 def write_weights(path: Path) -> str:
@@ -66,38 +69,35 @@ def write_weights(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def torch_fidelity(path: Path) -> Any:
-    """Return torch-fidelity's calculate_metrics, its extractor, and what must outlive them.
+def stand_in_for_torchvision() -> torch.library.Library:
+    """Define what torchvision asks for beside another torch than it was built for.
 
-    None where it is not installed.
+    The other tools import it and need none of that here. What is returned must outlive them.
     """
-    # Torchvision, which it imports and does not need here, asks for operators that it has only
-    # beside the torch it was built for.
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def installed(name: str) -> Any:
+    """Return a module, or None and a line that says why not."""
     try:
-        package = importlib.import_module("torch_fidelity")
-        module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+        return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:
-        click.echo(f"torch-fidelity cannot be imported ({error}): its rows are left out")
+        click.echo(f"{name} cannot be imported ({error}): its rows are left out")
         return None
-    kind = module.FeatureExtractorInceptionV3
-    extractor = kind("inception", ["2048"], feature_extractor_weights_path=str(path))
-    return package.calculate_metrics, extractor, library
 
 
-def whole(
-    calculate: Any, weights: Path, digest: str, folder: Path
-) -> dict[str, Callable[[], object]]:
+def whole(weights: Path, digest: str, folder: Path) -> dict[str, Callable[[], object]]:
     """The images of folder/images.zip and folder/images to their distance from one Gaussian."""
     space = metrics.inception_features(weights, sha256=digest)
     gaussian = metrics.Statistics(np.zeros(DIMS), np.eye(DIMS), space=space.name)
     metrics.save_statistics(folder / "reference.npz", gaussian)
     mu, sigma = np.zeros(DIMS, np.float32), np.eye(DIMS)
-    name = "reference-inception-v3-compat-stat-fid-2048.pt"
-    torch.save({"mu": mu, "sigma": sigma}, folder / name)
+    torch.save({"mu": mu, "sigma": sigma}, folder / REFERENCE_OF_TORCH_FIDELITY)
+    np.savez(folder / "plain.npz", mu=mu, sigma=sigma)
 
     def ours() -> float:
         features = metrics.inception_features(weights, sha256=digest)
@@ -105,8 +105,8 @@ def whole(
         found = metrics.open_reference(folder / "images.zip", features, batch=50).statistics
         return metrics.frechet_distance(found.mu, found.sigma, real.mu, real.sigma)
 
-    def theirs() -> float:
-        found = calculate(
+    def torch_fidelity() -> float:
+        found = fidelity.calculate_metrics(
             input1=str(folder / "images"),
             input2=str(folder / "images"),
             input2_cache_name="reference",
@@ -119,49 +119,80 @@ def whole(
         )
         return found["frechet_inception_distance"]
 
-    return {"ours": ours, "theirs": theirs}
+    def pytorch_fid() -> float:
+        paths = [str(folder / "plain.npz"), str(flat)]
+        return fid.calculate_fid_given_paths(paths, 50, "cpu", DIMS, num_workers=0)
+
+    sides: dict[str, Callable[[], object]] = {"ours": ours}
+    fidelity, fid = installed("torch_fidelity"), installed("pytorch_fid.fid_score")
+    if fidelity is not None:
+        sides["torch-fidelity"] = torch_fidelity
+    if fid is not None:
+        sides["pytorch-fid"] = pytorch_fid
+        # It reads one folder's own files, and its weights where torch keeps what it has downloaded.
+        flat = folder / "flat"
+        flat.mkdir()
+        for path in (folder / "images").rglob("*.png"):
+            (flat / path.name).symlink_to(path)
+        (folder / "checkpoints").mkdir()
+        torch.hub.set_dir(folder)
+        (folder / "checkpoints" / Path(fid_url()).name).symlink_to(weights)
+    return sides
 
 
-def ratio(pair: dict[str, Callable[[], object]], repeats: int) -> dict[str, Any]:
-    """Least times of both, and how many times faster ours is."""
-    times: dict[str, list[float]] = {name: [] for name in pair}
+def fid_url() -> str:
+    """Return where pytorch-fid would download its weights from."""
+    return importlib.import_module("pytorch_fid.inception").FID_WEIGHTS_URL
+
+
+def in_turn(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, Any]:
+    """Seconds of each side, and how many times as fast as each other one ours is."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
-        for name, function in pair.items():
+        for name, function in sides.items():
             times[name].append(machine.seconds(function))
-    spreads = {name: machine.spread(values) for name, values in times.items()}
-    return {**spreads, "ratio": min(times["theirs"]) / min(times["ours"])}
+    least = {name: min(values) for name, values in times.items()}
+    return {
+        "seconds": {name: machine.spread(values) for name, values in times.items()},
+        "ratio": {name: least[name] / least["ours"] for name in sides if name != "ours"},
+    }
 
 
 def measure(*, dims: int, images: int, repeats: int) -> dict[str, Any]:
     """Every row that can be timed here."""
-    rows = {f"frechet, {dims} dimensions": ratio(frechet(dims), repeats)}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.pth"
-        digest = write_weights(path)
-        tools = torch_fidelity(path)
-        if tools is not None:
-            calculate, theirs, _ = tools
-            ours = metrics.inception_features(path, sha256=digest)
-            rng = np.random.default_rng(0)
+    rows = {f"frechet, {dims} dimensions": in_turn(frechet(dims), repeats)}
+    library = stand_in_for_torchvision()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = folder / "weights.pth"
+        digest = write_weights(weights)
+        rng = np.random.default_rng(0)
+        module = installed("torch_fidelity.feature_extractor_inceptionv3")
+        if module is not None:
+            ours = metrics.inception_features(weights, sha256=digest)
+            kind = module.FeatureExtractorInceptionV3
+            theirs = kind("inception", ["2048"], feature_extractor_weights_path=str(weights))
             x = torch.from_numpy(rng.integers(0, 256, (BATCH, 3, SIZE, SIZE), dtype=np.uint8))
-            pair = {"ours": lambda: ours(x), "theirs": torch.no_grad()(lambda: theirs(x))}
-            ratio(pair, 1)  # The first calls choose kernels.
-            rows[f"inception, {BATCH} images"] = ratio(pair, repeats)
-            pixels = rng.integers(0, 256, (images, 3, SIZE, SIZE), dtype=np.uint8)
-            datasets.write_zip(Path(folder) / "images.zip", pixels)
-            with zipfile.ZipFile(Path(folder) / "images.zip") as archive:
-                archive.extractall(Path(folder) / "images")
-            both = whole(calculate, path, digest, Path(folder))
-            rows[f"whole, {images} images"] = ratio(both, 1)
+            sides = {"ours": lambda: ours(x), "torch-fidelity": torch.no_grad()(lambda: theirs(x))}
+            in_turn(sides, 1)  # The first calls choose kernels.
+            rows[f"inception, {BATCH} images"] = in_turn(sides, repeats)
+        pixels = rng.integers(0, 256, (images, 3, SIZE, SIZE), dtype=np.uint8)
+        datasets.write_zip(folder / "images.zip", pixels)
+        with zipfile.ZipFile(folder / "images.zip") as archive:
+            archive.extractall(folder / "images")
+        rows[f"whole, {images} images"] = in_turn(whole(weights, digest, folder), 1)
+    del library
     return {"machine": machine.describe(), "repeats": repeats, "rows": rows}
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the result as text, one line a row."""
-    lines = [machine.headline(result["machine"]), f"{'':32} {'ours s':>9} {'theirs s':>9} ratio"]
-    for name, row in result["rows"].items():
-        times = f"{row['ours']['min']:9.3f} {row['theirs']['min']:9.3f}"
-        lines.append(f"{name:32} {times} {row['ratio']:5.1f}")
+    """Return the result as text, one line for each other side of a row."""
+    lines = [machine.headline(result["machine"]), f"{'':44} {'ours s':>9} {'theirs s':>9} ratio"]
+    for row, of in result["rows"].items():
+        ours = of["seconds"]["ours"]["min"]
+        for name, ratio in of["ratio"].items():
+            theirs = of["seconds"][name]["min"]
+            lines.append(f"{row + ' / ' + name:44} {ours:9.3f} {theirs:9.3f} {ratio:5.1f}")
     return "\n".join(lines)
 
 
@@ -169,10 +200,11 @@ def table(result: dict[str, Any]) -> str:
 @click.option("--dims", metavar="INT", type=click.IntRange(min=2), default=2048, show_default=True)
 @click.option("--images", metavar="INT", type=click.IntRange(min=4), default=64, show_default=True)
 @click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--threads", metavar="INT", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path))
-def main(dims: int, images: int, repeats: int, json_file: Path | None) -> None:
-    """Time the parts of the metrics against scipy and torch-fidelity, on one thread."""
-    torch.set_num_threads(1)
+def main(dims: int, images: int, repeats: int, threads: int, json_file: Path | None) -> None:
+    """Time the parts of the metrics against scipy and torch-fidelity."""
+    torch.set_num_threads(threads)
     result = measure(dims=dims, images=images, repeats=repeats)
     click.echo(table(result))
     if json_file is not None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import students
 import teachers
@@ -101,13 +100,6 @@ class StepParts:
         }
 
 
-def count_flop(function: Callable[[], object]) -> int:
-    """Call once and return the operations of its matrix products and convolutions."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
-
-
 def measure(student: Any, teacher: Any, *, batch: int, repeats: int) -> dict[str, Any]:
     """Return times in seconds and work in FLOP of a step, its parts and a matrix product."""
     settings = Settings(kimg=1e9, batch=batch, warmup_kimg=0)
@@ -116,7 +108,7 @@ def measure(student: Any, teacher: Any, *, batch: int, repeats: int) -> dict[str
     extra = {"whole step": (1, refinement.advance), "matrix product": (1, machine.matmul())}
     timed = {**parts, **extra}
     # The first calls, which also warm up, are for counting.
-    flop = {name: count_flop(function) for name, (_, function) in timed.items()}
+    flop = {name: machine.count_flop(function) for name, (_, function) in timed.items()}
     times: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
         for name, (_, function) in timed.items():

@@ -31,14 +31,14 @@ class PlainLoss:
 
     def __call__(self, net: Any, images: torch.Tensor, labels: Any) -> torch.Tensor:
         """Return EDM's denoising loss, pixel by pixel."""
-        sigma = (torch.randn([len(images), 1, 1, 1]) * P_STD + P_MEAN).exp()
+        sigma = (torch.randn([len(images), 1, 1, 1], device=images.device) * P_STD + P_MEAN).exp()
         weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
         noised = images + torch.randn_like(images) * sigma
         return weight * (net(noised, sigma.flatten(), labels) - images) ** 2
 
     def gloss(self, Sd: Any, Sg: Any, images: torch.Tensor, labels: Any) -> torch.Tensor:
         """Return the images times the difference of the denoisers, a constant."""
-        sigma = (torch.randn([len(images), 1, 1, 1]) * P_STD + P_MEAN).exp()
+        sigma = (torch.randn([len(images), 1, 1, 1], device=images.device) * P_STD + P_MEAN).exp()
         with torch.no_grad():
             noised = images + torch.randn_like(images) * sigma
             difference = Sg(noised, sigma.flatten(), labels) - Sd(noised, sigma.flatten(), labels)

@@ -1,7 +1,8 @@
 """Time our Diff-Instruct step against the official loop's, in one run, in turn.
 
     python -m benchmarks.step [--student edm|stylegan2] [--official DIR] [--official-gan DIR]
-                              [--channels-last] [--share-pass]
+                              [--channels-last] [--share-pass] [--device cpu|cuda]
+                              [--precision fp32|tf32|bf16] [--compile] [--cuda-graphs]
 
 --official is a checkout of the official Diff-Instruct repository: its networks and loss are then
 the other side. Without it that side is the published recipe with our networks. Its repository has
@@ -11,9 +12,13 @@ one update of the auxiliary and one of the student.
 
 The published loop makes a second batch of images for the student's update, and computes the
 auxiliary's and the teacher's denoising for it; ours uses one batch for both. Dropout is the
-official networks' own. --channels-last and --share-pass are our program's flags: the first changes
-the order in memory alone; the second lets one pass of our auxiliary serve both updates, which is
-not the same step any more (refiners/shared_pass.py).
+official networks' own; the published loop computes in float32 without TF32, as its code does. The
+other flags are our program's. --channels-last changes the order in memory alone; --share-pass lets
+one pass of our auxiliary serve both updates, which is not the same step any more
+(refiners/shared_pass.py).
+
+"of mm" is the work of a step (a multiplication and an addition are two) over its least time, as a
+share of the speed of a large matrix product in our precision, taken in the same rounds.
 """
 
 from __future__ import annotations
@@ -37,6 +42,9 @@ from benchmarks.published import (
 )
 from refiners import Refinement
 from refiners.diff_instruct import DiffInstruct
+from refiners.precision import tensor_cores
+from refiners.settings import PRECISIONS
+from refiners.speed import matmul_peak
 from students.one_step import OneStep
 
 INIT_SIGMA = 1.0
@@ -45,16 +53,23 @@ STUDENTS = ("edm", "stylegan2")
 
 def from_latents(student: Any, batch: int) -> torch.Tensor:
     """Return images of a GAN."""
-    return student(torch.randn([batch, 512]), None)
+    return student(torch.randn([batch, 512], device=device_of(student)), None)
 
 
 def from_noise(student: Any, batch: int) -> torch.Tensor:
     """Return images of a denoiser at one level of noise."""
-    z = INIT_SIGMA * torch.randn([batch, 3, 32, 32])
-    return student(z, torch.full([batch], INIT_SIGMA), None)
+    z = INIT_SIGMA * torch.randn([batch, 3, 32, 32], device=device_of(student))
+    return student(z, torch.full([batch], INIT_SIGMA, device=z.device), None)
 
 
-def published(kind: str, batch: int, official: Path | None, official_gan: Path | None) -> Any:
+def device_of(network: Any) -> torch.device:
+    """Return where a network's weights are."""
+    return next(network.parameters()).device
+
+
+def published(
+    kind: str, batch: int, device: str, official: Path | None, official_gan: Path | None
+) -> Any:
     """Build the other side."""
     torch.manual_seed(0)
     teacher: Any = networks.cifar_teacher()
@@ -65,11 +80,12 @@ def published(kind: str, batch: int, official: Path | None, official_gan: Path |
         student = copy.deepcopy(teacher) if kind == "edm" else student
     if kind == "stylegan2" and official_gan is not None:
         student = official_generator(official_gan, student)
+    student, teacher = student.to(device), teacher.to(device)
     generate = from_noise if kind == "edm" else from_latents
     return PublishedLoop(student, generate, teacher, loss, batch=batch)
 
 
-def ours(kind: str, batch: int, flags: Mapping[str, Any]) -> Any:
+def ours(kind: str, batch: int, device: str, flags: Mapping[str, Any]) -> Any:
     """Build our side, with the published settings and our own flags."""
     torch.manual_seed(0)
     teacher = networks.cifar_teacher()
@@ -77,7 +93,7 @@ def ours(kind: str, batch: int, flags: Mapping[str, Any]) -> Any:
     if kind == "edm":
         student = OneStep(copy.deepcopy(teacher), sigma_init=INIT_SIGMA)
     settings = published_settings(batch=batch, **flags)
-    return Refinement(student, teacher, DiffInstruct(), settings)
+    return Refinement(student.to(device), teacher.to(device), DiffInstruct(), settings)
 
 
 def peak_of_two_steps(build: Callable[..., Any], *arguments: Any) -> float:
@@ -94,21 +110,31 @@ def measure(
     *,
     batch: int,
     repeats: int,
+    device: str,
     official: Path | None,
     official_gan: Path | None,
     flags: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return seconds of a step of each side and of a matrix product, taken in turn, and memory."""
-    theirs = published(kind, batch, official, official_gan)
-    mine = ours(kind, batch, flags)
-    timed = {"published": theirs.advance, "ours": mine.advance, "product": machine.matmul()}
+    """Return seconds of a step of each side, taken in turn, their work, and memory."""
+    other = (kind, batch, device, official, official_gan)
+    theirs, mine = published(*other), ours(kind, batch, device, flags)
+    timed = {"published": theirs.advance, "ours": mine.advance}
     times: dict[str, list[float]] = {name: [] for name in timed}
-    with without_cuda_streams():
+    speeds = []
+    with without_cuda_streams(), tensor_cores("fp32", torch.device(device)):
+        # Compiled code hides its products; the work is the same without.
+        plain = ours(kind, batch, device, {**flags, "compile": False, "cuda_graphs": False})
+        flop = {
+            "published": machine.count_flop(theirs.advance),
+            "ours": machine.count_flop(plain.advance),
+        }
+        del plain
         for repeat in range(repeats + 1):
             for name, function in timed.items():
                 seconds = machine.seconds(function)
                 if repeat:  # the first warms up
                     times[name].append(seconds)
+            speeds.append(matmul_peak(torch.device(device), flags["precision"]))
     ratios = [a / b for a, b in zip(times["published"], times["ours"], strict=True)]
     threads = torch.get_num_threads()
     del theirs, mine
@@ -117,19 +143,33 @@ def measure(
         "student": kind,
         "batch": batch,
         "repeats": repeats,
+        "device": device,
         "flags": dict(flags),
         "networks": {"denoiser": _named(official), "generator": _named(official_gan)},
         "seconds": {name: machine.spread(of) for name, of in times.items()},
         "ratio": machine.spread(ratios),
+        "matmul_gflops": max(speeds) / 1e9,
+        "share_of_matmul_speed": {
+            name: flop[name] / min(times[name]) / max(speeds) for name in flop
+        },
         "peak_mb": {
             "published": machine.in_own_process(
-                peak_of_two_steps, published, kind, batch, official, official_gan, threads=threads
+                peak_of_two_steps, published, *other, threads=threads
             ),
             "ours": machine.in_own_process(
-                peak_of_two_steps, ours, kind, batch, flags, threads=threads
+                peak_of_two_steps, ours, kind, batch, device, flags, threads=threads
             ),
         },
     }
+
+
+def told(flags: Mapping[str, Any]) -> list[str]:
+    """Return the flags that are not at their defaults, as text."""
+    return [
+        name if given is True else str(given)
+        for name, given in flags.items()
+        if given not in (False, "fp32")
+    ]
 
 
 def _named(folder: Path | None) -> str:
@@ -143,7 +183,8 @@ def table(result: dict[str, Any]) -> str:
         spread = result["seconds"][side]
         lines.append(
             f"{side:10} {spread['median']:8.2f} {spread['min']:8.2f} {spread['max']:8.2f} "
-            f"{batch / spread['median']:9.3f} {result['peak_mb'][side]:9.0f}"
+            f"{batch / spread['median']:9.3f} {result['peak_mb'][side]:9.0f} "
+            f"{100 * result['share_of_matmul_speed'][side]:5.0f} %"
         )
     used, ratio = result["networks"], result["ratio"]
     return "\n".join(
@@ -152,13 +193,15 @@ def table(result: dict[str, Any]) -> str:
             f"student {result['student']}, batch {batch}, {result['repeats']} repeats in turn; "
             f"the published loop has the {used['denoiser']} denoiser"
             + ("" if result["student"] == "edm" else f" and the {used['generator']} generator")
-            + "".join(f"; ours with {name}" for name, given in result["flags"].items() if given),
+            + "".join(f"; ours with {flag}" for flag in told(result["flags"])),
             "",
-            f"{'step':10} {'s':>8} {'min':>8} {'max':>8} {'images/s':>9} {'peak MB':>9}",
+            f"{'step':10} {'s':>8} {'min':>8} {'max':>8} {'images/s':>9} {'peak MB':>9} "
+            f"{'of mm':>7}",
             *lines,
             "",
             f"Ours is {ratio['median']:.2f} times as fast by the median of the pairs "
-            f"({ratio['min']:.2f} to {ratio['max']:.2f}).",
+            f"({ratio['min']:.2f} to {ratio['max']:.2f}); a matrix product does "
+            f"{result['matmul_gflops']:.0f} GFLOP/s.",
         ]
     )
 
@@ -171,6 +214,10 @@ def table(result: dict[str, Any]) -> str:
 @click.option(
     "--share-pass", is_flag=True, help="Let one pass of the auxiliary serve both updates."
 )
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option("--compile", is_flag=True, help="Compile our networks.")
+@click.option("--cuda-graphs", is_flag=True, help="Record them as CUDA graphs too.")
 @click.option("--batch", metavar="INT", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--threads", metavar="INT", type=click.IntRange(min=1), help="Default: torch's own.")
@@ -181,6 +228,10 @@ def main(
     official_gan: Path | None,
     channels_last: bool,
     share_pass: bool,
+    device: str,
+    precision: str,
+    compile: bool,
+    cuda_graphs: bool,
     batch: int,
     repeats: int,
     threads: int | None,
@@ -193,9 +244,16 @@ def main(
         student,
         batch=batch,
         repeats=repeats,
+        device=device,
         official=official,
         official_gan=official_gan,
-        flags={"channels_last": channels_last, "share_pass": share_pass},
+        flags={
+            "channels_last": channels_last,
+            "share_pass": share_pass,
+            "precision": precision,
+            "compile": compile,
+            "cuda_graphs": cuda_graphs,
+        },
     )
     click.echo(table(result))
     if json_file is not None:

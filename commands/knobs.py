@@ -105,7 +105,7 @@ SETTINGS = {
         "Below the share a step makes its images twice.",
     ),
     "precision": Knob(
-        "Of the networks' passes; differences, weights, optimisers and averages are float32.",
+        "bf16 is of the denoisers' passes; a GAN keeps its file's. What is kept is float32.",
         "tf32 or bf16 on a GPU, fp32 on a CPU",
         "bf16 was measured to change D_aux - D_teacher by 3 to 4 % (benchmarks/loop.py bf16).",
     ),

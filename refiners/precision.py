@@ -1,7 +1,8 @@
 """How networks compute: precision, layout, compilation; what they hold stays float32.
 
-A refinement follows the small difference of two denoisers. So only the passes of the networks are
-in low precision: their preconditioning ends in float32, and the difference is taken there.
+A refinement follows the small difference of two denoisers. So only the passes of denoisers are in
+low precision: their preconditioning ends in float32, and the difference is taken there. A GAN's
+file says itself which of its layers are in half precision, and they stay so.
 """
 
 from __future__ import annotations
@@ -57,20 +58,23 @@ def check_compiler(device: torch.device) -> None:
 
 
 def prepare(network: Any, settings: Settings, device: torch.device) -> None:
-    """Let a network compute in bfloat16 where asked, with float32 results, and compile it.
+    """Let a denoiser compute in bfloat16 where asked, with float32 results; compile any network.
 
     Changes the methods of this instance and must come after the last copy of it, as a copy would
     share them. Of its parameters channels_last changes the order in memory, those of no other.
     """
-    if settings.channels_last and hasattr(network, "label_dim"):  # a denoiser
+    is_denoiser = hasattr(network, "label_dim")
+    if settings.channels_last and is_denoiser:
         network.to(memory_format=torch.channels_last)
+    # A one-step student is a denoiser within.
+    is_low = settings.precision == "bf16" and (is_denoiser or hasattr(network, "denoiser"))
     for name in ("forward", "features"):
         method = given = getattr(network, name, None)
         if not callable(given):
             continue
         if settings.compile and name == "forward":
             method = compiled(method, cuda_graphs=settings.cuda_graphs)
-        if settings.precision == "bf16":
+        if is_low:
             method = in_bfloat16(method, device.type)
         if method is not given:
             network.__dict__[name] = method

@@ -54,8 +54,8 @@ class Settings:
             of a statistic, as in Health/error_share_0.2>0.99; empty never does.
         batch_gpu: images at a time in each process, by gradient accumulation, for less memory and
             the same result; 0 is the process' whole share of the batch.
-        precision: of the networks' passes: "fp32", "tf32", or "bf16" by autocast. Differences of
-            denoisers, weights, optimisers and averages are float32 in each.
+        precision: "fp32", "tf32", or "bf16", the denoisers' passes by autocast; a GAN's layers stay
+            as its file has them. Differences, weights, optimisers and averages are float32 in each.
         compile: torch.compile the denoisers and the student.
         cuda_graphs: with compile on a GPU, record the passes of each shape of batch once and replay
             them, which saves the starting of their kernels.

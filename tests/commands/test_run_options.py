@@ -147,6 +147,31 @@ def test_a_run_goes_on_from_its_state_wherever_that_is(gan: Any, tmp_path: Path)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return all weights as one vector."""
+    return torch.cat([tensor.flatten().double() for tensor in weights.values()])
+
+
+@pytest.mark.parametrize(
+    ("flag", "least", "most"),
+    [
+        (("--precision", "bf16"), 1e-5, 0.2),
+        # Minutes, and a compiler.
+        pytest.param(("--compile",), 0.0, 0.01, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_run_that_computes_otherwise_moves_the_weights_alike(
+    gan: Any, files: Path, tmp_path: Path, flag: tuple[str, ...], least: float, most: float
+) -> None:
+    for name, more in (("plain", ()), ("other", flag)):
+        result = gan(tmp_path / name, *more)
+        assert result.exit_code == 0, result.output
+    start = flat(students.load(files / "gan.pkl").state_dict())
+    plain, other = (flat(weights_in(tmp_path / name)) for name in ("plain", "other"))
+    assert least < (plain - other).norm() / (plain - start).norm() < most
+
+
 def test_a_longer_run_continues_with_the_warm_up_that_it_had(gan: Any, tmp_path: Path) -> None:
     assert gan(tmp_path, "--kimg", "0.016", warmup=None).exit_code == 0
     (folder,) = tmp_path.iterdir()

@@ -33,6 +33,27 @@ def test_a_pass_in_bf16_is_rounded_and_returns_float32(
     assert 1e-4 < error < 2e-2
 
 
+def test_a_gan_keeps_the_precision_of_its_layers_and_a_denoiser_within_a_student_has_none(
+    point_student: Any, settings: Any
+) -> None:
+    class OnADenoiser(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.denoiser = torch.nn.Linear(2, 8)
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return self.denoiser(z)
+
+    z = torch.randn(64, 2)
+    for student, is_low in ((point_student(), False), (OnADenoiser(), True)):
+        for parameter in student.parameters():
+            torch.nn.init.normal_(parameter)
+        before = student(z)
+        prepare(student, settings(precision="bf16"), torch.device("cpu"))
+        assert torch.equal(before, student(z)) != is_low
+        torch.testing.assert_close(student(z), before, rtol=5e-2, atol=5e-2)
+
+
 def test_everything_that_is_kept_stays_float32_in_bf16(
     refinement: Any, point_student: Any, point_denoiser: Any
 ) -> None:
