@@ -33,6 +33,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "shared pass": {"auxiliary_ema": 0.0, "knobs": ONE_LAW, "share_pass": True},
     "half the warm-up": {"warmup_kimg": PRESETS["demo"]["warmup_kimg"] / 2},
     "batch 64": {"batch": 64},
+    "the least work": {
+        "auxiliary_steps": 1,
+        "auxiliary_ema": 0.0,
+        "knobs": ONE_LAW,
+        "share_pass": True,
+        "warmup_kimg": PRESETS["demo"]["warmup_kimg"] / 2,
+    },
 }
 ON_CPU = tuple(name for name in OPTIONS if name != "tf32")
 

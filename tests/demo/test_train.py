@@ -37,7 +37,7 @@ def train(stage, size, pictures, workdir, *more):
     return result.output
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["mnist", pytest.param("cifar10", marks=pytest.mark.slow)])
 def test_what_is_trained_loads_as_what_it_is(size, pictures, tmp_path):
     short = ("--kimg", "0.004", "--batch", "4")
     train("classifier", size, pictures, tmp_path, "--epochs", "10")
