@@ -23,14 +23,7 @@ storage     .npz files and weights, read without trusting them
 """
 
 from metrics.compare import Comparison, Difference, compare
-from metrics.distances import (
-    PrecisionRecall,
-    frechet_distance,
-    frechet_distance_of_features,
-    inception_score,
-    kernel_distance,
-    precision_recall,
-)
+from metrics.distances import PrecisionRecall, inception_score, kernel_distance, precision_recall
 from metrics.extrapolation import frechet_infinity
 from metrics.features import (
     Classifier,
@@ -41,6 +34,7 @@ from metrics.features import (
     to_uint8,
 )
 from metrics.floor import frechet_floor
+from metrics.frechet import frechet_distance, frechet_distance_of_features
 from metrics.gallery import draw_gallery
 from metrics.history import metric_line
 from metrics.kernels import gaussian_discrepancy, kernel_distance_of_subsets

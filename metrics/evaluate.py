@@ -9,8 +9,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from metrics.distances import covariance_root, frechet_of_roots, gaussian
 from metrics.extrapolation import frechet_infinities
+from metrics.frechet import covariance_root, frechet_of_roots, gaussian
 from metrics.moments import GroupedMoments, GroupedScore
 from metrics.pairs import (
     authentic_percentages,

@@ -12,14 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from metrics.distances import (
-    Array,
-    covariance_root,
-    float64,
-    frechet_of_roots,
-    gaussian,
-    sample_root,
-)
+from metrics.distances import Array, float64
+from metrics.frechet import covariance_root, frechet_of_roots, gaussian, sample_root
 from metrics.moments import Moments
 
 POINTS = 5  # of a line over counts of groups; each costs a distance for every group left out

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from metrics.distances import Array, covariance_root, frechet_of_roots, gaussian
+from metrics.distances import Array
+from metrics.frechet import covariance_root, frechet_of_roots, gaussian
 
 
 def frechet_floor(mu: Array, sigma: Array, num_images: int, *, seed: int = 0) -> float:

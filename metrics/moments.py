@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.distances import SYMMETRY_TOLERANCE, covariance_root
+from metrics.frechet import SYMMETRY_TOLERANCE, covariance_root
 from metrics.ranks import Ranks
 from metrics.storage import Arrays, read_arrays, text, whole_number, write_arrays
 
