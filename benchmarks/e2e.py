@@ -33,6 +33,7 @@ from benchmarks.published import (
     official_generator,
     without_cuda_streams,
 )
+from refine import main as refine_py
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT, TEACHER = str(ROOT / "demo" / "student.pkl"), str(ROOT / "demo" / "teacher.pkl")
@@ -43,7 +44,7 @@ STARTS = (
     ("python -c pass", ["-c", "pass"]),
     ("python -c 'import torch'", ["-c", "import torch"]),
     ("refine.py --help", ["refine.py", "--help"]),
-    ("refine.py gan --help", ["refine.py", "gan", "--help"]),
+    *((f"refine.py {name} --help", ["refine.py", name, "--help"]) for name in refine_py.commands),
     ("refine.py gan with a wrong path", [*GAN, "--student=no.pkl"]),
     ("refine.py inspect", ["refine.py", "inspect", STUDENT]),
     ("refine.py gan --dry-run", [*GAN, f"--student={STUDENT}", "--dry-run"]),
