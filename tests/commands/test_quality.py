@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.methods import chosen
-from benchmarks.quality import ON_CPU, OPTIONS, main
+from benchmarks.quality import BASE, ON_CPU, OPTIONS, main
 from commands.journey import Job
 from commands.recipes import METHODS, PRESETS, method_with
 from commands.running import settings_of
@@ -16,13 +16,16 @@ from refiners.shared_pass import check_shared_pass
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_row_differs_from_the_demo_by_what_it_says(name):
-    demo = {**PRESETS["demo"]}
-    options = {**demo, **OPTIONS[name]}
-    changed = {key for key, value in options.items() if demo.get(key) != value}
+def test_every_row_differs_from_the_base_by_what_it_says(name):
+    options = {**BASE, **OPTIONS[name]}
+    changed = {key for key, value in options.items() if BASE.get(key) != value}
     assert changed == set(OPTIONS[name])
     settings = settings_of({k: v for k, v in options.items() if k != "knobs"}, Job("", "", Path()))
     check_shared_pass(method_with(METHODS[0], options["knobs"]), settings)
+
+
+def test_the_demo_is_the_row_of_the_least_work_and_longer():
+    assert {**PRESETS["demo"], "kimg": BASE["kimg"]} == {**BASE, **OPTIONS["the least work"]}
 
 
 def test_the_default_list_names_rows():
