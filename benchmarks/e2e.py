@@ -38,7 +38,17 @@ ROOT = Path(__file__).resolve().parent.parent
 STUDENT, TEACHER = str(ROOT / "demo" / "student.pkl"), str(ROOT / "demo" / "teacher.pkl")
 BATCH = 32
 GAN = ("refine.py", "gan", f"--teacher={TEACHER}", f"--outdir={tempfile.gettempdir()}")
-COMMANDS = "gan distill report dataset export generate inspect doctor demo".split()
+COMMANDS = [
+    "gan",
+    "distill",
+    "report",
+    "dataset",
+    "export",
+    "generate",
+    "inspect",
+    "doctor",
+    "demo",
+]
 # From the least that a command can do to what has to load a network.
 STARTS = (
     ("python -c pass", ["-c", "pass"]),
