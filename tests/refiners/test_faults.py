@@ -250,7 +250,11 @@ def run(folder):
     return refined
 
 def written():
-    return [(path.name, path.stat().st_mtime_ns) for path in folder.states()]
+    while True:
+        try:
+            return [(path.name, path.stat().st_mtime_ns) for path in folder.states()]
+        except FileNotFoundError:  # the run removed an old one meanwhile
+            pass
 
 random.seed(4)
 done = tries = 0

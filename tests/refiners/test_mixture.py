@@ -40,9 +40,12 @@ def method(name: str) -> Any:
     if name == "sds":
         return REFINERS[name](student_sigma="karras:0.05,1")
     knobs = {"student_sigma": "karras:0.05,3", "auxiliary_sigma": "karras:0.03,4"}
+    more: dict[str, Any] = {}
     if name in ("dmd2", "f-distill"):
-        knobs |= {"head_sigma": "karras:0.05,3", "layer": "enc"}
-    return REFINERS[name](**knobs)
+        more = {"head_sigma": "karras:0.05,3", "layer": "enc"}
+    if name == "sid":
+        more = {"alpha": 1.0}  # With the published 1.2 it diverges here within 400 steps.
+    return REFINERS[name](**knobs, **more)
 
 
 def ignore(*arguments: object) -> None:
@@ -80,7 +83,7 @@ def test_eighty_steps_halve_the_distance_to_a_mixture(
     assert after < 0.09
 
 
-# Measured: 0.005 (diff-instruct, dmd, dmd2, f-distill), 0.012 (sim), 0.022 (sid).
+# Measured: 0.005 (diff-instruct, dmd, dmd2, f-distill), 0.012 (sim), 0.007 (sid).
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_AUXILIARY)
 def test_four_hundred_steps_bring_the_student_onto_a_mixture(
