@@ -101,6 +101,7 @@ def test_without_options_the_pair_is_what_was_given(files):
     assert pair.remark == ""
 
 
+@pytest.mark.slow
 def test_a_guided_run_ends_with_a_report(gan, files, class_map, tmp_path):
     options = ("--adapt", "area", "--class-map", class_map("2", "0"), "--guidance", "2")
     interval = ("--guidance-interval", "0.2,5", "--method", "diff-instruct", "--keep", "last")

@@ -266,7 +266,8 @@ def test_one_two_and_four_processes_on_the_same_batch_agree_but_for_rounding(
             torch.testing.assert_close(ends[size][name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
 def test_a_process_that_dies_stops_the_others_which_name_it(tmp_path: Path, size: int) -> None:
     workers = start_workers(tmp_path, size, "dies")
     said = [worker.communicate(timeout=120)[0] for worker in workers]  # well within STEP_SECONDS

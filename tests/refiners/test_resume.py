@@ -88,7 +88,9 @@ def test_every_method_resumes_bit_for_bit(
 
 
 @pytest.mark.parametrize("method", [Progressive(num_steps=4), Guided(num_steps=2)])
-@pytest.mark.parametrize("stop", [3, 6, 9])
+@pytest.mark.parametrize(
+    "stop", [3, pytest.param(6, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)]
+)
 def test_distillation_resumes_bit_for_bit_within_a_stage_and_where_one_begins(
     settings: Any, tmp_path: Path, method: Any, stop: int
 ) -> None:
