@@ -40,9 +40,10 @@ from benchmarks.published import (
     published_settings,
     without_cuda_streams,
 )
+from commands.device import pick_device
 from refiners import Refinement
 from refiners.diff_instruct import DiffInstruct
-from refiners.precision import tensor_cores
+from refiners.precision import check_device, tensor_cores
 from refiners.settings import PRECISIONS
 from refiners.speed import matmul_peak
 from students.one_step import OneStep
@@ -240,6 +241,17 @@ def main(
     """Time our Diff-Instruct step against the published loop on networks of CIFAR-10's size."""
     if threads is not None:
         torch.set_num_threads(threads)
+    flags = {
+        "channels_last": channels_last,
+        "share_pass": share_pass,
+        "precision": precision,
+        "compile": compile,
+        "cuda_graphs": cuda_graphs,
+    }
+    try:
+        check_device(published_settings(batch=batch, **flags), torch.device(pick_device(device)))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     result = measure(
         student,
         batch=batch,
@@ -247,13 +259,7 @@ def main(
         device=device,
         official=official,
         official_gan=official_gan,
-        flags={
-            "channels_last": channels_last,
-            "share_pass": share_pass,
-            "precision": precision,
-            "compile": compile,
-            "cuda_graphs": cuda_graphs,
-        },
+        flags=flags,
     )
     click.echo(table(result))
     if json_file is not None:

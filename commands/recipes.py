@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ema_kimg": 0.7,
         "warmup_kimg": 1.0,
         "snap": 3,
-        # A step of half the work, measured to cost nothing here (benchmarks/README.md, quality.py).
+        # A step of half the work; what it costs is within a run's noise (benchmarks/README.md).
         "auxiliary_steps": 1,
         "auxiliary_ema": 0.0,
         "share_pass": True,

@@ -17,18 +17,14 @@ import pytest
 import torch
 
 import metrics
+from benchmarks.metrics import stand_in_for_torchvision
 from metrics import inception, resize
 
 
 @pytest.fixture(scope="module")
 def fidelity() -> Callable[[str], Any]:
     """Module of a name of torch-fidelity's."""
-    # Its torchvision, which none of this needs, asks for operators that it only has beside the
-    # torch it was built for.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library = stand_in_for_torchvision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
