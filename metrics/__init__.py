@@ -3,8 +3,9 @@
 features    images to features: the extractor protocol, the small classifier, its file
 spaces      feature spaces by name: inception, lite0 (networks), resize (how images reach them)
 moments     streaming mean and covariance, groups for the jackknife, statistics files
-distances   Frechet distance, Inception Score, kernel distance, precision and recall: pure
-            functions; beside it, as pure: neighbours (density, coverage, AuthPct), kernels (KID of
+frechet     Frechet distance of two Gaussians or samples
+distances   Inception Score, kernel distance, precision and recall: pure functions, as is frechet;
+            beside them, as pure: neighbours (density, coverage, AuthPct), kernels (KID of
             subsets, CMMD's form), slices (MIND), extrapolation (infinitely many images), floor
 sampling    images of a student that depend on a seed and their index alone
 reference   what is measured against: a statistics file, a folder or zip of images; their cache
