@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from commands.dataset import dataset
-from commands.demo import demo
-from commands.distill import distill
-from commands.doctor import doctor
-from commands.export import export
-from commands.gan import gan
-from commands.generate import generate
-from commands.inspect import inspect
-from commands.report import report
+from refine_commands.dataset import dataset
+from refine_commands.demo import demo
+from refine_commands.distill import distill
+from refine_commands.doctor import doctor
+from refine_commands.export import export
+from refine_commands.gan import gan
+from refine_commands.generate import generate
+from refine_commands.inspect import inspect
+from refine_commands.report import report
 
 
 class OneLineErrors(click.Group):

@@ -25,8 +25,8 @@ from benchmarks.published import (
 )
 from refiners import Refinement
 from refiners.diff_instruct import DiffInstruct
-from refiners.optimiser import random_stream
-from students.one_step import OneStep
+from refiners.training.optimiser import random_stream
+from students.adapters.one_step import OneStep
 from teachers.edm import EDMPrecond
 
 BATCH, RATE, INIT_SIGMA, RESOLUTION = 8, 1e-3, 1.0, 8

@@ -35,7 +35,10 @@ from benchmarks.published import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDENT, TEACHER = str(ROOT / "demo" / "student.pkl"), str(ROOT / "demo" / "teacher.pkl")
+STUDENT, TEACHER = (
+    str(ROOT / "refine_demo" / "student.pkl"),
+    str(ROOT / "refine_demo" / "teacher.pkl"),
+)
 BATCH = 32
 GAN = ("refine.py", "gan", f"--teacher={TEACHER}", f"--outdir={tempfile.gettempdir()}")
 COMMANDS = [

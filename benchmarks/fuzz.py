@@ -32,7 +32,7 @@ import checkpoints
 import students
 import teachers
 from benchmarks.mutations import mutated
-from checkpoints.reader import read_stream
+from checkpoints.pickles.reader import read_stream
 
 CORPUS = Path(__file__).parent.parent / "tests" / "checkpoints" / "corpus"
 PACKAGES = tuple(str(Path(str(p.__file__)).parent) for p in (checkpoints, students, teachers))

@@ -20,7 +20,7 @@ import click
 import torch
 
 from benchmarks import machine
-from students.stylegan2 import Generator
+from students.stylegan2.generator import Generator
 
 
 def options(size: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import teachers
 from benchmarks import machine, networks
 from benchmarks.originals import load_officially
 
-DEMO = Path(__file__).parent.parent / "demo"
+DEMO = Path(__file__).parent.parent / "refine_demo"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 OFFICIAL = "official"

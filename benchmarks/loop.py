@@ -28,16 +28,16 @@ import teachers
 from benchmarks import machine
 from refiners import Refinement, RunFolder, Settings
 from refiners.diff_instruct import DiffInstruct
-from refiners.distributed import join
-from refiners.grid import save_grid, save_tiled
-from refiners.health import HEALTH_SIGMAS
-from refiners.inputs import draw_inputs
-from refiners.noise import add_noise
-from refiners.precision import in_bfloat16
-from refiners.tick import as_stats, tick_line
+from refiners.runs.log_line import as_stats, tick_line
+from refiners.runs.pictures import save_grid, save_tiled
+from refiners.sigma_laws import add_noise
+from refiners.training.health import HEALTH_SIGMAS
+from refiners.training.inputs import draw_inputs
+from refiners.training.precision import in_bfloat16
+from refiners.training.processes import join
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "demo"
+DEMO = ROOT / "refine_demo"
 STUDENT, TEACHER = DEMO / "student.pkl", DEMO / "teacher.pkl"
 ZERO_TICK = {
     "Progress/tick": 0,

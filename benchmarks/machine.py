@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from refiners.speed import CountFlop
+from refiners.runs.speed import CountFlop
 
 MATRIX_SIZE = 1024  # large enough that a core reaches its speed, small enough for every repeat
 

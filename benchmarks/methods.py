@@ -24,12 +24,12 @@ import torch
 from scipy.special import stdtrit
 
 from benchmarks import machine
-from commands.journey import Job, run_job
-from commands.progress import stage_bar
-from commands.real_images import make_teacher_images
-from commands.recipes import METHODS, PRESETS, method_class
+from refine_commands.journey import Job, run_job
+from refine_commands.progress import stage_bar
+from refine_commands.real_images import make_teacher_images
+from refine_commands.recipes import METHODS, PRESETS, method_class
 
-DEMO = Path(__file__).parent.parent / "demo"
+DEMO = Path(__file__).parent.parent / "refine_demo"
 # What is too slow for a few thousand images in `gan`'s defaults: its decay, average and warm-up.
 SHORT: dict[str, Any] = {
     "kimg": 5.0,

@@ -28,10 +28,10 @@ import numpy as np
 import scipy.linalg
 import torch
 
-import datasets
+import image_sets
 import metrics
 from benchmarks import machine
-from metrics.inception import parameter_names
+from metrics.spaces.inception import parameter_names
 
 SIZE = 32
 DIMS = 2048
@@ -177,7 +177,7 @@ def measure(*, dims: int, images: int, repeats: int) -> dict[str, Any]:
             in_turn(sides, 1)  # The first calls choose kernels.
             rows[f"inception, {BATCH} images"] = in_turn(sides, repeats)
         pixels = rng.integers(0, 256, (images, 3, SIZE, SIZE), dtype=np.uint8)
-        datasets.write_zip(folder / "images.zip", pixels)
+        image_sets.write_zip(folder / "images.zip", pixels)
         with zipfile.ZipFile(folder / "images.zip") as archive:
             archive.extractall(folder / "images")
         rows[f"whole, {images} images"] = in_turn(whole(weights, digest, folder), 1)

@@ -7,8 +7,8 @@ import pickletools
 import random
 from contextlib import suppress
 
-from checkpoints.machine import OPCODES
-from checkpoints.reader import NAMES
+from checkpoints.pickles.machine import OPCODES
+from checkpoints.pickles.reader import NAMES
 
 NUMBERS = (b"\x00", b"\x01", b"\x7f", b"\x80", b"\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f")
 

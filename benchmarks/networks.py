@@ -14,8 +14,8 @@ import torch
 
 import checkpoints
 import teachers
-from students.discriminator import Discriminator
-from students.stylegan2 import SOURCE, Generator
+from students.stylegan2.discriminator import Discriminator
+from students.stylegan2.generator import SOURCE, Generator
 from teachers.edm import EDMPrecond
 
 SIZES: dict[str, Any] = {"img_resolution": 32, "img_channels": 3}

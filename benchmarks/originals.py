@@ -25,8 +25,8 @@ import torch
 from torch.torch_version import TorchVersion
 
 import students
-from students import rosinality
-from students.r3gan import R3Generator
+from students.foreign import rosinality
+from students.r3gan.generator import R3Generator
 
 NUM_IMAGES = 4
 CHANGE = 0.01  # of each weight, as a fraction

@@ -20,12 +20,12 @@ import students
 import teachers
 from benchmarks import machine, networks
 from refiners import Refinement, Settings
-from refiners.average import follow
 from refiners.diff_instruct import DiffInstruct
-from refiners.inputs import draw_inputs
-from refiners.noise import add_noise, draw_sigma
+from refiners.sigma_laws import add_noise, draw_sigma
+from refiners.training.average import follow
+from refiners.training.inputs import draw_inputs
 
-DEMO = Path(__file__).parent.parent / "demo"
+DEMO = Path(__file__).parent.parent / "refine_demo"
 
 
 class StepParts:

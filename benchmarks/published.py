@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 
 from refiners import Settings
-from refiners.average import follow
+from refiners.training.average import follow
 
 RATE = 1e-5
 P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5

@@ -15,7 +15,7 @@ auxiliary's and the teacher's denoising for it; ours uses one batch for both. Dr
 official networks' own; the published loop computes in float32 without TF32, as its code does. The
 other flags are our program's. --channels-last changes the order in memory alone; --share-pass lets
 one pass of our auxiliary serve both updates, which is not the same step any more
-(refiners/shared_pass.py).
+(refiners/training/shared_pass.py).
 
 "of mm" is the work of a step (a multiplication and an addition are two) over its least time, as a
 share of the speed of a large matrix product in our precision, taken in the same rounds.
@@ -40,13 +40,13 @@ from benchmarks.published import (
     published_settings,
     without_cuda_streams,
 )
-from commands.device import pick_device
+from refine_commands.device import pick_device
 from refiners import Refinement
 from refiners.diff_instruct import DiffInstruct
-from refiners.precision import check_device, tensor_cores
-from refiners.settings import PRECISIONS
-from refiners.speed import matmul_peak
-from students.one_step import OneStep
+from refiners.runs.speed import matmul_peak
+from refiners.training.precision import check_device, tensor_cores
+from refiners.training.settings import PRECISIONS
+from students.adapters.one_step import OneStep
 
 INIT_SIGMA = 1.0
 STUDENTS = ("edm", "stylegan2")

@@ -11,8 +11,6 @@ written.
 """
 
 from checkpoints.atomic import replacing
-from checkpoints.cache import fetch, local, sha256
-from checkpoints.fitting import check_finite, check_fit
 from checkpoints.json_files import read_json
 from checkpoints.modules import (
     buffers,
@@ -23,11 +21,13 @@ from checkpoints.modules import (
     tensors,
     with_tensors,
 )
-from checkpoints.reader import read, read_with_names
+from checkpoints.pickles.fitting import check_finite, check_fit
+from checkpoints.pickles.reader import read, read_with_names
+from checkpoints.pickles.torch_files import write_torch_file
+from checkpoints.pickles.writer import write
 from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, printable
 from checkpoints.safetensors import write_safetensors
-from checkpoints.torch_files import write_torch_file
-from checkpoints.writer import write
+from checkpoints.web.cache import fetch, local, sha256
 
 __all__ = [
     "EasyDict",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from checkpoints.names import PLAIN_CLASSES
+from checkpoints.pickles.names import PLAIN_CLASSES
 from checkpoints.records import EasyDict, Record
 
 HOOKS_BEFORE_FLAG = ("_backward_pre_hooks", "_backward_hooks")
@@ -154,7 +154,9 @@ def _described(module: torch.nn.Module, source: str, done: dict[int, Any]) -> Re
     state = _module_state(module, source, done)
     if kind.__module__.startswith("torch.nn."):
         if (kind.__module__, kind.__name__) not in PLAIN_CLASSES:
-            raise ValueError(f"{kind.__module__}.{kind.__name__} is not in checkpoints/names.py")
+            raise ValueError(
+                f"{kind.__module__}.{kind.__name__} is not in checkpoints/pickles/names.py"
+            )
         record = Record(kind.__name__, None, None, state, module=kind.__module__)
     else:
         init_kwargs = dict(getattr(module, "init_kwargs", {}))

@@ -24,9 +24,28 @@ storage     .npz files and weights, read without trusting them
 """
 
 from metrics.compare import Comparison, Difference, compare
-from metrics.distances import PrecisionRecall, inception_score, kernel_distance, precision_recall
-from metrics.extrapolation import frechet_infinity
-from metrics.features import (
+from metrics.distances.extrapolation import frechet_infinity
+from metrics.distances.frechet import frechet_distance, frechet_distance_of_features
+from metrics.distances.kernels import gaussian_discrepancy, kernel_distance_of_subsets
+from metrics.distances.neighbours import DensityCoverage, authentic_percentage, density_coverage
+from metrics.distances.slices import sliced_distance
+from metrics.distances.squared import (
+    PrecisionRecall,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from metrics.distances.statistics import Moments, Statistics, load_statistics, save_statistics
+from metrics.distances.table import METRICS
+from metrics.measurement import Measurement, measure
+from metrics.ranks import Ranks
+from metrics.reference import Reference, open_reference
+from metrics.report.floor import frechet_floor
+from metrics.report.gallery import draw_gallery
+from metrics.report.history import metric_line
+from metrics.sampling import draw_images
+from metrics.spaces.choice import choose_features, inception_features, lite0_features
+from metrics.spaces.features import (
     Classifier,
     ClassifierFeatures,
     FeatureExtractor,
@@ -34,21 +53,7 @@ from metrics.features import (
     save_features,
     to_uint8,
 )
-from metrics.floor import frechet_floor
-from metrics.frechet import frechet_distance, frechet_distance_of_features
-from metrics.gallery import draw_gallery
-from metrics.history import metric_line
-from metrics.kernels import gaussian_discrepancy, kernel_distance_of_subsets
-from metrics.measurement import Measurement, measure
-from metrics.moments import Moments, Statistics, load_statistics, save_statistics
-from metrics.neighbours import DensityCoverage, authentic_percentage, density_coverage
-from metrics.perceptual import choose_distance
-from metrics.ranks import Ranks
-from metrics.reference import Reference, open_reference
-from metrics.sampling import draw_images
-from metrics.slices import sliced_distance
-from metrics.spaces import choose_features, inception_features, lite0_features
-from metrics.table import METRICS
+from metrics.spaces.perceptual import choose_distance
 
 __all__ = [
     "METRICS",

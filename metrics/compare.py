@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from scipy.special import stdtrit
 
+from metrics.distances.extrapolation import check_groups
+from metrics.distances.table import METRICS, choose_metrics
 from metrics.evaluate import SPLITS, Evaluation, evaluate, num_steps
-from metrics.extrapolation import check_groups
-from metrics.features import AnyExtractor
-from metrics.floor import frechet_floor
-from metrics.images import ImageChanges, by_class
 from metrics.ranks import ALONE, Ranks
 from metrics.reference import AnyReference, Progress, Reference, open_reference
+from metrics.report.changes import ImageChanges, by_class
+from metrics.report.floor import frechet_floor
 from metrics.sampling import Student, draw_classes, draw_images, first_image
-from metrics.table import METRICS, choose_metrics
+from metrics.spaces.features import AnyExtractor
 
 
 @dataclass(frozen=True)

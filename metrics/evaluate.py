@@ -9,10 +9,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from metrics.extrapolation import frechet_infinities
-from metrics.frechet import covariance_root, frechet_of_roots, gaussian
-from metrics.moments import GroupedMoments, GroupedScore
-from metrics.pairs import (
+from metrics.distances.extrapolation import frechet_infinities
+from metrics.distances.frechet import covariance_root, frechet_of_roots, gaussian
+from metrics.distances.jackknife import (
     authentic_percentages,
     densities_and_coverages,
     gaussian_discrepancies,
@@ -21,9 +20,10 @@ from metrics.pairs import (
     sliced_distances,
     subset_kernel_distances,
 )
+from metrics.distances.statistics import GroupedMoments, GroupedScore
+from metrics.distances.table import METRICS
 from metrics.ranks import ALONE, Ranks
 from metrics.reference import SAMPLE, Progress, Reference, extract
-from metrics.table import METRICS
 
 SPLITS = 10
 NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019)

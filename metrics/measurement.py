@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from metrics.evaluate import SPLITS, evaluate
-from metrics.features import AnyExtractor
 from metrics.ranks import ALONE, Ranks
 from metrics.reference import AnyReference, Progress, open_reference
 from metrics.sampling import Student, draw_images, first_image
+from metrics.spaces.features import AnyExtractor
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import checkpoints
-import datasets
-from metrics.features import AnyExtractor, features_of_arrays, holds_features
-from metrics.moments import Moments, Statistics, load_statistics, save_statistics
+import image_sets
+from metrics.distances.statistics import Moments, Statistics, load_statistics, save_statistics
 from metrics.ranks import ALONE, Ranks
+from metrics.spaces.features import AnyExtractor, features_of_arrays, holds_features
 from metrics.storage import read_arrays
 
 # Progress of a stage: (steps done, steps in all), of which nearly all are images.
@@ -185,7 +185,7 @@ def _cache_file(
     weights = getattr(features, "sha256", None)
     if cache is None or weights is None:
         return None
-    key = f"{PROTOCOL} {SAMPLE} {datasets.fingerprint(path)} {space_name(features)} {weights}"
+    key = f"{PROTOCOL} {SAMPLE} {image_sets.fingerprint(path)} {space_name(features)} {weights}"
     return Path(cache) / f"statistics-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
 
@@ -198,7 +198,7 @@ def sample_indices(num_images: int) -> range:
 def _measure_images(
     path: Path, features: AnyExtractor, batch: int, progress: Progress | None, ranks: Ranks
 ) -> Statistics:
-    folder = datasets.ImageFolder(path, whole=True)
+    folder = image_sets.ImageFolder(path, whole=True)
     if len(folder) < 2:
         raise ValueError(f"{path}: {len(folder)} images; statistics need at least 2")
     share, indices = ranks.share(len(folder)), sample_indices(len(folder))

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metrics.features import to_uint8
 from metrics.ranks import ALONE, Ranks
+from metrics.spaces.features import to_uint8
 
 # Part of the protocol: another size gives other noise. A block at 1024 x 1024 takes a few GB.
 BLOCK = 25

@@ -6,15 +6,15 @@ schedule the run, session what is seen of it in its folder (run_folder), refinin
 distillation trains a denoiser for fewer steps instead (progressive, guided), by the same machinery.
 """
 
-from refiners.distillation import DISTILLERS, Distillation, distil
-from refiners.inputs import ImageSet, Inputs, PairSet
-from refiners.loop import Refinement
 from refiners.methods import REFINERS
-from refiners.pair import check_pair
-from refiners.refining import refine
-from refiners.run_folder import RunFolder, read_state
-from refiners.schedule import run
-from refiners.settings import Settings
+from refiners.runs.folder import RunFolder, read_state
+from refiners.runs.refining import refine
+from refiners.runs.schedule import run
+from refiners.training.distillation import DISTILLERS, Distillation, distil
+from refiners.training.fit import check_pair
+from refiners.training.inputs import ImageSet, Inputs, PairSet
+from refiners.training.refinement import Refinement
+from refiners.training.settings import Settings
 
 __all__ = [
     "DISTILLERS",

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from refiners.base import Denoiser
-from refiners.noise import add_noise, check_knobs, denoising_loss, draw_sigma
+from refiners.sigma_laws import add_noise, check_knobs, denoising_loss, draw_sigma
 
 
 def one(x_0: torch.Tensor, d_teacher: torch.Tensor) -> torch.Tensor:

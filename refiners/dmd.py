@@ -19,7 +19,7 @@ import torch
 
 from refiners.base import Denoiser, Distance
 from refiners.diff_instruct import difference, dmd
-from refiners.noise import check_knobs, check_weights, denoising_loss
+from refiners.sigma_laws import check_knobs, check_weights, denoising_loss
 
 
 @dataclass(frozen=True)

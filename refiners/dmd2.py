@@ -25,7 +25,7 @@ from torch.nn.functional import softplus
 from refiners.base import Denoiser
 from refiners.diff_instruct import difference, dmd
 from refiners.head import HeadedDenoiser
-from refiners.noise import add_noise, check_knobs, check_weights, denoising_loss, draw_sigma
+from refiners.sigma_laws import add_noise, check_knobs, check_weights, denoising_loss, draw_sigma
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from refiners.base import Denoiser
 from refiners.diff_instruct import dmd
 from refiners.dmd2 import DMD2, gan_gradient
 from refiners.head import HeadedDenoiser
-from refiners.noise import add_noise, draw_sigma
+from refiners.sigma_laws import add_noise, draw_sigma
 
 WEIGHTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "rkl": torch.ones_like,

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from refiners.base import Denoiser
-from refiners.noise import add_noise
 from refiners.progressive import WEIGHTS, Progressive
+from refiners.sigma_laws import add_noise
 
 FREQUENCIES = 32
 

@@ -31,7 +31,7 @@ import torch
 
 from refiners.base import Denoiser
 from refiners.diff_instruct import DiffInstruct
-from refiners.noise import add_noise, check_weights
+from refiners.sigma_laws import add_noise, check_weights
 
 # Added to every variance, in units of the reference's: directions in which the teacher's samples
 # hardly vary would otherwise be followed without bound.

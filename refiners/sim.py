@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from refiners.base import Denoiser
-from refiners.noise import add_noise, check_knobs, denoising_loss, draw_sigma
+from refiners.sigma_laws import add_noise, check_knobs, denoising_loss, draw_sigma
 
 
 @dataclass(frozen=True)

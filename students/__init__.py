@@ -5,11 +5,11 @@ writes the file back with the student's weights in it; `wrap` makes any module a
 makes images by seed. FAMILIES is the table of what can be loaded: a new family is a row and a file.
 """
 
+from students.adapters.wrapped import wrap
 from students.base import NOISE_MODES, Student
-from students.calls import writer_of
 from students.files import FAMILIES, family_of, load, save
 from students.seeds import generate
-from students.wrapped import wrap
+from students.stylegan2.calls import writer_of
 
 __all__ = [
     "FAMILIES",

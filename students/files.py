@@ -15,19 +15,16 @@ import torch
 
 import checkpoints
 from checkpoints import Record
-from students import (
-    calls,
-    r3gan,
-    r3gan_calls,
-    rosinality,
-    stylegan3,
-    stylegan3_calls,
-    stylegan_xl,
-    tensorflow,
-)
-from students.discriminator import Discriminator
 from students.filling import filled, keep_frozen
-from students.stylegan2 import Generator
+from students.foreign import rosinality, tensorflow
+from students.r3gan import calls as r3gan_calls
+from students.r3gan import generator as r3gan
+from students.stylegan2 import calls
+from students.stylegan2.discriminator import Discriminator
+from students.stylegan2.generator import Generator
+from students.stylegan3 import calls as stylegan3_calls
+from students.stylegan3 import generator as stylegan3
+from students.stylegan_xl import generator as stylegan_xl
 
 
 class Layout(NamedTuple):

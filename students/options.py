@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from students.blocks import ARCHITECTURES
+from students.stylegan2.blocks import ARCHITECTURES
 from stylegan_ops import ACTIVATIONS
 
 WHOLE = (int, np.integer)

@@ -15,8 +15,8 @@ import torch
 
 from teachers.arguments import check_choice, recorded_call
 from teachers.denoiser import Denoiser
-from teachers.dhariwal import DhariwalUNet
-from teachers.song import SongUNet
+from teachers.networks.dhariwal import DhariwalUNet
+from teachers.networks.song import SongUNet
 
 # Levels are kept in a buffer; a file may not ask for more than could have been trained.
 MAX_LEVELS = 100_000

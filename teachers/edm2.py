@@ -14,8 +14,8 @@ import torch
 
 from teachers.arguments import recorded_call
 from teachers.denoiser import Denoiser
-from teachers.edm2_blocks import MPConv, MPFourier
-from teachers.edm2_unet import UNet
+from teachers.networks.edm2_blocks import MPConv, MPFourier
+from teachers.networks.edm2_unet import UNet
 
 
 class Precond(Denoiser):

@@ -41,14 +41,15 @@ BROKEN_CALL = (
 # Original tools run the source text that a file carries; this one leads them to the classes here.
 SOURCE = """\
 # Written by stylegan-refiner (Apache-2.0), whose packages must be on the Python path to run this.
-from teachers.blocks import Conv2d, FourierEmbedding, GroupNorm, Linear, PositionalEmbedding
-from teachers.blocks import UNetBlock
-from teachers.dhariwal import DhariwalUNet
+from teachers.networks.blocks import Conv2d, FourierEmbedding, GroupNorm
+from teachers.networks.blocks import Linear, PositionalEmbedding
+from teachers.networks.blocks import UNetBlock
+from teachers.networks.dhariwal import DhariwalUNet
 from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
 from teachers.edm2 import Precond
-from teachers.edm2_blocks import Block, MPConv, MPFourier
-from teachers.edm2_unet import UNet
-from teachers.song import SongUNet
+from teachers.networks.edm2_blocks import Block, MPConv, MPFourier
+from teachers.networks.edm2_unet import UNet
+from teachers.networks.song import SongUNet
 """
 
 

@@ -16,14 +16,14 @@ from click.testing import CliRunner
 import checkpoints
 import students
 import teachers
-from commands.generate import parse_seeds
-from commands.recipes import GAN_KNOBS, METHODS, PRESETS
-from metrics.features import Classifier, ClassifierFeatures, save_features
-from metrics.moments import Moments, Statistics
+from metrics.distances.statistics import Moments, Statistics
+from metrics.spaces.features import Classifier, ClassifierFeatures, save_features
 from refine import main
+from refine_commands.generate import parse_seeds
+from refine_commands.recipes import GAN_KNOBS, METHODS, PRESETS
 from refiners import REFINERS
 from refiners.base import WithPairs
-from students.stylegan2 import SOURCE, Generator
+from students.stylegan2.generator import SOURCE, Generator
 from teachers.edm import EDMPrecond
 
 

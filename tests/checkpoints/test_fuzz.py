@@ -14,7 +14,7 @@ import torch
 import checkpoints
 from benchmarks.fuzz import check, explore
 from benchmarks.mutations import change, mutated, opcodes
-from checkpoints.reader import read_stream
+from checkpoints.pickles.reader import read_stream
 
 CORPUS = Path(__file__).parent / "corpus"
 

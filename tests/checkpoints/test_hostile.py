@@ -13,8 +13,8 @@ import torch
 
 import checkpoints
 from checkpoints import UnsafeCheckpoint
-from checkpoints.reader import read_stream
-from checkpoints.storages import storage_header
+from checkpoints.pickles.reader import read_stream
+from checkpoints.pickles.storages import storage_header
 
 
 def read_bytes(raw: bytes):

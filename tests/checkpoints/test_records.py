@@ -11,7 +11,7 @@ import torch
 
 import checkpoints
 from checkpoints import UnsafeCheckpoint
-from checkpoints.reader import read_stream
+from checkpoints.pickles.reader import read_stream
 
 
 def read_bytes(raw: bytes):

@@ -10,8 +10,8 @@ import torch
 
 import metrics
 from metrics import Difference, Moments, Statistics
+from metrics.distances.extrapolation import frechet_infinities
 from metrics.evaluate import evaluate
-from metrics.extrapolation import frechet_infinities
 from metrics.sampling import draw_classes
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import metrics
-from metrics.pairs import densities_and_coverages
+from metrics.distances.jackknife import densities_and_coverages
 
 
 def normal(n: int, d: int, seed: int = 0) -> torch.Tensor:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metrics import Difference, report
+from metrics import Difference
+from metrics.report import documents as report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

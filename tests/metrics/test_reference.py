@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import datasets
+import image_sets
 import metrics
 from metrics import Classifier, ClassifierFeatures, Moments, Statistics
 
@@ -20,7 +20,7 @@ def folder(tmp_path):
     path = tmp_path / "images"
     path.mkdir()
     for i, image in enumerate(images):
-        datasets.save_png(path / f"{i:04d}.png", image[0])
+        image_sets.save_png(path / f"{i:04d}.png", image[0])
     return path, torch.from_numpy(images)
 
 
@@ -151,7 +151,7 @@ def test_statistics_of_the_same_images_are_found_again_wherever_they_lie(tmp_pat
 def test_classes_of_the_sample_are_those_of_the_data_set(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8)
     labels = np.arange(30) % 3
-    datasets.write_zip(tmp_path / "a.zip", images, labels)
+    image_sets.write_zip(tmp_path / "a.zip", images, labels)
     found = metrics.open_reference(tmp_path / "a.zip", Counting()).statistics
     np.testing.assert_array_equal(found.labels, labels)
     metrics.save_statistics(tmp_path / "a.npz", found)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-import datasets
+import image_sets
 import metrics
-from metrics.moments import GroupedMoments, GroupedScore, Moments
+from metrics.distances.statistics import GroupedMoments, GroupedScore, Moments
 from metrics.ranks import ALONE
 from metrics.sampling import BLOCK, first_image
 
@@ -114,7 +114,7 @@ def numbers(value: object) -> list[float]:
 def test_two_processes_measure_what_one_does(tmp_path, toy, features):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (143, 1, 8, 8), dtype=np.uint8)
-    datasets.write_zip(tmp_path / "real.zip", pictures, np.arange(143) % 3)
+    image_sets.write_zip(tmp_path / "real.zip", pictures, np.arange(143) % 3)
     started = [
         subprocess.Popen(
             [sys.executable, "-c", CHILD, str(rank), str(tmp_path), str(Path(__file__).parent)]

@@ -18,7 +18,7 @@ import torch
 
 import metrics
 from benchmarks.metrics import stand_in_for_torchvision
-from metrics import inception, resize
+from metrics.spaces import inception, resize
 
 
 @pytest.fixture(scope="module")

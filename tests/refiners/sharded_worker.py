@@ -14,7 +14,7 @@ from conftest import pair_and_inputs
 from test_memory_saving import BlockStudent, small_edm
 
 from refiners import REFINERS, Refinement, Settings, refine
-from refiners.distributed import Processes, join
+from refiners.training.processes import Processes, join
 from teachers.guidance import Guided
 
 CASES = {

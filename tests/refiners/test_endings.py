@@ -17,7 +17,7 @@ from PIL import Image
 from refiners import PairSet, RunFolder, Settings, read_state, refine
 from refiners.diff_instruct import DiffInstruct
 from refiners.dmd import DMD
-from refiners.interrupts import Interrupts
+from refiners.runs.interrupts import Interrupts
 
 SHORT: dict[str, Any] = {
     **{"batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16, "rampup_kimg": 0},

@@ -18,7 +18,7 @@ import torch
 
 from refiners import RunFolder, Settings, read_state, refine
 from refiners.diff_instruct import DiffInstruct
-from refiners.schedule import label
+from refiners.runs.schedule import label
 
 ROOT = Path(__file__).parents[2]
 SHORT: dict[str, Any] = {

@@ -12,10 +12,10 @@ import torch
 
 from refiners.diff_instruct import DiffInstruct
 from refiners.dmd import DMD
-from refiners.inputs import pseudo_huber
 from refiners.sds import SDS, Oracle
 from refiners.sid import SiD
 from refiners.sim import SIM
+from refiners.training.inputs import pseudo_huber
 
 A, B = -0.4, 0.3  # the student's law N(A, B^2)
 M, S = 0.3, 0.5  # the teacher's law N(M, S^2)

@@ -15,7 +15,7 @@ from refiners.dmd import DMD
 from refiners.dmd2 import DMD2
 from refiners.f_distill import FDistill, level_by_sigma
 from refiners.head import HeadedDenoiser
-from refiners.noise import add_noise, denoising_loss
+from refiners.sigma_laws import add_noise, denoising_loss
 from teachers.edm import EDMPrecond
 
 LAW = "karras:0.05,3"

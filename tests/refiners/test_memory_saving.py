@@ -12,11 +12,11 @@ import torch
 
 from refiners import Distillation, ImageSet, Refinement
 from refiners.diff_instruct import DiffInstruct
-from refiners.distributed import Processes
-from refiners.memory_saving import Offloaded, blocks_of, checkpoint_blocks
-from refiners.plan import Held, tensors_of
 from refiners.progressive import Progressive
+from refiners.runs.plan import Held, tensors_of
 from refiners.sid import SiD
+from refiners.training.memory_saving import Offloaded, blocks_of, checkpoint_blocks
+from refiners.training.processes import Processes
 from teachers.edm import EDMPrecond
 from teachers.guidance import autoguidance
 

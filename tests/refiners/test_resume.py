@@ -14,8 +14,8 @@ from refiners import REFINERS, Distillation, ImageSet, Inputs, PairSet, RunFolde
 from refiners.diff_instruct import DiffInstruct
 from refiners.dmd import DMD
 from refiners.guided import Guided
-from refiners.inputs import pseudo_huber
 from refiners.progressive import Progressive
+from refiners.training.inputs import pseudo_huber
 from teachers.edm import EDMPrecond
 
 

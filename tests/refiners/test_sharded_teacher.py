@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from refiners.memory_saving import CPUStream, check_shard_teacher
+from refiners.training.memory_saving import CPUStream, check_shard_teacher
 
 HERE = Path(__file__).parent
 
@@ -72,6 +72,6 @@ def test_a_teacher_in_shards_excludes(settings: Any, other: str) -> None:
 def test_a_torch_that_shards_on_gpus_alone_is_said(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refiners.memory_saving.CPUStream", object)
+    monkeypatch.setattr("refiners.training.memory_saving.CPUStream", object)
     with pytest.raises(ValueError, match=r"FSDP2 of torch .* knows GPUs alone; leave it out"):
         check_shard_teacher(settings(shard_teacher=True), 2, torch.device("cpu"))

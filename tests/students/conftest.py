@@ -11,8 +11,8 @@ import torch
 
 import checkpoints
 from checkpoints import Record
-from students.discriminator import Discriminator
-from students.stylegan2 import SOURCE, Generator
+from students.stylegan2.discriminator import Discriminator
+from students.stylegan2.generator import SOURCE, Generator
 
 WIDTH = {"channel_base": 64, "channel_max": 6}
 

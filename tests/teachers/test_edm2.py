@@ -15,8 +15,16 @@ import torch.nn.functional as F
 import checkpoints
 import teachers
 from teachers.edm2 import Precond
-from teachers.edm2_blocks import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, resample, unit_rms
 from teachers.gaussian import Gaussian
+from teachers.networks.edm2_blocks import (
+    MPConv,
+    MPFourier,
+    mp_cat,
+    mp_silu,
+    mp_sum,
+    resample,
+    unit_rms,
+)
 
 TINY: dict[str, Any] = {
     "img_resolution": 8,

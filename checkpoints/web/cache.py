@@ -1,0 +1,236 @@
+"""Files from the web, kept in a folder of our own with their SHA-256.
+
+The folder is $REFINE_CACHE_DIR, else $XDG_CACHE_HOME/refine-gan, else ~/.cache/refine-gan. Each
+file has its SHA-256 beside it, recorded when it was complete and compared on every use. A transfer
+that broke off goes on where it stopped if the server still has the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import requests
+from tqdm import tqdm
+
+from checkpoints.atomic import replacing
+from checkpoints.web.published import ADDRESSES
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that fetch the same file at once are not kept apart
+    fcntl = None
+
+MAX_BYTES = 16 * 2**30
+CHUNK = 2**16  # what a broken transfer loses at most
+TIMEOUT = (20, 60)  # seconds to connect, and between two packets
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether this is an address, not a path; ValueError if it is neither http nor https."""
+    scheme, separator, _ = str(place).partition("://")
+    if not separator or isinstance(place, Path):
+        return False
+    if scheme.lower() not in ("http", "https"):
+        raise ValueError(
+            f"{place} cannot be fetched; give an http:// or https:// address, or a path"
+        )
+    return True
+
+
+def local(place: str | Path) -> Path:
+    """Path of a file given by its path, its address, or the name of a published network.
+
+    A file of that path comes before a published network of that name.
+
+    Raises:
+        ValueError, OSError: as `fetch`; for a published name that is not kept here and cannot be
+            fetched, the line names both the name and the address. There is no such file, and no
+            published network has this name.
+    """
+    if is_url(place):
+        return fetch(str(place))
+    path = Path(place)
+    if path.exists():
+        return path
+    if isinstance(place, Path) or place not in ADDRESSES:
+        near = get_close_matches(str(place), ADDRESSES, n=3)
+        hint = f"; published networks of similar names: {', '.join(near)}" if near else ""
+        raise FileNotFoundError(f"{place} does not exist{hint}")
+    try:
+        return fetch(ADDRESSES[place])
+    except OSError as error:
+        raise OSError(f"the published network {place} is not kept here: {error}") from error
+
+
+def fetch(url: str, *, cache_dir: str | Path | None = None, max_bytes: int = MAX_BYTES) -> Path:
+    """Path of the local copy of a file on the web; it is fetched if there is none.
+
+    Raises:
+        ValueError: not an http(s) address, the file is too large, or the copy no longer has its
+            SHA-256.
+        OSError: the server cannot be reached or sends no file; what arrived is kept and completed
+            next time.
+    """
+    if not is_url(url):
+        raise ValueError(f"{url} is not an address; give http://... or https://...")
+    folder = Path(cache_dir) if cache_dir else default_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / local_name(url)
+    partial = path.with_name(path.name + ".part")
+    with _alone(path.with_name(path.name + ".lock")):
+        if not path.exists():
+            try:
+                _download(url, partial, max_bytes)
+            except requests.RequestException as error:
+                raise OSError(
+                    f"{url} cannot be fetched ({_reason(error)}); try again to go on from what "
+                    "arrived, or fetch the file by other means and give its path"
+                ) from error
+            _record_digest(path, sha256(partial))
+            os.replace(partial, path)
+            _state_of(partial).unlink(missing_ok=True)
+        else:
+            _check_digest(path)
+    return path
+
+
+def default_folder() -> Path:
+    """Where files from the web are kept."""
+    own = os.environ.get("REFINE_CACHE_DIR")
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(shared) / "refine-gan"
+
+
+def local_name(url: str) -> str:
+    """A file name that differs for different addresses and still shows the file's own name."""
+    name = unquote(PurePosixPath(urlsplit(url).path).name)
+    shown = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)[-80:]
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{shown.lstrip('.')}"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _digest_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _state_of(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".etag")
+
+
+def _record_digest(path: Path, digest: str) -> None:
+    with replacing(_digest_of(path)) as file:
+        file.write(f"{digest}  {path.name}\n".encode())
+
+
+def _check_digest(path: Path) -> None:
+    if not _digest_of(path).exists():
+        raise ValueError(
+            f"{path} has no recorded SHA-256 beside it; remove it and it is fetched again"
+        )
+    expected = _digest_of(path).read_text().partition(" ")[0]
+    found = sha256(path)
+    if found != expected:
+        raise ValueError(
+            f"{path} has SHA-256 {found} but was recorded with {expected}; "
+            "remove it and it is fetched again"
+        )
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Keep other processes from fetching the same file at the same time."""
+    with open(lock, "wb") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _download(url: str, partial: Path, max_bytes: int) -> None:
+    """Fetch into the partial file, after what it holds if the server's file is unchanged."""
+    tag = _state_of(partial).read_text() if _state_of(partial).exists() else ""
+    have = partial.stat().st_size if tag and partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416 and have:  # nothing follows what is here: start again
+            partial.unlink()
+            return _download(url, partial, max_bytes)
+        response.raise_for_status()
+        resumed = response.status_code == 206
+        have = have if resumed else 0
+        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            raise requests.RequestException("the server sent another part than was asked for")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise requests.RequestException("the server sent the file compressed")
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        _check_room(url, partial.parent, have, total, max_bytes)
+        # A strong validator is needed to join two parts (RFC 9110, 13.1.5).
+        validator = response.headers.get("ETag", "")
+        _state_of(partial).write_text("" if validator.startswith("W/") else validator)
+        with open(partial, "ab" if resumed else "wb") as file:
+            received = _receive(response, file, have, total, url, max_bytes)
+    if total is not None and received != total:
+        raise requests.RequestException(f"{received} of {total} bytes arrived")
+    return None
+
+
+def _check_room(url: str, folder: Path, have: int, total: int | None, max_bytes: int) -> None:
+    if total is None:
+        return
+    if total > max_bytes:
+        raise ValueError(f"{url} has {total} bytes; at most {max_bytes} are fetched")
+    free = shutil.disk_usage(folder).free
+    if total - have > free:
+        raise OSError(
+            f"{url} needs {total - have} bytes, {folder} has {free} free; see REFINE_CACHE_DIR"
+        )
+
+
+def _receive(
+    response: requests.Response,
+    file: BinaryIO,
+    have: int,
+    total: int | None,
+    url: str,
+    max_bytes: int,
+) -> int:
+    """Write the body to the file; the number of bytes that the file holds then."""
+    name = PurePosixPath(urlsplit(url).path).name
+    with tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar:
+        for chunk in response.iter_content(CHUNK):
+            have += len(chunk)
+            if have > max_bytes:
+                raise ValueError(
+                    f"{url} has more than {max_bytes} bytes, which is the most that is fetched"
+                )
+            file.write(chunk)
+            bar.update(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
+    return have
+
+
+def _reason(error: requests.RequestException) -> str:
+    if isinstance(error, requests.ConnectionError):
+        return "no connection to the server"
+    if isinstance(error, requests.Timeout):
+        return "the server does not answer"
+    return str(error).splitlines()[0][:200]

@@ -1,0 +1,278 @@
+"""The data set layout of StyleGAN and EDM: a folder or zip of images, labels in dataset.json.
+
+Every image file below the root counts, in the string order of its path relative to the root. All
+have one size and channel count. dataset.json is {"labels": [["00000/img00000000.png", 6], ...]},
+{"labels": null} or absent; a label is a class index or a vector of numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from image_sets.pictures import FORMATS, decode_image, encode_png, replacing, require_images, to_hwc
+
+MAX_FILE_BYTES = 2**28  # One image or one dataset.json (5 million labels).
+MAX_IMAGES = 2**24
+MAX_CLASSES = 2**16  # A class index is a one-hot vector this long.
+# What zipfile raises on archives that are cut, encrypted, or packed in a way it does not know.
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name counts as an image; hidden files ("._a.png") do not."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in FORMATS and not path.name.startswith(".")
+
+
+class ImageFiles:
+    """The encoded images of a folder or zip: .names in the layout's order, and read(name)."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._zip_owner = 0
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: no such file or folder")
+        everything = self._folder_names() if self.path.is_dir() else self._zip_names()
+        self.names = sorted(filter(is_image_name, everything))
+        self.has_labels = "dataset.json" in everything
+        if not 0 < len(self.names) <= MAX_IMAGES:
+            raise ValueError(
+                f"{self.path}: {len(self.names)} images, expected 1 to {MAX_IMAGES} "
+                f"({', '.join(FORMATS)})"
+            )
+
+    def _folder_names(self) -> set[str]:
+        return {
+            (Path(folder) / file).relative_to(self.path).as_posix()
+            for folder, _, files in os.walk(self.path)
+            for file in files
+        }
+
+    def _zip_names(self) -> set[str]:
+        members = self._archive().infolist()
+        for member in members:
+            if member.file_size > MAX_FILE_BYTES or member.compress_type not in (
+                zipfile.ZIP_STORED,
+                zipfile.ZIP_DEFLATED,
+            ):
+                raise ValueError(
+                    f"{self.path}: {member.filename}: {member.file_size} bytes by compression "
+                    f"method {member.compress_type}, expected at most {MAX_FILE_BYTES}, stored or "
+                    "deflated; write the zip again"
+                )
+        return {member.filename for member in members}
+
+    def _archive(self) -> zipfile.ZipFile:
+        # Processes that share a descriptor share its position, so each opens the zip itself.
+        if self._zip is None or self._zip_owner != os.getpid():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except BROKEN_ZIP as error:
+                raise ValueError(
+                    f"{self.path}: not a readable zip ({error}); expected a folder or a zip"
+                ) from error
+            self._zip_owner = os.getpid()
+        return self._zip
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file; at most MAX_FILE_BYTES, ValueError beyond."""
+        try:
+            if self.path.is_dir():
+                with (self.path / name).open("rb") as stream:
+                    data = stream.read(MAX_FILE_BYTES + 1)
+            else:
+                with self._archive().open(name) as stream:
+                    data = stream.read(MAX_FILE_BYTES + 1)
+        except BROKEN_ZIP as error:
+            raise ValueError(f"{self.path}: {name}: damaged in the zip: {error}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise ValueError(f"{self.path}: {name}: larger than {MAX_FILE_BYTES} bytes")
+        return data
+
+    def labels(self, *, whole: bool = False) -> np.ndarray | None:
+        """Of dataset.json, in the order of names: int64 [n], float32 [n, k], or None.
+
+        Labels of files that are not there do not count, as in the originals; `whole` refuses them.
+        """
+        if not self.has_labels:
+            return None
+        where = f"{self.path}: dataset.json"
+        try:
+            content = json.loads(self.read("dataset.json"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}: not valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f'{where}: expected {{"labels": [[name, label], ...]}} or null')
+        entries = content.get("labels")
+        return None if entries is None else _ordered_labels(entries, self.names, where, whole)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_zip": None}
+
+    def close(self) -> None:
+        """Close the zip; reading again opens it again."""
+        if self._zip is not None and self._zip_owner == os.getpid():
+            self._zip.close()
+        self._zip = None
+
+
+def _ordered_labels(entries: object, names: Sequence[str], where: str, whole: bool) -> np.ndarray:
+    """Labels for names; `whole` refuses entries of files that are not there."""
+    if not isinstance(entries, list):
+        raise ValueError(f'{where}: "labels" is no list; expected [[name, label], ...] or null')
+    table: dict[str, object] = {}
+    for entry in entries:
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
+            raise ValueError(f"{where}: entry {str(entry)[:80]!r}, expected [name, label]")
+        table[entry[0]] = entry[1]
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise ValueError(
+            f"{where}: no label for {missing[0]} ({len(missing)} of {len(names)} images lack one); "
+            'give every image a label, or write {"labels": null}'
+        )
+    if whole and (absent := table.keys() - set(names)):
+        raise ValueError(
+            f"{where}: labels for {len(absent)} images that are not there, the first {min(absent)};"
+            " put them back, or take them out of dataset.json"
+        )
+    return _label_array([table[name] for name in names], where)
+
+
+def _label_array(labels: Sequence[object], where: str) -> np.ndarray:
+    if all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels):
+        return np.array(labels, dtype=np.int64)
+    lengths = {len(label) if isinstance(label, list) else 0 for label in labels}
+    if len(lengths) != 1 or 0 in lengths or not all(map(_is_vector, labels)):
+        raise ValueError(
+            f"{where}: labels must be all class indices from 0 to {MAX_CLASSES - 1}, "
+            "or all vectors of finite numbers of one length"
+        )
+    return np.array(labels, dtype=np.float32)
+
+
+def _is_vector(label: object) -> bool:
+    largest = float(np.finfo(np.float32).max)
+    return isinstance(label, list) and all(
+        type(value) in (int, float) and abs(value) <= largest for value in label
+    )
+
+
+class ImageFolder:
+    """A folder or zip in the StyleGAN layout: item i is (image, label).
+
+    image is uint8 [c, h, w]; label is float32 [num_classes], one-hot for class indices, and has
+    length 0 where there are none. Images are read when asked for, and checked then against the
+    first one: ValueError names the image that is damaged or of another size. Safe to read from
+    several processes (torch.utils.data.DataLoader). dataset.json may have labels of files that are
+    not there, as the originals allow; with `whole` that is a ValueError: images are missing.
+
+    names       paths below the root, in order
+    shape       (c, h, w) of every image
+    labels      int64 [n], float32 [n, num_classes], or None
+    num_classes largest class index + 1, or the length of a label vector; 0 without labels
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, whole: bool = False) -> None:
+        self._files = ImageFiles(path)
+        self.path = self._files.path
+        self.names = self._files.names
+        self.labels = self._files.labels(whole=whole)
+        c, h, w = self._decode(self.names[0]).shape
+        self.shape = (c, h, w)
+        self.num_classes = 0
+        if self.labels is not None:
+            vectors = self.labels.ndim == 2
+            self.num_classes = self.labels.shape[1] if vectors else int(self.labels.max()) + 1
+
+    def _decode(self, name: str) -> np.ndarray:
+        return decode_image(self._files.read(name), f"{self.path}: {name}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image = self._decode(self.names[index])
+        if image.shape != self.shape:
+            raise ValueError(
+                f"{self.path}: {self.names[index]}: {describe(image.shape)}, but {self.names[0]} "
+                f"is {describe(self.shape)}; convert the data set to one size"
+            )
+        return image, self.label(index)
+
+    def label(self, index: int) -> np.ndarray:
+        """float32 [num_classes] of one image, without reading the image."""
+        if self.labels is None:
+            return np.zeros(0, dtype=np.float32)
+        if self.labels.ndim == 2:
+            return self.labels[index]
+        one_hot = np.zeros(self.num_classes, dtype=np.float32)
+        one_hot[self.labels[index]] = 1
+        return one_hot
+
+    def batches(
+        self, batch: int, part: range | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Everything once, in order: uint8 [b, c, h, w], float32 [b, num_classes], b <= batch.
+
+        Or the images of these indices only.
+        """
+        if batch < 1:
+            raise ValueError(f"got a batch of {batch}, expected at least 1")
+        indices = range(len(self)) if part is None else part
+        for start in range(0, len(indices), batch):
+            items = [self[i] for i in indices[start : start + batch]]
+            yield np.stack([image for image, _ in items]), np.stack([label for _, label in items])
+
+    def close(self) -> None:
+        """Close the zip; reading again opens it again."""
+        self._files.close()
+
+
+def describe(shape: tuple[int, ...]) -> str:
+    """A shape [c, h, w] in words."""
+    c, h, w = shape
+    return f"{w} x {h} with {c} channel{'s' if c > 1 else ''}"
+
+
+def write_zip(
+    path: str | os.PathLike[str], images: Iterable[np.ndarray], labels: np.ndarray | None = None
+) -> None:
+    """Write images, each uint8 [c, h, w], and labels (int64 [n], float [n, k] or None) as a zip.
+
+    Uncompressed, as the originals' dataset_tool writes it, so that reading is cheap; equal data
+    gives equal bytes. Atomic. ValueError if an image differs from the first in size, or the counts
+    of images and labels differ.
+    """
+    rows = None if labels is None else iter(np.asarray(labels).tolist())
+    entries: list[list[object]] = []
+    first: tuple[int, ...] | None = None
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for index, image in enumerate(images):
+            image = np.asarray(image)
+            require_images(image, ndim=3)
+            first = first or image.shape
+            if image.shape != first:
+                raise ValueError(
+                    f"image {index} is {describe(image.shape)}, the first {describe(first)}"
+                )
+            name = f"{index:08d}"
+            name = f"{name[:5]}/img{name}.png"
+            # A ZipInfo of its own has a fixed date: the bytes depend on the data alone.
+            archive.writestr(zipfile.ZipInfo(name), encode_png(to_hwc(image), compress_level=0))
+            if rows is not None:
+                entries.append([name, next(rows, None)])
+        if first is None:
+            raise ValueError("got no images to write")
+        if rows is not None and (entries[-1][1] is None or next(rows, None) is not None):
+            raise ValueError(f"got {len(entries)} images, but {len(np.asarray(labels))} labels")
+        content = json.dumps({"labels": None if rows is None else entries})
+        archive.writestr(zipfile.ZipInfo("dataset.json"), content)

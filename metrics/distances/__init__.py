@@ -1,0 +1,1 @@
+"""Distances and scores as pure functions of features or moments; their table."""

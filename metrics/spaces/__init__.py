@@ -1,0 +1,1 @@
+"""Feature spaces: from images to features, how images get there, by name."""

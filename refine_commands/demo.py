@@ -1,0 +1,37 @@
+"""`refine.py demo`: the embedded example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refine_commands.journey import Job, run_job
+from refine_commands.recipes import METHODS, PRESETS
+
+DEMO = Path(__file__).resolve().parent.parent / "refine_demo"
+
+
+@click.command()
+@click.option(
+    "--outdir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("demo-runs"),
+    show_default=True,
+)
+@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
+def demo(outdir: Path, seed: int) -> None:
+    """Refine the embedded MNIST generator: the whole journey, offline, on a CPU."""
+    job = Job(
+        student=str(DEMO / "student.pkl"),
+        teacher=str(DEMO / "teacher.pkl"),
+        outdir=outdir,
+        reference=str(DEMO / "features.npz"),
+        device="cpu",
+        desc="demo",
+        teacher_images=1000,
+        teacher_steps=5,
+    )
+    options = {**PRESETS["demo"], "seed": seed}
+    run_job(job, METHODS[0], options.pop("knobs"), options)

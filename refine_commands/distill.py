@@ -1,0 +1,78 @@
+"""`refine.py distill`: make a one-step generator of a diffusion teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from refine_commands.distill_job import DistillJob
+from refine_commands.distillation import run_distillation
+from refine_commands.options import (
+    image_options,
+    outdir_option,
+    part,
+    recipe_options,
+    report_options,
+    run_options,
+    settings_options,
+)
+from refine_commands.recipes import DISTILL_METHODS, DISTILL_PRESETS
+
+
+@click.command()
+@click.option("--teacher", metavar="PKL|URL", required=True, help="The EDM pickle to distil.")
+@outdir_option
+@recipe_options(DISTILL_METHODS, DISTILL_PRESETS)
+@click.option(
+    "--init-sigma",
+    metavar="SIGMA",
+    type=float,
+    help="Where G(z) = D(SIGMA z; SIGMA) begins. [default: as published, 1 for diff-instruct, 2.5 "
+    "for sid, 80 for dmd]",
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["uniform", "data"]),
+    default="uniform",
+    show_default=True,
+    help="How often each class is drawn; data: as often as in --data.",
+)
+@settings_options("train")
+@image_options(
+    num_images=5000,
+    steps=18,
+    use="Real images, for methods that train on them or compare with them; otherwise the teacher "
+    "makes its own.",
+)
+@click.option(
+    "--pairs",
+    metavar="INT",
+    type=click.IntRange(min=1),
+    help="How many pairs of a latent and the teacher's image dmd regresses on. [default: 10000]",
+)
+@click.option(
+    "--distance",
+    metavar="NAME",
+    help="By which dmd's pairs are compared: pseudo-huber, efficientnet-lite0, or "
+    "lpips=VGG16.pth,LINEAR.pth. [default: pseudo-huber]",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["best", "last"]),
+    help="best keeps the snapshot nearest to those images in the teacher's features. [default: "
+    "best; last for progressive and guided]",
+)
+@report_options
+@run_options
+def distill(method: str, knobs: Sequence[str], **options: Any) -> None:
+    """Make a one-step generator of a diffusion teacher.
+
+    Writes a run folder in --outdir with the student as a pickle in EDM's layout, pictures,
+    statistics and a report: the teacher's sampler against one step.
+
+    Several processes share the batches with torchrun --nproc_per_node=N -- refine.py distill ...
+    """
+    job, given = part(DistillJob, options)
+    run_distillation(job, method, knobs, given)

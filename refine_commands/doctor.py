@@ -1,0 +1,172 @@
+"""`refine.py doctor`: what works on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Extra package -> what it is for.
+OPTIONAL = {
+    "diffusers": "teachers in diffusers folders",
+    "onnx": "export --format onnx",
+    "tensorboard": "training curves in TensorBoard",
+    "transformers": "--features dinov2 and clip",
+}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SMALLEST_TORCH = (2, 6)
+
+
+@click.command()
+def doctor() -> None:
+    """Say what works here: torch, devices, kernels, caches, optional packages."""
+    report_torch()
+    report_devices()
+    is_sound = report_kernels()
+    report_caches()
+    report_optional()
+    if not is_sound:
+        raise click.ClickException(
+            "a kernel gives other numbers than its definition; set REFINE_OPS=reference, which "
+            "switches kernels off, and report this with the lines above"
+        )
+
+
+def line(subject: str, finding: str) -> None:
+    """Print one finding."""
+    print(f"{subject:<12}{finding}")
+
+
+def report_torch() -> None:
+    """Print versions; a torch that is too old ends the command."""
+    import torch
+
+    line("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    line("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    found = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if found < SMALLEST_TORCH:
+        raise ValueError(
+            f"torch is {torch.__version__}; 2.6 or newer is needed: pip install -U torch"
+        )
+
+
+def report_devices() -> None:
+    """Print each device, and whether this torch has code for it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        why = "this torch is built for CPUs" if torch.version.cuda is None else "no GPU is seen"
+        line("cuda", f"no ({why}); everything runs on the CPU")
+        return
+    known = torch.cuda.get_arch_list()
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        # A binary of a major version runs on later minors of it.
+        fits = any(arch.startswith(f"sm_{facts.major}") for arch in known)
+        verdict = "" if fits else f"; this torch has no code for it, only for {', '.join(known)}"
+        memory = facts.total_memory / 2**30
+        line(
+            "cuda",
+            f"{index}: {facts.name}, sm_{facts.major}{facts.minor}, {memory:.0f} GiB{verdict}",
+        )
+
+
+def report_kernels() -> bool:
+    """Compile each kernel and compare it with its definition; whether all that exist agree."""
+    import torch
+
+    from stylegan_ops.kernels.build import BuildError, library
+    from stylegan_ops.kernels.choice import target
+
+    is_sound = True
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if os.environ.get("REFINE_OPS") == "reference":
+        line("kernels", "off by REFINE_OPS=reference; checked all the same")
+    for name in devices:
+        try:
+            library(target(torch.device(name)))
+        except BuildError as error:
+            line(
+                "kernels", f"{name}: off, torch's own are used, slower with equal results: {error}"
+            )
+            continue
+        for kernel, check in kernel_checks(name).items():
+            worst = check()
+            agrees = worst < 1e-5  # float32, results of order one
+            is_sound = is_sound and agrees
+            verdict = "equals its definition" if agrees else "DIFFERS from its definition"
+            line("kernels", f"{name}: {kernel} {verdict} to {worst:.0e}")
+    return is_sound
+
+
+def kernel_checks(device: str) -> dict[str, Callable[[], float]]:
+    """Return for each kernel a function that gives its largest difference to the definition."""
+    import torch
+
+    import stylegan_ops as ops
+
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw).to(device)
+
+    x, b = normal(2, 4, 9, 11), normal(4)
+    f = ops.setup_filter([1, 3, 3, 1], device=device)
+    weight, styles = normal(3, 4, 3, 3) / 6, normal(2, 4)
+
+    def difference(op: Callable[..., torch.Tensor], *tensors: Any, **settings: Any) -> float:
+        ways = [op(*tensors, **settings, impl=impl) for impl in (device, "reference")]
+        return float((ways[0] - ways[1]).abs().max())
+
+    checks = {
+        "bias_act": lambda: difference(ops.bias_act, x, b, act="lrelu", clamp=1.0),
+        "upfirdn2d": lambda: difference(ops.upfirdn2d, x, f, up=2, padding=[2, 1]),
+        "filtered_lrelu": lambda: difference(
+            ops.filtered_lrelu, x, f, f, b, up=2, down=2, padding=3
+        ),
+        "modulated_conv2d": lambda: difference(ops.modulated_conv2d, x, weight, styles, padding=1),
+    }
+    if device == "cpu":
+        checks["convolution"] = lambda: convolution_difference(normal(2, 4, 9, 11), weight)
+    return checks
+
+
+def convolution_difference(x: Any, weight: Any) -> float:
+    """Return how far the CPU's 3 x 3 convolution is from torch's."""
+    from torch.nn.functional import conv2d
+
+    from stylegan_ops.kernels.winograd import conv3x3
+
+    return float((conv3x3(x, weight) - conv2d(x, weight, padding=1)).abs().max())
+
+
+def report_caches() -> None:
+    """Print each cache folder with its size."""
+    from checkpoints.web.cache import default_folder
+    from stylegan_ops.kernels.build import cache_folder
+
+    for subject, folder in (("networks", default_folder()), ("kernels", cache_folder())):
+        own = [file for file in folder.glob("*") if file.is_file()] if folder.is_dir() else []
+        size = sum(file.stat().st_size for file in own) / 2**20
+        line("cache", f"{subject}: {folder}, {len(own)} files, {size:.1f} MiB")
+
+
+def report_optional() -> None:
+    """Print which extras are there, and how to get the others."""
+    for package, purpose in OPTIONAL.items():
+        there = importlib.util.find_spec(package) is not None
+        line(
+            "optional",
+            f"{package}: " + (purpose if there else f"pip install {package} for {purpose}"),
+        )
+    given = os.environ.get("REFINE_CHROMIUM")
+    names = [given] if given else list(BROWSERS)
+    browser = next((found for name in names if (found := shutil.which(name))), None)
+    found = Path(browser) if browser else "none; only the tests of the report's page want one"
+    line("optional", f"chromium: {found}")

@@ -1,0 +1,62 @@
+"""`refine.py gan`: refine a StyleGAN pickle with a diffusion teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from refine_commands.journey import Job, run_job
+from refine_commands.options import (
+    image_options,
+    outdir_option,
+    part,
+    recipe_options,
+    report_options,
+    run_options,
+    settings_options,
+)
+from refine_commands.pairing import pairing_options
+from refine_commands.recipes import METHODS, PRESETS
+
+
+@click.command()
+@click.option("--student", metavar="PKL|URL", required=True, help="The StyleGAN pickle to refine.")
+@click.option("--teacher", metavar="PKL|URL", required=True, help="The EDM pickle to follow.")
+@outdir_option
+@recipe_options(METHODS, PRESETS)
+@settings_options("ema_rampup_ratio")
+@image_options(
+    num_images=None,
+    steps=6,
+    use="Real images for methods that compare with them; otherwise the teacher makes its own.",
+)
+@pairing_options
+@click.option(
+    "--keep",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="best keeps the snapshot nearest to those images in the teacher's features, "
+    "the original included.",
+)
+@report_options
+@click.option(
+    "--network",
+    type=click.Choice(["G_ema", "G"]),
+    default="G_ema",
+    show_default=True,
+    help="Which network of the pickle.",
+)
+@run_options
+def gan(method: str, knobs: Sequence[str], **options: Any) -> None:
+    """Refine a StyleGAN pickle with a diffusion teacher.
+
+    Writes a run folder in --outdir with the refined pickle, pictures, statistics and a report of
+    before and after.
+
+    Several processes share the batches with torchrun --nproc_per_node=N -- refine.py gan ...
+    """
+    job, given = part(Job, options)
+    run_job(job, method, knobs, given)

@@ -1,0 +1,83 @@
+"""What a run is measured by: the reference of its curve and report, and the judge of its best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from refine_commands.device import pick_device
+from refine_commands.progress import stage_bar
+
+CURVE_IMAGES = 1000  # images behind each point of the curve; the report's own numbers use --num
+JUDGE_IMAGES = 2000  # behind each of the judge's
+CURVE_FILE = "metric-frechet_distance.jsonl"
+
+
+def open_measured(reference: str | None, features: str | None) -> Any:
+    """Return what the report measures against, or None; images need a feature space."""
+    import metrics
+    from checkpoints.web.cache import default_folder
+    from refiners.training.processes import device_of_rank
+
+    if not reference:
+        return None
+    device = device_of_rank(pick_device("auto"))
+    space = metrics.choose_features(features, device=device) if features else None
+    return metrics.open_reference(
+        reference, space, cache=default_folder() / "statistics", progress=stage_bar("reference")
+    )
+
+
+def curve_in(
+    folder: Any, reference: Any, settings: Any, *, num: int
+) -> Callable[[Any, int], dict[str, float]]:
+    """Return what measures a student at num_images and appends a line to the folder's curve."""
+    import metrics
+    from refiners.runs.schedule import label
+
+    def measure(network: Any, num_images: int) -> dict[str, float]:
+        found = metrics.measure(
+            network,
+            reference,
+            num_images=min(num, CURVE_IMAGES),
+            seed=settings.seed,
+            progress=stage_bar("measure"),
+        )
+        kimg = num_images / 1000
+        snapshot = f"network-snapshot-{label(settings, num_images)}.pkl" if num_images else None
+        folder.append(CURVE_FILE, metrics.metric_line(found, kimg=kimg, snapshot=snapshot))
+        return {"frechet_distance": found.frechet_distance}
+
+    return measure
+
+
+def judge_by(judged: Any, *, num: int, seed: int) -> Callable[[Any], float]:
+    """Return the judge of students: their distance to a reference, lower is better."""
+    import metrics
+
+    def judge(network: Any) -> float:
+        found = metrics.measure(network, judged, num_images=min(num, JUDGE_IMAGES), seed=seed)
+        return found.frechet_distance
+
+    return judge
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """Return what was measured over kimg, the last line of each, in order."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    measured = {line["protocol"]["kimg"]: line["protocol"] for line in lines}
+    return [point for _, point in sorted(measured.items())]
+
+
+def last_health(path: Path) -> list[dict[str, float]]:
+    """Return the last tick's error shares by noise level from stats.jsonl."""
+    prefix = "Health/error_share_"
+    if not path.exists():
+        return []
+    last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    shares = {
+        float(k.removeprefix(prefix)): v["mean"] for k, v in last.items() if k.startswith(prefix)
+    }
+    return [{"sigma": sigma, "share": share} for sigma, share in sorted(shares.items())]

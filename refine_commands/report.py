@@ -1,0 +1,148 @@
+"""`refine.py report`: measure two generators on the same latents."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from refine_commands.device import pick_device
+from refine_commands.progress import stage_bar
+from refine_commands.provenance import provenance, sha256
+
+
+def show_report(folder: Path, facts: dict[str, Any], grids: dict[str, Any]) -> None:
+    """Write report.json, .md and .html, and print the headline and where they are."""
+    from metrics.report import documents as report
+
+    report.write_report(folder, facts, grids=grids)
+    print(report.headline(facts))
+    print(f"report: {folder / 'report.html'}")
+
+
+@click.command()
+@click.option("--before", metavar="PKL|URL", required=True, help="The original generator.")
+@click.option("--after", metavar="PKL|URL", required=True, help="The refined generator.")
+@click.option(
+    "--reference",
+    metavar="NPZ|ZIP|DIR",
+    required=True,
+    help="Statistics with their features, or images.",
+)
+@click.option(
+    "--features",
+    metavar="NAME|NPZ",
+    help="Where the reference brings none: inception, dinov2, clip, efficientnet-lite0, NAME=FILE, "
+    "or an NPZ.",
+)
+@click.option(
+    "--outdir", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), required=True
+)
+@click.option(
+    "--metrics",
+    "names",
+    metavar="LIST",
+    help="Names with commas between, or all; an unknown one lists them.  [default: the usual]",
+)
+@click.option(
+    "--num",
+    metavar="INT",
+    type=click.IntRange(min=100),
+    default=50000,
+    show_default=True,
+    help="Images on each side.",
+)
+@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+def report(
+    before: str,
+    after: str,
+    reference: str,
+    features: str | None,
+    names: str | None,
+    outdir: Path,
+    num: int,
+    seed: int,
+    device: str,
+) -> None:
+    """Measure two generators on the same latents and write report.json, .md and .html.
+
+    Under torchrun its processes share the images.
+    """
+    import metrics
+    import students
+    from checkpoints.web.cache import default_folder
+    from metrics.distances.table import choose_metrics
+    from refiners.training.processes import device_of_rank, join
+
+    started = time.time()
+    chosen = names and choose_metrics([name.strip() for name in names.split(",")])
+    device = device_of_rank(pick_device(device))
+    pair = {
+        name: students.load(path, device=device)
+        for name, path in (("before", before), ("after", after))
+    }
+    space = metrics.choose_features(features, device=device) if features else None
+    processes = join(device)
+    ranks = metrics.Ranks(processes.rank, processes.size)
+    bar = stage_bar if processes.is_first else silent
+    real = metrics.open_reference(
+        reference,
+        space,
+        cache=default_folder() / "statistics",
+        progress=bar("reference"),
+        ranks=ranks,
+    )
+    outdir.mkdir(parents=True, exist_ok=True)
+    comparison = metrics.compare(
+        pair["before"],
+        pair["after"],
+        real,
+        num_images=num,
+        seed=seed,
+        metrics=chosen or None,
+        progress=bar("compare"),
+        ranks=ranks,
+    )
+    settings = {
+        "before": before,
+        "after": after,
+        "reference": reference,
+        "features": features,
+        "metrics": names,
+        "num": num,
+        "seed": seed,
+        "processes": processes.size,
+    }
+    processes.first_alone(
+        lambda: write(outdir, pair, comparison, settings, started), "writing the report"
+    )
+    processes.leave()
+
+
+def silent(_: str) -> None:
+    """No progress: another process shows it for all."""
+
+
+def write(
+    outdir: Path, pair: dict[str, Any], comparison: Any, settings: dict[str, Any], started: float
+) -> None:
+    """Draw the pictures of a comparison and write its report."""
+    import metrics
+    from refiners.runs.session import sample_grid
+
+    before, after = settings["before"], settings["after"]
+    facts = {
+        "title": f"{Path(before).name} and {Path(after).name}",
+        "comparison": comparison.facts(),
+        "settings": settings,
+        "provenance": provenance(started)
+        | {"before_sha256": sha256(before), "after_sha256": sha256(after)},
+    }
+    grids = {name: sample_grid(student, settings["seed"]) for name, student in pair.items()}
+    gallery = metrics.draw_gallery(pair["before"], pair["after"], comparison)
+    show_report(outdir, facts, grids | gallery)

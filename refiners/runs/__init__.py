@@ -1,0 +1,1 @@
+"""A whole run and what is seen of it: folder, log, pictures, judge, signals, plan."""

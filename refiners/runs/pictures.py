@@ -1,0 +1,47 @@
+"""Pictures of a student's samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import image_sets
+from refiners.training.inputs import draw_inputs
+
+GRID_COLUMNS = 16
+GRID_ROWS = 8
+
+
+@torch.no_grad()
+def sample_grid(student: Any, seed: int) -> np.ndarray:
+    """Return samples as uint8 [h, w] or [h, w, 3]; latents, labels, noise depend on the seed."""
+    device = next(student.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        z, labels = draw_inputs(student, GRID_COLUMNS * GRID_ROWS, device)
+        images = [
+            student(z[i : i + 16], None if labels is None else labels[i : i + 16])
+            for i in range(0, len(z), 16)
+        ]
+    return tiled(torch.cat(images), GRID_COLUMNS)
+
+
+def tiled(images: torch.Tensor, columns: int) -> np.ndarray:
+    """Return images [n, c, h, w] in [-1, 1] as one picture, uint8 [H, W] or [H, W, 3]."""
+    pixels = (images.float().cpu() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return image_sets.image_grid(pixels.numpy(), columns)
+
+
+def save_grid(path: Path, student: Any, seed: int) -> np.ndarray:
+    """Write a grid of the student's samples as PNG and return its pixels."""
+    grid = sample_grid(student, seed)
+    image_sets.save_png(path, grid)
+    return grid
+
+
+def save_tiled(path: Path, images: torch.Tensor, columns: int) -> None:
+    """Write images [n, c, h, w] in [-1, 1] as one PNG."""
+    image_sets.save_png(path, tiled(images, columns))

@@ -1,0 +1,1 @@
+"""Other programs' formats: TensorFlow pickles, rosinality's files; ONNX out."""

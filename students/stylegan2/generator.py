@@ -1,0 +1,97 @@
+"""The StyleGAN2 generator (Karras et al. 2020, arXiv:1912.04958; with ADA, arXiv:2006.06676).
+
+A mapping network turns a latent z into w; a synthesis network turns w into an image. Module names
+are those of the network files, so that a file's tensors load by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from students.base import Student
+from students.stylegan2.mapping import MappingNetwork
+from students.stylegan2.synthesis import SynthesisNetwork
+
+# What files born here carry as their source: programs that run it find these classes where this
+# project is importable.
+SOURCE = """\
+# Written by stylegan-refiner (Apache-2.0), whose packages must be on the Python path to run this.
+from students.stylegan2.discriminator import Discriminator, DiscriminatorBlock
+from students.stylegan2.discriminator import DiscriminatorEpilogue
+from students.stylegan2.discriminator import MinibatchStdLayer
+from students.layers import Conv2dLayer, FullyConnectedLayer
+from students.stylegan2.mapping import MappingNetwork
+from students.stylegan2.generator import Generator
+from students.stylegan2.synthesis import SynthesisBlock, SynthesisLayer
+from students.stylegan2.synthesis import SynthesisNetwork, ToRGBLayer
+"""
+
+
+class Generator(Student):
+    """The StyleGAN2 generator: mapping and synthesis.
+
+    Attributes:
+        w_dim: length of a w.
+        num_ws: how many ws the synthesis takes.
+        init_kwargs: the constructor call, as files record it.
+    """
+
+    def __init__(
+        self,
+        *,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        mapping_kwargs: Mapping[str, Any] | None = None,
+        synthesis_kwargs: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        mapping_kwargs, synthesis_kwargs = dict(mapping_kwargs or {}), dict(synthesis_kwargs or {})
+        self.z_dim = z_dim
+        self.c_dim = c_dim
+        self.w_dim = w_dim
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+        # Synthesis before mapping: the order of the parameters in the files.
+        self.synthesis = SynthesisNetwork(
+            w_dim=w_dim,
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            **synthesis_kwargs,
+        )
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = MappingNetwork(
+            z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **mapping_kwargs
+        )
+        self.init_kwargs = {
+            "z_dim": z_dim,
+            "c_dim": c_dim,
+            "w_dim": w_dim,
+            "img_resolution": img_resolution,
+            "img_channels": img_channels,
+            "mapping_kwargs": mapping_kwargs,
+            "synthesis_kwargs": synthesis_kwargs,
+        }
+
+    def forward(
+        self,
+        z: torch.Tensor,
+        c: torch.Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        noise_mode: str = "random",
+        force_fp32: bool | None = None,
+    ) -> torch.Tensor:
+        """Return images [n, img_channels, h, w] of latents z [n, z_dim] and labels c [n, c_dim].
+
+        About [-1, 1], not clamped. The options are those of `mapping` and `synthesis`, and so are
+        the errors.
+        """
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(ws, noise_mode=noise_mode, force_fp32=force_fp32)

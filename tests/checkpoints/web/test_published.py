@@ -1,0 +1,31 @@
+"""The table of published networks: whole addresses, one name each, and no name twice."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from checkpoints.web import cache
+from checkpoints.web.published import ADDRESSES, STUDENTS, TEACHERS
+
+
+def test_every_name_has_one_whole_address_of_a_pickle():
+    assert len(ADDRESSES) == len(STUDENTS) + len(TEACHERS)
+    for name, address in ADDRESSES.items():
+        assert re.fullmatch(r"https://[a-z0-9.-]+/[\w./-]+\.pkl", address), address
+        assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name), name
+        assert cache.is_url(address) and not cache.is_url(name)
+    assert max(Counter(ADDRESSES.values()).values()) == 1
+
+
+def test_a_name_is_the_files_own_but_for_the_prefix_of_stylegan_xl():
+    for name, address in ADDRESSES.items():
+        file = address.rpartition("/")[2].removesuffix(".pkl")
+        assert name == (f"stylegan-xl-{file}" if "/stylegan_xl/" in address else file)
+
+
+def test_the_names_of_the_documents_are_there():
+    for name in ("ffhq", "cifar10", "stylegan2-cifar10-32x32", "stylegan3-r-ffhqu-256x256"):
+        assert name in STUDENTS
+    for name in ("edm-cifar10-32x32-uncond-vp", "baseline-imagenet-64x64-cond-adm"):
+        assert name in TEACHERS

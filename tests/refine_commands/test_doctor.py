@@ -1,0 +1,46 @@
+"""`refine.py doctor`: what it finds on the machine that runs the tests."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from refine import main
+from stylegan_ops.kernels import build
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """An empty cache and no kernels loaded."""
+    monkeypatch.setenv("REFINE_CACHE_DIR", str(tmp_path))
+    build.library.cache_clear()
+    yield
+    build.library.cache_clear()
+
+
+def test_a_machine_without_a_compiler_is_sound_and_told_what_is_missing(fresh, monkeypatch):
+    false = shutil.which("false")
+    if false is None:
+        pytest.skip("no command `false` here to stand for a broken compiler")
+    monkeypatch.setenv("CXX", false)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    kernels = [line for line in result.output.splitlines() if "cpu: off" in line]
+    assert len(kernels) == 1
+    assert "torch's own are used" in kernels[0]
+
+
+def test_a_kernel_that_differs_from_its_definition_is_named_and_ends_with_1(monkeypatch):
+    if build.cpu_compiler() is None:
+        pytest.skip("no C++ compiler here, so no CPU kernels")
+    checks = {"bias_act": lambda: 0.1, "upfirdn2d": lambda: 0.0}
+    monkeypatch.setattr(
+        "refine_commands.doctor.kernel_checks", lambda device: checks if device == "cpu" else {}
+    )
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "bias_act DIFFERS" in result.output
+    assert "upfirdn2d equals" in result.output
+    assert "REFINE_OPS=reference" in result.output

@@ -1,0 +1,63 @@
+"""The scripts that train networks from images, on a few images of the sizes that they are for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import metrics
+import students
+import teachers
+from refine_demo.sizes import SIZES
+from refine_demo.train import main
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Class folders of noise in colour and in gray, for training and for the test."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for kind, shape in (("cifar10", (32, 32, 3)), ("mnist", (28, 28))):
+        for split in ("train", "test"):
+            for label in range(10):
+                folder = root / kind / split / str(label)
+                folder.mkdir(parents=True)
+                pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "0.png")
+    return root
+
+
+def train(stage, size, pictures, workdir, *more):
+    given = ["--data", pictures / size, "--workdir", workdir, "--size", size, *more]
+    result = CliRunner().invoke(main, [stage, *map(str, given)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("size", ["mnist", pytest.param("cifar10", marks=pytest.mark.slow)])
+def test_what_is_trained_loads_as_what_it_is(size, pictures, tmp_path):
+    short = ("--kimg", "0.004", "--batch", "4")
+    train("classifier", size, pictures, tmp_path, "--epochs", "10")
+    train("teacher", size, pictures, tmp_path, *short)
+    train("student", size, pictures, tmp_path, *short)
+    student = students.load(tmp_path / "student.pkl")
+    teacher = teachers.load(tmp_path / "teacher.pkl")
+    reference = metrics.open_reference(tmp_path / "features.npz")
+    assert student.img_channels == teacher.img_channels == SIZES[size].img_channels
+    assert student.img_resolution == teacher.img_resolution == 32
+    assert (student.z_dim, teacher.label_dim) == (SIZES[size].z_dim, 10)
+    assert reference.space == f"{size.upper()} classifier, 64-d penultimate"
+    images = student(student.sample_latents(2))
+    assert torch.isfinite(teacher(images, torch.ones(2))).all()
+
+
+def test_a_finished_stage_goes_on_from_its_state(pictures, tmp_path):
+    train("teacher", "mnist", pictures, tmp_path, "--kimg", "0.008", "--batch", "4")
+    whole = teachers.load(tmp_path / "teacher.pkl").state_dict()
+    said = train("teacher", "mnist", pictures, tmp_path, "--kimg", "0.008", "--batch", "4")
+    assert "continuing" in said
+    again = teachers.load(tmp_path / "teacher.pkl").state_dict()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
