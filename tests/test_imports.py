@@ -25,6 +25,7 @@ LAYERS = (
     ("refine_demo",),
     ("students", "teachers", "refiners", "metrics"),
     ("checkpoints", "stylegan_ops", "image_sets"),
+    ("roles",),
 )
 OURS = {name for layer in LAYERS for name in layer}
 

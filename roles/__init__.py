@@ -1,0 +1,12 @@
+"""What takes part in a run, as every room sees it: a student, a denoiser, the processes.
+
+The protocols say what is asked of a network; whatever has these shapes can be refined, can teach,
+or can be measured. Nothing here knows a package of ours.
+"""
+
+from roles.denoiser import Denoiser
+from roles.network import Network
+from roles.processes import Processes
+from roles.student import Student
+
+__all__ = ["Denoiser", "Network", "Processes", "Student"]

@@ -1,0 +1,181 @@
+"""Several processes as one: torchrun starts them, torch.distributed carries what they share.
+
+Each takes an equal share of every batch and all hold the same networks, whose gradients torch's
+DistributedDataParallel averages. One process needs no process group. Only process 0 writes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+Value = TypeVar("Value")
+
+STEP_MINUTES = 10  # the longest that a process waits for the others within a step
+ALONE_HOURS = 24  # the longest that they wait for process 0, which measures and writes
+ROLL_SECONDS = 5  # how long the survivors of a lost process wait for each other
+
+
+class LostProcess(ConnectionError):
+    """A process did not take part where the others waited for it."""
+
+
+class Processes:
+    """The processes of a program; without arguments this one alone, which shares nothing.
+
+    Args:
+        device: of this process; gloo connects CPUs, nccl GPUs. None is one process.
+        wait: how long to wait for the others within a step.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: how many there are.
+
+    Raises:
+        ValueError: the environment is not that of torchrun.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device | None = None,
+        *,
+        wait: datetime.timedelta = datetime.timedelta(minutes=STEP_MINUTES),
+    ):
+        self.rank, self.size, self._patient = 0, 1, None
+        if device is None:
+            return
+        cuda = torch.device(device).type == "cuda"
+        if cuda:
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=wait)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        hours = datetime.timedelta(hours=ALONE_HOURS)
+        self._patient = dist.new_group(backend="gloo", timeout=hours)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def share(self, num: int) -> range:
+        """Return this process's consecutive part of 0 to num - 1.
+
+        Raises:
+            ValueError: some would get none.
+        """
+        if num < self.size:
+            raise ValueError(f"{self.size} processes cannot share {num} parts; start at most {num}")
+        return range(num * self.rank // self.size, num * (self.rank + 1) // self.size)
+
+    def sum(self, *tensors: torch.Tensor, phase: str = "a sum") -> None:
+        """Replace tensors by their sums over the processes, which all get the same bits."""
+        self._reduce(tensors, dist.ReduceOp.SUM, phase)
+
+    def mean(self, *tensors: torch.Tensor, phase: str = "a mean") -> None:
+        """Replace tensors by their means over the processes, which all get the same bits."""
+        self.sum(*tensors, phase=phase)
+        for tensor in tensors if self.size > 1 else ():
+            tensor.div_(self.size)
+
+    def highest(self, number: int, phase: str) -> int:
+        """Return the highest of the processes' numbers."""
+        found = torch.tensor(number)
+        self._reduce([found], dist.ReduceOp.MAX, phase)
+        return int(found)
+
+    def any(self, flag: bool, phase: str) -> bool:
+        """Return whether it is so in any process."""
+        return bool(self.highest(int(flag), phase))
+
+    def gather(self, rows: torch.Tensor, phase: str) -> torch.Tensor:
+        """Return the rows of all processes, in the order of their ranks; each brings as many."""
+        if self.size == 1:
+            return rows
+        found = [torch.empty_like(rows) for _ in range(self.size)]
+        self._together(lambda: dist.all_gather(found, rows.contiguous()), phase)
+        return torch.cat(found)
+
+    def from_first(self, value: Value, phase: str) -> Value:
+        """Return process 0's value, plain data or CPU tensors, in all; they wait for it."""
+        if self.size == 1:
+            return value
+        box = [value if self.is_first else None]
+        self._together(lambda: dist.broadcast_object_list(box, src=0, group=self._patient), phase)
+        return box[0]  # pyright: ignore[reportReturnType]
+
+    def first_alone(self, work: Callable[[], Value], phase: str) -> Value | None:
+        """Do some work in process 0; the others wait for it, end if it fails, and get None."""
+        found, error = None, None
+        if self.is_first:
+            try:
+                found = work()
+            except Exception as raised:  # told to the others below, and raised again
+                error = raised
+        failed = self.from_first(None if error is None else str(error), phase)
+        if error is not None:
+            raise error
+        if failed is not None:
+            raise LostProcess(f"rank 0 failed in {phase}: {failed}")
+        return found
+
+    def leave(self) -> None:
+        """Part, at the end of a program."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    def _reduce(
+        self,
+        tensors: tuple[torch.Tensor, ...] | list[torch.Tensor],
+        how: dist.ReduceOp.RedOpType,
+        phase: str,
+    ) -> None:
+        for tensor in tensors if self.size > 1 else ():
+            # gloo takes what lies on a CPU, with patience, as process 0 may be measuring.
+            group = self._patient if tensor.device.type == "cpu" else None
+            self._together(lambda t=tensor, g=group: dist.all_reduce(t, op=how, group=g), phase)
+
+    def _together(self, work: Callable[[], object], phase: str) -> None:
+        """Do what all have to do, and say who is missing where it does not come through."""
+        try:
+            work()
+        except RuntimeError as error:
+            raise LostProcess(self.lost(phase, error)) from error
+
+    def lost(self, phase: str, error: RuntimeError) -> str:
+        """Return who is missing; torch's barrier calls the roll."""
+        missing = "the others"
+        try:
+            wait = datetime.timedelta(seconds=ROLL_SECONDS)
+            dist.monitored_barrier(self._patient, timeout=wait, wait_all_ranks=True)
+        except RuntimeError as roll:
+            missing = str(roll).splitlines()[0]
+        return (
+            f"rank {self.rank} of {self.size} waited in {phase} in vain: {missing}; the run can be "
+            f"resumed from its last state ({str(error).splitlines()[0]})"
+        )
+
+
+def num_processes() -> int:
+    """Return how many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank_here() -> int:
+    """Return the number of this process among them."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def join(device: str | torch.device) -> Processes:
+    """Return the processes that torchrun started, or this one alone; once in a program."""
+    return Processes(device) if num_processes() > 1 else Processes()
+
+
+def device_of_rank(device: str) -> str:
+    """Return the device of this process: each on a machine takes a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{int(rank)}" if device == "cuda" and rank is not None else device

@@ -1,0 +1,42 @@
+"""The student: (z, labels) -> images."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+
+from roles.network import Network
+
+
+@runtime_checkable
+class Student(Network, Protocol):
+    """A generator of images in about [-1, 1].
+
+    Attributes:
+        z_dim: length of a latent.
+        c_dim: number of classes; 0 means unconditional.
+        img_resolution: height and width of the images.
+        img_channels: channels of the images.
+    """
+
+    z_dim: int
+    c_dim: int
+    img_resolution: int
+    img_channels: int
+
+    def sample_latents(
+        self, n: int, *, generator: torch.Generator | None = None
+    ) -> Float[torch.Tensor, "n z_dim"]:
+        """Draw n latents, on the generator's device (CPU without one)."""
+        ...
+
+    def __call__(
+        self,
+        z: Float[torch.Tensor, "n z_dim"],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
+        **options: Any,
+    ) -> Float[torch.Tensor, "n c h w"]:
+        """Return images in about [-1, 1], not clamped; a family of networks has its own options."""
+        ...
