@@ -9,6 +9,9 @@ from jaxtyping import Float
 
 from roles.network import Network
 
+# A number, [] or one for each image.
+Sigma = float | Float[torch.Tensor, ""] | Float[torch.Tensor, "#n"]
+
 
 @runtime_checkable
 class Denoiser(Network, Protocol):
@@ -31,7 +34,7 @@ class Denoiser(Network, Protocol):
     def __call__(
         self,
         x: Float[torch.Tensor, "n c h w"],
-        sigma: Float[torch.Tensor, "..."] | float,
+        sigma: Sigma,
         labels: Float[torch.Tensor, "#n label_dim"] | None = None,
     ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma), the mean of the clean image in about [-1, 1].

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -46,7 +46,8 @@ class Processes:
         *,
         wait: datetime.timedelta = datetime.timedelta(minutes=STEP_MINUTES),
     ):
-        self.rank, self.size, self._patient = 0, 1, None
+        self.rank, self.size = 0, 1
+        self._patient: Any = None  # a group of processes that waits for hours
         if device is None:
             return
         cuda = torch.device(device).type == "cuda"
