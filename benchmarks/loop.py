@@ -34,7 +34,7 @@ from refiners.sigma_laws import add_noise
 from refiners.training.health import HEALTH_SIGMAS
 from refiners.training.inputs import draw_inputs
 from refiners.training.precision import in_bfloat16
-from refiners.training.processes import join
+from roles.processes import join
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "refine_demo"

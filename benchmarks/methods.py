@@ -21,20 +21,20 @@ from typing import Any
 
 import click
 import torch
+from refine_commands.journey import Job, run_job
 from scipy.special import stdtrit
 
 from benchmarks import machine
-from refine_commands.journey import Job, run_job
-from refine_commands.progress import stage_bar
-from refine_commands.real_images import make_teacher_images
-from refine_commands.recipes import METHODS, PRESETS, method_class
+from refiners.runs.progress import stage_bar
+from refiners.runs.recipes import METHODS, PRESETS, method_class
+from refiners.runs.teacher_images import make_teacher_images
 
 DEMO = Path(__file__).parent.parent / "refine_demo"
 # What is too slow for a few thousand images in `gan`'s defaults: its decay, average and warm-up.
 SHORT: dict[str, Any] = {
     "kimg": 5.0,
     "decay_kimg": 0.0,
-    "ema_kimg": 0.7,
+    "ema": 0.7,
     "warmup_kimg": 2.5,
     "snap": 3,
     "knobs": ("moments=1.0",),

@@ -22,8 +22,8 @@ from benchmarks import machine, networks
 from refiners import Refinement, Settings
 from refiners.diff_instruct import DiffInstruct
 from refiners.sigma_laws import add_noise, draw_sigma
-from refiners.training.average import follow
 from refiners.training.inputs import draw_inputs
+from refiners.training.optimiser import follow
 
 DEMO = Path(__file__).parent.parent / "refine_demo"
 

@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 
 from refiners import Settings
-from refiners.training.average import follow
+from refiners.training.optimiser import follow
 
 RATE = 1e-5
 P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
@@ -54,7 +54,7 @@ def published_settings(*, batch: int, rate: float = RATE, **more: Any) -> Settin
         glr=rate,
         rampup_kimg=0,
         decay_kimg=0,
-        ema_kimg=500,
+        ema=500,
         ema_rampup_ratio=0,
         warmup_kimg=0,
         auxiliary_steps=1,

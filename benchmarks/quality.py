@@ -15,10 +15,10 @@ from typing import Any
 
 import click
 import torch
+from refine_commands.journey import Job
 
 from benchmarks.methods import DEMO, SHORT, chosen, run_rows
-from refine_commands.journey import Job
-from refine_commands.recipes import METHODS
+from refiners.runs.recipes import METHODS
 
 BASE: dict[str, Any] = {**SHORT, "kimg": 4.5, "warmup_kimg": 2.0}
 # What lets one pass serve both: one law, and the auxiliary itself followed, not its average. Row

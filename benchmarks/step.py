@@ -30,6 +30,7 @@ from typing import Any
 
 import click
 import torch
+from refiners.runs.speed import matmul_peak
 
 from benchmarks import machine, networks
 from benchmarks.published import (
@@ -40,12 +41,11 @@ from benchmarks.published import (
     published_settings,
     without_cuda_streams,
 )
-from refine_commands.device import pick_device
 from refiners import Refinement
 from refiners.diff_instruct import DiffInstruct
-from refiners.runs.speed import matmul_peak
 from refiners.training.precision import check_device, tensor_cores
 from refiners.training.settings import PRECISIONS
+from roles.device import pick_device
 from students.adapters.one_step import OneStep
 
 INIT_SIGMA = 1.0

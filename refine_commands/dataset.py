@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from refine_commands.progress import stage_bar
+from refiners.runs.progress import stage_bar
 
 MAX_LISTED = 1000  # lines that a terminal is given; the count is always whole
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from refine_commands.journey import Job, run_job
-from refine_commands.recipes import METHODS, PRESETS
+from refiners.runs.recipes import PRESETS
 
 DEMO = Path(__file__).resolve().parent.parent / "refine_demo"
 
@@ -23,7 +22,11 @@ DEMO = Path(__file__).resolve().parent.parent / "refine_demo"
 @click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
 def demo(outdir: Path, seed: int) -> None:
     """Refine the embedded MNIST generator: the whole journey, offline, on a CPU."""
-    job = Job(
+    from refiners.runs.refine import RefineJob
+
+    settings = {**PRESETS["demo"], "seed": seed}
+    knobs = settings.pop("knobs")
+    job = RefineJob(
         student=str(DEMO / "student.pkl"),
         teacher=str(DEMO / "teacher.pkl"),
         outdir=outdir,
@@ -32,6 +35,7 @@ def demo(outdir: Path, seed: int) -> None:
         desc="demo",
         teacher_images=1000,
         teacher_steps=5,
+        knobs=knobs,
+        settings=settings,
     )
-    options = {**PRESETS["demo"], "seed": seed}
-    run_job(job, METHODS[0], options.pop("knobs"), options)
+    job.run()

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from refine_commands.distill_job import DistillJob
-from refine_commands.distillation import run_distillation
 from refine_commands.options import (
+    carry_out,
     image_options,
     outdir_option,
-    part,
+    parted,
     recipe_options,
     report_options,
     run_options,
     settings_options,
 )
-from refine_commands.recipes import DISTILL_METHODS, DISTILL_PRESETS
+from refiners.runs.recipes import DISTILL_METHODS, DISTILL_PRESETS
 
 
 @click.command()
@@ -66,7 +64,7 @@ from refine_commands.recipes import DISTILL_METHODS, DISTILL_PRESETS
 )
 @report_options
 @run_options
-def distill(method: str, knobs: Sequence[str], **options: Any) -> None:
+def distill(dry_run: bool, **options: Any) -> None:
     """Make a one-step generator of a diffusion teacher.
 
     Writes a run folder in --outdir with the student as a pickle in EDM's layout, pictures,
@@ -74,5 +72,7 @@ def distill(method: str, knobs: Sequence[str], **options: Any) -> None:
 
     Several processes share the batches with torchrun --nproc_per_node=N -- refine.py distill ...
     """
-    job, given = part(DistillJob, options)
-    run_distillation(job, method, knobs, given)
+    from refiners.runs.distil import DistilJob
+
+    job, settings = parted(options)
+    carry_out(DistilJob(**job, settings=settings), dry_run=dry_run)

@@ -79,7 +79,7 @@ def write_safetensors(student: Any, source: str, out: Path, network: str) -> flo
     """Write safetensors, config and model card; return the largest difference of the images."""
     import checkpoints
     import students
-    from refine_commands.provenance import sha256
+    from refiners.runs.provenance import sha256
     from students.files import find_network
 
     record = find_network(checkpoints.read(source), network, source)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from refine_commands.journey import Job, run_job
 from refine_commands.options import (
+    carry_out,
     image_options,
     outdir_option,
-    part,
+    pairing_options,
+    parted,
     recipe_options,
     report_options,
     run_options,
     settings_options,
 )
-from refine_commands.pairing import pairing_options
-from refine_commands.recipes import METHODS, PRESETS
+from refiners.runs.recipes import METHODS, PRESETS
 
 
 @click.command()
@@ -50,7 +49,7 @@ from refine_commands.recipes import METHODS, PRESETS
     help="Which network of the pickle.",
 )
 @run_options
-def gan(method: str, knobs: Sequence[str], **options: Any) -> None:
+def gan(dry_run: bool, **options: Any) -> None:
     """Refine a StyleGAN pickle with a diffusion teacher.
 
     Writes a run folder in --outdir with the refined pickle, pictures, statistics and a report of
@@ -58,5 +57,7 @@ def gan(method: str, knobs: Sequence[str], **options: Any) -> None:
 
     Several processes share the batches with torchrun --nproc_per_node=N -- refine.py gan ...
     """
-    job, given = part(Job, options)
-    run_job(job, method, knobs, given)
+    from refiners.runs.refine import RefineJob
+
+    job, settings = parted(options)
+    carry_out(RefineJob(**job, settings=settings), dry_run=dry_run)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from refine_commands.device import pick_device
+from roles.device import pick_device
 
 if TYPE_CHECKING:
     import numpy as np

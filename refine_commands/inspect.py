@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from refine_commands.provenance import sha256
+from refiners.runs.provenance import sha256
 
 STATE_KEYS = ("g_ema", "g", "d")  # rosinality's names, shown as G_ema, G and D
 

@@ -60,7 +60,7 @@ SETTINGS = {
         "1 to 10 for a StyleGAN; 0 for long runs at a low rate",
         "Constant, a high rate keeps a good student wandering about.",
     ),
-    "ema_kimg": Knob(
+    "ema": Knob(
         "Half-life of the student's average, which is the result.",
         "a tenth of the run; 500 where published",
         "Too long and the result is the student of long ago.",
@@ -114,11 +114,6 @@ SETTINGS = {
         "runs of an hour and more",
         "The first step takes minutes, and it needs a compiler.",
     ),
-    "cuda_graphs": Knob(
-        "Record the compiled passes as CUDA graphs, one for each shape of batch, and replay them.",
-        "with --compile, where small kernels leave a GPU waiting",
-        "Takes more memory; --batch-gpu should divide the share. Not measured on a GPU yet.",
-    ),
     "channels_last": Knob(
         "Hold the denoisers' weights and activations channels last; the same but for rounding.",
         "with bf16 on a GPU",
@@ -128,28 +123,6 @@ SETTINGS = {
         "One pass of the auxiliary serves its loss and the student's gradient: less work a step.",
         "with --aux-ema 0, --aux-steps 1 and one law of sigma, as published",
         "The student then follows the auxiliary's own noise, unaveraged.",
-    ),
-    "activation_checkpointing": Knob(
-        "Keep the inputs of the networks' blocks alone for the backward pass; the same result.",
-        "where --batch-gpu 1 does not fit",
-        "A step computes the rest twice: 1.5 times as long on a CPU.",
-    ),
-    "zero": Knob(
-        "Let each of several processes hold its share of Adam's moments alone; the same result.",
-        "large networks on several GPUs: N save all but 1/N of twice the trained weights",
-        "Each step sends the moved weights round; one process refuses it.",
-    ),
-    "offload_teacher": Knob(
-        "Keep the teacher in the CPU's memory while it is not asked; the same result.",
-        "where its weights are what does not fit into the GPU",
-        "Each step carries them over; a CPU refuses it.",
-    ),
-    "shard_teacher": Knob(
-        "Let each of several processes hold its share of the teacher's weights alone in a step "
-        "(FSDP2); the same but for rounding.",
-        "a large teacher on several GPUs with fast links",
-        "Each pass fetches every block; the panel and the judge see the whole on one GPU; one "
-        "process refuses it.",
     ),
 }
 
@@ -280,7 +253,7 @@ KNOBS = {
 
 def explain(method: str) -> str:
     """Return the help on a method's knobs, with their defaults."""
-    from refine_commands.recipes import method_class
+    from refiners.runs.recipes import method_class
 
     lines = []
     for field in fields(method_class(method)):

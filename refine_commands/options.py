@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from refine_commands.knobs import SETTINGS, show_knobs
-from refine_commands.recipes import IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES
+from refiners.runs.recipes import IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES
+
+if TYPE_CHECKING:
+    from refiners.runs.distil import DistilJob
+    from refiners.runs.refine import RefineJob
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
@@ -56,7 +60,7 @@ SETTING_OPTIONS = {
     "lr": setting("--lr", "lr", float, "FLOAT"),
     "rampup_kimg": setting("--rampup", "rampup_kimg", float, "KIMG"),
     "decay_kimg": setting("--decay", "decay_kimg", float, "KIMG"),
-    "ema_kimg": setting("--ema", "ema_kimg", float, "KIMG"),
+    "ema": setting("--ema", "ema", float, "KIMG"),
     "ema_rampup_ratio": setting("--ema-rampup", "ema_rampup_ratio", float, "SHARE"),
     "warmup_kimg": setting("--warmup", "warmup_kimg", float, "KIMG"),
     "auxiliary_steps": setting("--aux-steps", "auxiliary_steps", int, "INT"),
@@ -70,27 +74,33 @@ SETTING_OPTIONS = {
     "batch_gpu": setting("--batch-gpu", "batch_gpu", IntOrAuto(), "INT|auto"),
     "precision": setting("--precision", "precision", str, "fp32|tf32|bf16"),
     "compile": switch("--compile", "compile"),
-    "cuda_graphs": switch("--cuda-graphs", "cuda_graphs"),
     "channels_last": switch("--channels-last", "channels_last"),
     "share_pass": switch("--share-pass", "share_pass"),
-    "activation_checkpointing": switch("--activation-checkpointing", "activation_checkpointing"),
-    "zero": switch("--zero", "zero"),
-    "offload_teacher": switch("--offload-teacher", "offload_teacher"),
-    "shard_teacher": switch("--shard-teacher", "shard_teacher"),
 }
 
 
-def part(job: type[Any], options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return a command's job, a dataclass, made of its options, and the settings that were given.
+def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a job is made of, and the settings that were given, of a command's options.
 
     --metrics none is a job without its reference.
     """
-    names = {field.name for field in fields(job)}
-    of_job = {name: value for name, value in options.items() if name in names}
+    settings = {k: v for k, v in options.items() if k in SETTING_OPTIONS and v is not None}
+    job = {k: v for k, v in options.items() if k not in SETTING_OPTIONS and k != "metrics"}
     if options["metrics"] == "none":
-        of_job["reference"] = None
-    rest = {name: value for name, value in options.items() if name not in {*names, "metrics"}}
-    return job(**of_job), {name: value for name, value in rest.items() if value is not None}
+        job["reference"] = None
+    return job, settings
+
+
+def carry_out(job: RefineJob | DistilJob, *, dry_run: bool) -> None:
+    """Run a job, or print its options and what it will take."""
+    from roles.processes import rank_here
+
+    if not dry_run:
+        job.run()
+        return
+    plan = job.check().plan()
+    if rank_here() == 0:
+        click.echo(json.dumps(plan, indent=2))
 
 
 def settings_options(*leave_out: str) -> Callable[[Command], Command]:
@@ -235,5 +245,42 @@ run_options = in_order(
         "--dry-run",
         is_flag=True,
         help="Check the input, print options, memory and the measured cost of a step, and stop.",
+    ),
+)
+
+pairing_options = in_order(
+    click.option(
+        "--adapt",
+        type=click.Choice(["area", "crop", "tiles"]),
+        help="Show the student's images to a teacher of another size or of other channels: "
+        "resampled by area (linearly for a small student), or through windows at random places or "
+        "on a grid.",
+    ),
+    click.option(
+        "--class-map",
+        metavar="FILE|none",
+        help="For each class of the student a line with its number in the teacher; none hides the "
+        "classes from the teacher.",
+    ),
+    click.option(
+        "--guidance",
+        metavar="WEIGHT",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Guide the teacher: 1 is no guidance, above goes further from --guide.",
+    ),
+    click.option(
+        "--guide",
+        metavar="PKL|URL",
+        help="What to guide away from: an unconditional teacher, or a weaker copy. [default: the "
+        "teacher without its label]",
+    ),
+    click.option(
+        "--guidance-interval",
+        metavar="LOW,HIGH",
+        default="0,inf",
+        show_default=True,
+        help="Noise levels, above LOW up to HIGH, at which to guide.",
     ),
 )

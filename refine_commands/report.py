@@ -8,19 +8,6 @@ from typing import Any
 
 import click
 
-from refine_commands.device import pick_device
-from refine_commands.progress import stage_bar
-from refine_commands.provenance import provenance, sha256
-
-
-def show_report(folder: Path, facts: dict[str, Any], grids: dict[str, Any]) -> None:
-    """Write report.json, .md and .html, and print the headline and where they are."""
-    from metrics.report import documents as report
-
-    report.write_report(folder, facts, grids=grids)
-    print(report.headline(facts))
-    print(f"report: {folder / 'report.html'}")
-
 
 @click.command()
 @click.option("--before", metavar="PKL|URL", required=True, help="The original generator.")
@@ -77,7 +64,9 @@ def report(
     import students
     from checkpoints.web.cache import default_folder
     from metrics.distances.table import choose_metrics
-    from refiners.training.processes import device_of_rank, join
+    from refiners.runs.progress import stage_bar
+    from roles.device import pick_device
+    from roles.processes import device_of_rank, join
 
     started = time.time()
     chosen = names and choose_metrics([name.strip() for name in names.split(",")])
@@ -133,7 +122,9 @@ def write(
 ) -> None:
     """Draw the pictures of a comparison and write its report."""
     import metrics
-    from refiners.runs.session import sample_grid
+    from refiners.runs.pictures import sample_grid
+    from refiners.runs.provenance import provenance, sha256
+    from refiners.runs.reporting import show_report
 
     before, after = settings["before"], settings["after"]
     facts = {

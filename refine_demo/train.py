@@ -40,7 +40,7 @@ from refine_demo.stages import (
     save_state,
     stage,
 )
-from refiners.training.average import follow
+from refiners.training.optimiser import follow
 from students.stylegan2.discriminator import Discriminator
 from students.stylegan2.generator import SOURCE, Generator
 from teachers.edm import EDMPrecond

@@ -13,7 +13,7 @@ before and real images (`WithMemory`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -59,6 +59,8 @@ class Denoiser(Protocol):
 @runtime_checkable
 class Method(Protocol):
     """A published refinement method; its knobs are the fields of a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def pixel_gradient(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -98,7 +99,8 @@ class Processes:
         if self.size == 1:
             return rows
         found = [torch.empty_like(rows) for _ in range(self.size)]
-        self._together(lambda: dist.all_gather(found, rows.contiguous()), phase)
+        with self.together(phase):
+            dist.all_gather(found, rows.contiguous())
         return torch.cat(found)
 
     def from_first(self, value: Value, phase: str) -> Value:
@@ -106,7 +108,8 @@ class Processes:
         if self.size == 1:
             return value
         box = [value if self.is_first else None]
-        self._together(lambda: dist.broadcast_object_list(box, src=0, group=self._patient), phase)
+        with self.together(phase):
+            dist.broadcast_object_list(box, src=0, group=self._patient)
         return box[0]  # pyright: ignore[reportReturnType]
 
     def first_alone(self, work: Callable[[], Value], phase: str) -> Value | None:
@@ -138,16 +141,20 @@ class Processes:
         for tensor in tensors if self.size > 1 else ():
             # gloo takes what lies on a CPU, with patience, as process 0 may be measuring.
             group = self._patient if tensor.device.type == "cpu" else None
-            self._together(lambda t=tensor, g=group: dist.all_reduce(t, op=how, group=g), phase)
+            with self.together(phase):
+                dist.all_reduce(tensor, op=how, group=group)
 
-    def _together(self, work: Callable[[], object], phase: str) -> None:
-        """Do what all have to do, and say who is missing where it does not come through."""
+    @contextmanager
+    def together(self, phase: str) -> Iterator[None]:
+        """Say who is missing where what all do inside does not come through."""
         try:
-            work()
+            yield
         except RuntimeError as error:
-            raise LostProcess(self.lost(phase, error)) from error
+            if self.size == 1 or not is_of_messages(error):
+                raise
+            raise LostProcess(self._lost(phase, error)) from error
 
-    def lost(self, phase: str, error: RuntimeError) -> str:
+    def _lost(self, phase: str, error: RuntimeError) -> str:
         """Return who is missing; torch's barrier calls the roll."""
         missing = "the others"
         try:
@@ -159,6 +166,12 @@ class Processes:
             f"rank {self.rank} of {self.size} waited in {phase} in vain: {missing}; the run can be "
             f"resumed from its last state ({str(error).splitlines()[0]})"
         )
+
+
+def is_of_messages(error: RuntimeError) -> bool:
+    """Whether an error is one of messages between processes, and not of the work in this one."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or "gloo" in text or "connection" in text
 
 
 def num_processes() -> int:

@@ -20,9 +20,9 @@ from metrics.distances.statistics import Moments, Statistics
 from metrics.spaces.features import Classifier, ClassifierFeatures, save_features
 from refine import main
 from refine_commands.generate import parse_seeds
-from refine_commands.recipes import GAN_KNOBS, METHODS, PRESETS
 from refiners import REFINERS
 from refiners.base import WithPairs
+from refiners.runs.recipes import GAN_KNOBS, METHODS, PRESETS
 from students.stylegan2.generator import SOURCE, Generator
 from teachers.edm import EDMPrecond
 

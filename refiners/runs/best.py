@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from refiners.training.state import check_tensors
+from refiners.training.state import State, check_tensors
+from roles import Student
 
 # student -> a number, lower is better; None where it cannot tell.
-Judge = Callable[[Any], float | None]
+Judge = Callable[[Student], float | None]
 
 
 class Best:
@@ -22,13 +22,13 @@ class Best:
         num_images: images that had moved it; 0 is the original.
     """
 
-    def __init__(self, judge: Judge, original: Any):
+    def __init__(self, judge: Judge, original: Student):
         self.judge = judge
         self.network = copy.deepcopy(original).eval().requires_grad_(False)
         self.score: float | None = None
         self.num_images = 0
 
-    def consider(self, student: Any, num_images: int) -> float | None:
+    def consider(self, student: Student, num_images: int) -> float | None:
         """Judge a student, keep it if it is the best, and return its number."""
         score = self.judge(student)
         if score is None or not math.isfinite(score):
@@ -46,7 +46,7 @@ class Best:
             return f"refinement did not help (best {self.score:.4g}); the original is kept"
         return f"the best student is that at kimg {self.num_images / 1000:g} ({self.score:.4g})"
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return what a training state holds of it."""
         return {
             "score": self.score,
@@ -54,7 +54,7 @@ class Best:
             "network": self.network.state_dict(),
         }
 
-    def load_state_dict(self, state: Any) -> None:
+    def load_state_dict(self, state: object) -> None:
         """Continue from a training state's entry.
 
         Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from refiners.runs.session import Board
 
@@ -32,7 +31,7 @@ def check_wandb() -> None:
         raise ValueError("--wandb needs the package wandb; pip install 'stylegan-refiner[wandb]'")
 
 
-def wandb_board(project: str, folder: Path, options: Mapping[str, Any]) -> Board:
+def wandb_board(project: str, folder: Path, options: Mapping[str, object]) -> Board:
     """Begin a W&B run of the folder's name and return what logs to it.
 
     Raises:

@@ -13,11 +13,11 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import checkpoints
+from refiners.training.state import State
 
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})(?:_(\d{3}))?\.pt")  # see schedule.label
 RUN_PATTERN = re.compile(r"(\d{5})-.*")
@@ -95,7 +95,7 @@ class RunFolder:
         found = [(images_of(p), p) for p in self.path.iterdir() if STATE_PATTERN.fullmatch(p.name)]
         return [path for _, path in sorted(found)]
 
-    def newest_state(self) -> dict[str, Any]:
+    def newest_state(self) -> State:
         """Read the newest state that is whole; a damaged one is said and passed over.
 
         Raises:
@@ -133,7 +133,7 @@ class RunFolder:
         print(text, flush=True)
         self._append_line("log.txt", text)
 
-    def append(self, name: str, line: Mapping[str, Any]) -> None:
+    def append(self, name: str, line: Mapping[str, object]) -> None:
         """Append one JSON object to a .jsonl file."""
         self._append_line(name, json.dumps(line))
 
@@ -150,13 +150,13 @@ class RunFolder:
                 file.truncate(before)
                 raise
 
-    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, data: Mapping[str, object]) -> None:
         """Write a JSON file as a whole."""
         text = json.dumps(data, indent=2) + "\n"
         with checkpoints.replacing(self.path / name) as file:
             file.write(text.encode())
 
-    def write_state(self, label: str, state: Mapping[str, Any]) -> Path:
+    def write_state(self, label: str, state: Mapping[str, object]) -> Path:
         """Write training-state-LABEL.pt, see schedule.label; it loads with weights_only=True."""
         path = self.path / f"training-state-{label}.pt"
         with checkpoints.replacing(path) as file:
@@ -182,7 +182,7 @@ def images_of(path: Path) -> int:
     return int(found[1]) * 1000 + int(found[2] or 0)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> State:
     """Read a training state without running anything in it; every byte is checked by its CRC-32.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from refiners.training.settings import parse_condition
 
@@ -41,9 +40,9 @@ def duration(seconds: float) -> str:
     return f"{m}m {s:02d}s" if minutes else f"{s}s"
 
 
-def as_stats(numbers: Mapping[str, float]) -> dict[str, Any]:
+def as_stats(numbers: Mapping[str, float]) -> dict[str, object]:
     """Return StyleGAN's form of a statistics line: name -> {num, mean, std}, and the time."""
-    line: dict[str, Any] = {
+    line: dict[str, object] = {
         name: {"num": 1, "mean": value, "std": 0.0} for name, value in numbers.items()
     }
     return line | {"timestamp": time.time()}

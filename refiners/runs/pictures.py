@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 import image_sets
 from refiners.training.inputs import draw_inputs
+from roles import Student
+from roles.pixels import to_uint8
 
 GRID_COLUMNS = 16
 GRID_ROWS = 8
 
 
 @torch.no_grad()
-def sample_grid(student: Any, seed: int) -> np.ndarray:
+def sample_grid(student: Student, seed: int) -> np.ndarray:
     """Return samples as uint8 [h, w] or [h, w, 3]; latents, labels, noise depend on the seed."""
     device = next(student.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -31,11 +32,10 @@ def sample_grid(student: Any, seed: int) -> np.ndarray:
 
 def tiled(images: torch.Tensor, columns: int) -> np.ndarray:
     """Return images [n, c, h, w] in [-1, 1] as one picture, uint8 [H, W] or [H, W, 3]."""
-    pixels = (images.float().cpu() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-    return image_sets.image_grid(pixels.numpy(), columns)
+    return image_sets.image_grid(to_uint8(images).cpu().numpy(), columns)
 
 
-def save_grid(path: Path, student: Any, seed: int) -> np.ndarray:
+def save_grid(path: Path, student: Student, seed: int) -> np.ndarray:
     """Write a grid of the student's samples as PNG and return its pixels."""
     grid = sample_grid(student, seed)
     image_sets.save_png(path, grid)

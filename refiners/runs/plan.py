@@ -6,44 +6,58 @@ A few images are measured and the rest is in proportion, so no GPU is needed for
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
-from typing import Any
+from typing import TypeAlias
 
 import torch
 
-from refiners.training.processes import num_processes
+from refiners.base import Method
+from refiners.runs.schedule import Run
+from refiners.training.distillation import Distiller
 from refiners.training.settings import Settings
+
+AnyMethod: TypeAlias = Method | Distiller
 
 MEASURED_IMAGES = 4
 NETWORKS = ("student", "average", "teacher", "auxiliary", "auxiliary_average", "original", "memory")
 # A method's memory looks at thousands of images once; for the cost of a step few will do.
-FEW: dict[str, Any] = {"num_reference": 100, "memory": 1, "num_features": 32}
+FEW: dict[str, int] = {"num_reference": 100, "memory": 1, "num_features": 32}
 
 
-def plan_run(start: Callable[[Any, Settings], Any], method: Any, settings: Settings) -> Any:
+# (method, settings) -> a new refinement or distillation with noise for images.
+Start = Callable[[AnyMethod, Settings], Run]
+
+
+def plan_run(start: Start, method: AnyMethod, settings: Settings) -> dict[str, object]:
     """Return a run's memory by part in MiB and the cost of a step, measured on a few images.
 
     Args:
-        start: (method, settings) -> a new Refinement or Distillation.
+        start: begins a run like this one.
         method: the run's.
         settings: the run's.
     """
     n = min(MEASURED_IMAGES, settings.batch)
     alone = replace(alone_in(settings), batch=n, batch_gpu=0)
     job = start(few(method), alone)
-    held = Held(tensors_of(job))
-    with held.hooks():
+    held: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    # What autograd holds for backward passes; memory that is given back is taken again, and so the
+    # addresses of a step are about its peak.
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         job.advance()  # warms up, too
+    weights = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(job)}
+    activations = sum(size for address, size in held.items() if address not in weights)
     began = time.perf_counter()
     job.advance()
     seconds = (time.perf_counter() - began) * settings.batch / n
     at_a_time = settings.batch_gpu or settings.batch
-    parts = bytes_of_parts(job) | {"activations": held.peak * at_a_time // n}
-    shared = {"optimisers": settings.zero, "teacher": settings.shard_teacher}
-    for name in (name for name, is_shared in shared.items() if is_shared):
-        parts[name] //= num_processes()
+    parts = bytes_of_parts(job) | {"activations": activations * at_a_time // n}
     steps = settings.num_steps + (settings.num_warmup_steps if parts.get("auxiliary") else 0)
     mib = {name: round(size / 2**20, 1) for name, size in parts.items()}
     return {
@@ -91,8 +105,8 @@ def fits(trial: Callable[[int], object], n: int) -> bool:
 
 
 def measured_batch_gpu(
-    start: Callable[[Any, Settings], Any],
-    method: Any,
+    start: Start,
+    method: AnyMethod,
     settings: Settings,
     *,
     device: str,
@@ -117,28 +131,24 @@ def measured_batch_gpu(
 
 
 def alone_in(settings: Settings) -> Settings:
-    """Return the settings of a trial of steps that move the student, in one process.
-
-    Graphs are recorded in the steps that a trial looks at, so it has none.
-    """
-    off = {"zero": False, "shard_teacher": False, "cuda_graphs": False}
-    return replace(settings, warmup_kimg=0.0, **off)
+    """Return the settings of a trial of steps that move the student, in one process."""
+    return replace(settings, warmup_kimg=0.0)
 
 
-def few(method: Any) -> Any:
+def few(method: AnyMethod) -> AnyMethod:
     """Return a method that begins quickly, with steps that cost the same."""
     known = {field.name for field in fields(method)}
     return replace(method, **{k: v for k, v in FEW.items() if k in known and v < vars(method)[k]})
 
 
-def tensors_of(job: Any) -> list[torch.Tensor]:
+def tensors_of(job: Run) -> list[torch.Tensor]:
     """Return the parameters and buffers of every network of a run."""
     networks = [getattr(job, name, None) for name in NETWORKS]
     modules = [network for network in networks if isinstance(network, torch.nn.Module)]
     return [t for network in modules for t in [*network.parameters(), *network.buffers()]]
 
 
-def bytes_of_parts(job: Any) -> dict[str, int]:
+def bytes_of_parts(job: Run) -> dict[str, int]:
     """Return the bytes of each network, of gradients and of optimisers; a shared tensor is one."""
     seen: set[int] = set()
     parts: dict[str, int] = {}
@@ -163,44 +173,3 @@ def bytes_of(tensors: Iterable[torch.Tensor], seen: set[int]) -> int:
             seen.add(storage.data_ptr())
             total += storage.nbytes()
     return total
-
-
-class Held:
-    """Adds up what autograd holds for backward passes, the weights themselves left out.
-
-    Attributes:
-        peak: the most bytes at a time.
-    """
-
-    def __init__(self, weights: Iterable[torch.Tensor]):
-        self.weights = {t.untyped_storage().data_ptr() for t in weights}
-        self.holders: dict[int, int] = {}
-        self.now = self.peak = 0
-
-    def hooks(self) -> Any:
-        """Return the context in which autograd's tensors are counted."""
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda box: box.tensor)
-
-    def _pack(self, tensor: torch.Tensor) -> Any:
-        box = Box(tensor.detach())
-        storage = tensor.untyped_storage()
-        key, size = storage.data_ptr(), storage.nbytes()
-        if key not in self.weights:
-            self.holders[key] = self.holders.get(key, 0) + 1
-            if self.holders[key] == 1:
-                self.now += size
-                self.peak = max(self.peak, self.now)
-            weakref.finalize(box, self._drop, key, size)
-        return box
-
-    def _drop(self, key: int, size: int) -> None:
-        self.holders[key] -= 1
-        if not self.holders[key]:
-            self.now -= size
-
-
-class Box:
-    """A tensor that autograd holds."""
-
-    def __init__(self, tensor: torch.Tensor):
-        self.tensor = tensor

@@ -5,27 +5,35 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-from refiners.training.optimiser import Skips
+import torch
+
 from refiners.training.settings import Settings
+from refiners.training.state import Counts, State
+from roles import Processes, Student
 
 
 class Run(Protocol):
-    """What is carried from step to step: a refinement (loop) or a distillation.
+    """What is carried from step to step: a refinement, or a distillation.
 
     Attributes:
+        settings: of the run.
         average: the result so far, a student.
-        step: steps done, warm-up included.
-        skips: counts those that were not finite.
-        rate_scale: of the learning rates.
+        counts: steps, and those that were not finite.
+        processes: those that share the batches.
+        device: where the networks are.
     """
 
     settings: Settings
-    average: Any
-    step: int
-    skips: Skips
-    rate_scale: float
+    counts: Counts
+    processes: Processes
+    device: torch.device
+
+    @property
+    def average(self) -> Student:
+        """The result so far."""
+        ...
 
     @property
     def num_warmup_steps(self) -> int:
@@ -45,20 +53,16 @@ class Run(Protocol):
         """Return figures for the end of a tick."""
         ...
 
-    def views(self) -> tuple[Any, int] | None:
+    def views(self) -> tuple[torch.Tensor, int] | None:
         """Return pictures [n, c, h, w] of what the networks see and how many to a row, or None."""
         ...
 
-    def gather(self) -> None:
-        """Bring to process 0 what each process holds a share of; all of them call it."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that moves, as plain data and tensors."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state, or raise ValueError and change nothing."""
+    def load_state_dict(self, state: State) -> list[str]:
+        """Continue from a state and return what to tell, or raise ValueError and change nothing."""
         ...
 
 
@@ -100,7 +104,6 @@ def run(
     on_tick: Callable[[dict[str, float]], None],
     on_snapshot: Callable[[Run], None],
     on_step: Callable[[Run, dict[str, float]], None],
-    advance: Callable[[Run], dict[str, float]] = lambda refinement: refinement.advance(),
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Carry a refinement to its end and return whether it got there.
@@ -111,19 +114,18 @@ def run(
         on_snapshot: called after the warm-up and every snap-th tick, and at the end.
         on_step: called after every step with its losses (a progress bar); a step that was skipped
             has none.
-        advance: does a step of the run.
         stop: asked after every step; True ends the run there.
     """
     settings = refinement.settings
     start = ended = time.time()
-    while refinement.step < refinement.num_warmup_steps:
-        on_step(refinement, advance(refinement))
-        if refinement.step == refinement.num_warmup_steps:
+    while refinement.counts.step < refinement.num_warmup_steps:
+        on_step(refinement, refinement.advance())
+        if refinement.counts.step == refinement.num_warmup_steps:
             passed = time.time() - start
             stats = {
                 "Progress/tick": 0,
                 "Progress/kimg": 0.0,
-                "Progress/skipped_steps": refinement.skips.total,
+                "Progress/skipped_steps": refinement.counts.skipped,
                 "Timing/total_sec": passed,
                 "Timing/sec_per_tick": passed,
                 "Timing/sec_per_kimg": 0.0,
@@ -140,7 +142,7 @@ def run(
         began, first = time.time(), refinement.num_images
         seen: dict[str, list[float]] = {}
         while refinement.num_images < end:
-            losses = advance(refinement)
+            losses = refinement.advance()
             on_step(refinement, losses)
             for name, value in losses.items():
                 seen.setdefault(name, []).append(value)
@@ -151,7 +153,7 @@ def run(
         stats |= {
             "Progress/tick": number,
             "Progress/kimg": refinement.num_images / 1000,
-            "Progress/skipped_steps": refinement.skips.total,
+            "Progress/skipped_steps": refinement.counts.skipped,
             "Timing/total_sec": time.time() - start,
             "Timing/sec_per_tick": passed,
             "Timing/sec_per_kimg": passed / (refinement.num_images - first) * 1000,

@@ -8,23 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from refiners.runs.best import Best
+from refiners.runs.best import Best, Judge
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts
 from refiners.runs.log_line import as_stats, holds, tick_line
-from refiners.runs.pictures import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
+from refiners.runs.memory import peak_gpu_memory_gb, peak_memory_gb, told_out_of_memory
 from refiners.runs.schedule import Run, run
 from refiners.runs.snapshots import Measure, Save, Snapshots
-from refiners.runs.speed import Pace
-from refiners.training.memory import peak_gpu_memory_gb, peak_memory_gb, told_out_of_memory
-from refiners.training.processes import LostProcess, Processes
 from refiners.training.settings import parse_condition
-
-__all__ = ["GRID_COLUMNS", "GRID_ROWS", "Session", "run_folder_of", "sample_grid", "save_grid"]
+from refiners.training.state import State
+from roles import Student
+from roles.processes import LostProcess
 
 LATE = 1  # asks all processes to end, as the number of a signal does; no signal has it here
 
@@ -32,17 +29,22 @@ LATE = 1  # asks all processes to end, as the number of a signal does; no signal
 Board = Callable[[Mapping[str, float], float], object]
 
 
-def run_folder_of(
-    folder: RunFolder | None, outdir: str | Path | None, desc: str
-) -> RunFolder | None:
-    """Return the folder given, or a new one in outdir, or None where neither is given."""
-    if folder is None and outdir is not None:
-        return RunFolder.create(Path(outdir), desc)
-    return folder
-
-
 class Session:
-    """Everything of a run that is seen: bar, log, stats.jsonl, pictures, snapshots, states."""
+    """Everything of a run that is seen: bar, log, stats.jsonl, pictures, snapshots, states.
+
+    Args:
+        refinement: the run in memory.
+        folder: where its files go, in process 0; None writes nothing.
+        save: called as save(student, path) for each network-snapshot-NNNNNN.pkl and best.pkl; None
+            writes neither.
+        measure: called as measure(student, num_images) at each snapshot; its numbers are logged.
+        progress: show a progress bar; None shows it on a terminal.
+        judge: called on the original, at the first snapshot of each kimg and at the end, returns a
+            number, lower is better, or None. The best student is then the result, which may be the
+            original.
+        remark: a first line of the log.
+        boards: called with the statistics of each tick and the thousands of images so far.
+    """
 
     def __init__(
         self,
@@ -52,20 +54,20 @@ class Session:
         save: Save | None = None,
         measure: Measure | None = None,
         progress: bool | None = None,
-        best: Best | None = None,
+        judge: Judge | None = None,
         remark: str = "",
         boards: Sequence[Board] = (),
     ):
         self.refinement = refinement
         self.folder = folder
-        self.best = best
+        self.processes = refinement.processes
+        first = self.processes.is_first
+        self.best = best = Best(judge, refinement.average) if judge and first else None
         self.snapshots = Snapshots(
             refinement, folder, self.log, save=save, measure=measure, best=best
         )
         self.remark = remark
         self.boards = boards
-        self.pace = Pace()
-        self.processes = getattr(refinement, "processes", None) or Processes()
         self.condition_met = ""
         self.ends = float("inf")  # seconds of the monotonic clock
         settings = refinement.settings
@@ -79,22 +81,38 @@ class Session:
             file=sys.stderr,
         )
 
+    def run_from(self, resume: Path | bool) -> Student:
+        """Carry the run out, from a state or, with True, the newest whole one; return the result.
+
+        Raises:
+            ValueError: the state is another run's.
+            FloatingPointError: step after step is not finite, after a new try at half the rates.
+            MemoryError: a GPU has too little memory; the states that were written are whole.
+            OSError: a file cannot be written; likewise.
+        """
+        if resume:
+            self.resume(None if resume is True else Path(resume))
+        self.run()
+        return self.result()
+
     def resume(self, source: Path | None = None) -> None:
         """Continue from a state of the folder, or from the newest whole one.
 
         Raises:
             ValueError: there is none, or it belongs to other settings.
         """
-        state = self.processes.first_alone(lambda: self.read_state(source), "reading the state")
-        state = self.processes.from_first(state, "reading the state")
+        read = self.processes.first_alone(lambda: self.read_state(source), "reading the state")
+        state = self.processes.from_first(read, "reading the state")
+        assert state is not None
         if self.best is not None:
             self.best.load_state_dict(state.get("best"))
-        self.refinement.load_state_dict(state)
+        for remark in self.refinement.load_state_dict(state):
+            self.log(remark)
         if self.folder is not None:
             self.folder.sweep()
             self.folder.set_aside_after(state["num_images"])
 
-    def read_state(self, source: Path | None) -> dict[str, Any]:
+    def read_state(self, source: Path | None) -> State:
         """Read what to continue from."""
         if self.folder is None:
             raise ValueError("there is no training state to resume from; give the folder of a run")
@@ -108,10 +126,10 @@ class Session:
         if self.remark:
             self.log(self.remark)
         try:
-            if self.refinement.step == 0:
+            if self.refinement.counts.step == 0:
                 self.processes.first_alone(self.snapshots.judge, "judging the original")
             with self.bar, Interrupts() as interrupts:
-                self.bar.initial = self.refinement.step * self.refinement.settings.batch
+                self.bar.initial = self.refinement.counts.step * self.refinement.settings.batch
                 self.show_step()
                 while not self.whole_run(interrupts):
                     self.roll_back()
@@ -152,19 +170,17 @@ class Session:
                 on_tick=self.on_tick,
                 on_snapshot=self.on_snapshot,
                 on_step=self.on_step,
-                advance=self.pace.advance,
                 stop=lambda: self.has_to_stop(interrupts),
             )
         except FloatingPointError as error:
             states = self.folder is not None and bool(self.folder.states())
             if not self.processes.any(states, "looking for a state"):
                 raise
-            if self.refinement.rate_scale < 1:
+            if self.refinement.counts.rate_scale < 1:
                 raise
             self.log(str(error))
             return False
         if not done:
-            self.refinement.gather()
             self.processes.first_alone(lambda: self.end_early(interrupts), "ending the run")
         return True
 
@@ -193,18 +209,20 @@ class Session:
     def roll_back(self) -> None:
         """Go back to the last good state and halve the learning rates, once."""
         self.resume()
-        self.refinement.rate_scale /= 2
-        self.refinement.skips.in_row = 0
+        self.refinement.counts.rate_scale /= 2
+        self.refinement.counts.skipped_in_row = 0
         self.log(f"back at kimg {self.refinement.num_images / 1000:g}, with half the rates")
 
-    def result(self) -> Any:
+    def result(self) -> Student:
         """Return a copy of the refined student: the best where there is a judge."""
         best, network = self.best, self.refinement.average
         if best is not None and best.score is not None:
             network = best.network
         found = copy.deepcopy(network)
         if self.processes.size > 1:
-            found.load_state_dict(self.processes.from_first(found.state_dict(), "the result"))
+            # gloo, which has the patience to wait for process 0, carries what lies on a CPU.
+            held = {name: tensor.cpu() for name, tensor in found.state_dict().items()}
+            found.load_state_dict(self.processes.from_first(held, "the result"))
         return found
 
     def log(self, text: str) -> None:
@@ -215,12 +233,12 @@ class Session:
 
     def show_step(self) -> None:
         """Set the bar to where the run is."""
-        self.bar.n = self.refinement.step * self.refinement.settings.batch
+        self.bar.n = self.refinement.counts.step * self.refinement.settings.batch
         self.bar.refresh()
 
     def on_step(self, refinement: Run, losses: Mapping[str, float]) -> None:
         """Move the bar."""
-        warm = refinement.step <= refinement.num_warmup_steps
+        warm = refinement.counts.step <= refinement.num_warmup_steps
         self.bar.set_description("warm-up" if warm else "refine", refresh=False)
         self.bar.update(refinement.settings.batch)
 
@@ -232,9 +250,7 @@ class Session:
         name = parse_condition(condition)[0] if condition else ""
         if name not in ("", *stats) and stats["Progress/tick"]:
             self.log(f"stop_if never holds: there is no {name} in stats.jsonl")
-        rate = stats.get("Timing/images_per_sec")
         added = {
-            "Timing/share_of_matmul_peak": rate and self.pace.share_of_peak(refinement, rate),
             "Resources/peak_cpu_mem_gb": peak_memory_gb(),
             "Resources/peak_gpu_mem_gb": peak_gpu_memory_gb(),
         }
@@ -249,5 +265,4 @@ class Session:
 
     def on_snapshot(self, refinement: Run) -> None:
         """Let process 0 show where the run is."""
-        refinement.gather()
         self.processes.first_alone(self.snapshots.take, "a snapshot")

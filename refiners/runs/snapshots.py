@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from refiners.runs.best import Best
 from refiners.runs.folder import RunFolder
 from refiners.runs.pictures import save_grid, save_tiled
 from refiners.runs.schedule import Run, label, opens_kimg
+from roles import Student
 
-Save = Callable[[torch.nn.Module, Path], object]
-Measure = Callable[[torch.nn.Module, int], Mapping[str, Any]]
+Save = Callable[[Student, Path], object]
+Measure = Callable[[Student, int], Mapping[str, float]]
 
 
 class Snapshots:

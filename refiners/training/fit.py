@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refiners.base import Denoiser, Student
+from roles import Denoiser, Student
 
 
 def check_pair(student: Student, teacher: Denoiser) -> None:

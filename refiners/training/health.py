@@ -6,13 +6,14 @@ networks alone.
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager
 
 import torch
 
 from refiners.sigma_laws import add_noise
 from refiners.training.inputs import draw_inputs
-from refiners.training.optimiser import random_stream
+from refiners.training.pieces import HEALTH, random_stream, seed_of
+from roles import Denoiser, Student
 
 HEALTH_SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 6.0)
 # Few, as they are measured at every tick; benchmarks/loop.py has the cost.
@@ -27,11 +28,24 @@ class Health:
     """Measures a refinement against how it began.
 
     Args:
-        refinement: a Refinement that has not moved yet.
+        average: the student's average, which has not moved yet.
+        teacher: the teacher.
+        auxiliary: the auxiliary's average, if there is one.
+        seed: of the run.
+        device: where the networks are.
     """
 
-    def __init__(self, refinement: Any):
-        self.refinement = refinement
+    def __init__(
+        self,
+        average: Student,
+        teacher: Denoiser,
+        auxiliary: Denoiser | None,
+        *,
+        seed: int,
+        device: torch.device,
+    ):
+        self.average, self.teacher, self.auxiliary = average, teacher, auxiliary
+        self.seed, self.device = seed, device
         self.begin()
 
     def begin(self) -> None:
@@ -54,12 +68,12 @@ class Health:
         with self._stream():
             x_0, labels = self._images()
             figures = self._of_images(x_0)
-            if self.refinement.auxiliary is not None:
+            if self.auxiliary is not None:
                 for i, sigma in enumerate(HEALTH_SIGMAS):
                     first = i * LEVEL_IMAGES % HEALTH_IMAGES
                     some = slice(first, first + LEVEL_IMAGES)
                     seen = None if labels is None else labels[some]
-                    figures |= self._of_level(x_0[some], seen, sigma)
+                    figures |= self._of_level(self.auxiliary, x_0[some], seen, sigma)
         return dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
 
     @torch.no_grad()
@@ -69,7 +83,6 @@ class Health:
         A row is a sample, then for each of VIEW_SIGMAS: noised, as the teacher denoises it and, if
         there is one, as the auxiliary does. Float [rows * columns, c, h, w].
         """
-        job = self.refinement
         with self._stream():
             x_0, labels = self._images()
             x_0 = x_0[:VIEW_IMAGES]
@@ -78,20 +91,19 @@ class Health:
             for sigma in VIEW_SIGMAS:
                 level = torch.full([len(x_0)], sigma, device=x_0.device)
                 x = add_noise(x_0, level)
-                columns += [x, job.teacher(x, level, labels)]
-                if job.auxiliary is not None:
-                    columns.append(job.auxiliary_average(x, level, labels))
+                columns += [x, self.teacher(x, level, labels)]
+                if self.auxiliary is not None:
+                    columns.append(self.auxiliary(x, level, labels))
         return torch.stack(columns, dim=1).flatten(0, 1), len(columns)
 
-    def _stream(self) -> Any:
-        return random_stream(self.refinement.settings.seed * 1_000_003 - 1, self.refinement.device)
+    def _stream(self) -> AbstractContextManager[None]:
+        return random_stream(seed_of(self.seed, HEALTH), self.device)
 
     @torch.no_grad()
     def _images(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return images of the average, and the labels that the teacher sees."""
-        job = self.refinement
-        z, labels = draw_inputs(job.average, HEALTH_IMAGES, job.device)
-        return job.average(z, labels).float(), labels if job.teacher.label_dim else None
+        z, labels = draw_inputs(self.average, HEALTH_IMAGES, self.device)
+        return self.average(z, labels).float(), labels if self.teacher.label_dim else None
 
     def _of_images(self, x_0: torch.Tensor) -> dict[str, torch.Tensor]:
         drift = [
@@ -107,12 +119,12 @@ class Health:
         }
 
     def _of_level(
-        self, x_0: torch.Tensor, labels: torch.Tensor | None, sigma: float
+        self, auxiliary: Denoiser, x_0: torch.Tensor, labels: torch.Tensor | None, sigma: float
     ) -> dict[str, torch.Tensor]:
-        job, level = self.refinement, torch.full([len(x_0)], sigma, device=x_0.device)
+        level = torch.full([len(x_0)], sigma, device=x_0.device)
         x = add_noise(x_0, level)
         d_auxiliary, d_teacher = (
-            network(x, level, labels) for network in (job.auxiliary_average, job.teacher)
+            network(x, level, labels) for network in (auxiliary, self.teacher)
         )
         share = (d_auxiliary - x_0).square().mean() / (d_teacher - x_0).square().mean()
         gap = (d_auxiliary - d_teacher).square().mean().sqrt() / sigma

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from refiners.base import Distance, Method, Student, WithHead, WithMemory, WithPairs
+from refiners.base import Distance, Method, WithHead, WithMemory, WithPairs
+from roles import Student
 
 # (n, generator) -> images [n, c, h, w] in [-1, 1] and one-hot labels [n, label_dim] or None.
 RealImages = Callable[[int, torch.Generator], tuple[torch.Tensor, torch.Tensor | None]]

@@ -1,56 +1,57 @@
-"""One guarded step of an optimiser, what of a student moves, and the random stream of a step."""
+"""One guarded step of an optimiser, what of a student moves, and the average that follows it."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from refiners.training.processes import Processes
 from refiners.training.settings import Settings
+from roles import Network, Processes, Student
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
-def trainable(student: Any, train: str) -> list[torch.nn.Parameter]:
-    """Switch on the gradients of the part of the student that moves and return its parameters."""
-    prefix = "" if train == "all" else f"{train}."
-    chosen = [p for name, p in student.named_parameters() if name.startswith(prefix)]
-    if not chosen:
+def trainable(student: Student, train: str) -> tuple[Network, list[torch.nn.Parameter]]:
+    """Switch on the gradients of the part of the student that moves; return it, its parameters."""
+    part = student if train == "all" else getattr(student, train, None)
+    chosen = list(part.parameters()) if part is not None else []
+    if part is None or not chosen:
         raise ValueError(f"the student has no part named {train!r}; use train='all'")
     for parameter in chosen:
         parameter.requires_grad_(True)
-    return chosen
+    return part, chosen
 
 
 def new_adam(
-    parameters: Iterable[torch.nn.Parameter], rate: float, settings: Settings, processes: Processes
-) -> torch.optim.Optimizer:
-    """Return Adam; fused, as torch's own choice on a CPU goes over the weights one by one.
-
-    Raises:
-        ValueError: settings.zero with one process.
-    """
+    parameters: Iterable[torch.nn.Parameter], rate: float, settings: Settings
+) -> torch.optim.Adam:
+    """Return Adam; fused, as torch's own choice on a CPU goes over the weights one by one."""
     betas = (float(settings.beta1), float(settings.beta2))
-    if not settings.zero:
-        return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
-    check_zero(settings, processes.size)
-    # Only here, as it takes its time and warns of what it imports.
-    from torch.distributed.optim import ZeroRedundancyOptimizer
-
-    return ZeroRedundancyOptimizer(
-        list(parameters), optimizer_class=torch.optim.Adam, lr=rate, betas=betas, fused=True
-    )
+    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
 
 
-def check_zero(settings: Settings, size: int) -> None:
-    """Raise ValueError where there are no processes to share Adam's moments."""
-    if settings.zero and size == 1:
-        raise ValueError(
-            "zero shares Adam's moments among processes, and there is one; start several with "
-            "torchrun, or leave it out"
-        )
+def replicated(network: torch.nn.Module, processes: Processes) -> torch.nn.Module:
+    """Return a network whose gradients are the mean over the processes; alone, itself.
+
+    A file's network may have parameters that no pass of ours uses, as those of EDM's augmentation.
+    """
+    if processes.size == 1:
+        return network
+    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def summing_up(network: torch.nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Return where a pass and its backward pass are done: the last piece's alone waits for all."""
+    if last or not isinstance(network, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return network.no_sync()
 
 
 def step_if_finite(
@@ -71,38 +72,32 @@ def step_if_finite(
     return value, size
 
 
-@contextmanager
-def random_stream(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from torch's stream of this seed inside, and leave the caller's as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+@torch.no_grad()
+def follow(average: Network, network: Network, amount: float, half_life: float) -> None:
+    """Move an average towards its network, `amount` of a half-life on; buffers are copied."""
+    beta = 0.5 ** (amount / half_life) if half_life > 0 else 0.0
+    mine: list[torch.Tensor] = list(average.parameters())
+    theirs: list[torch.Tensor] = list(network.parameters())
+    if mine:
+        get_ema_multi_avg_fn(beta)(mine, theirs, None)
+    for a, b in zip(average.buffers(), network.buffers(), strict=True):
+        a.copy_(b)
 
 
-class Skips:
-    """Counts the steps that were not finite: one is bad luck, three in a row a run gone wrong."""
+def half_life_of(settings: Settings, num_images: float) -> float:
+    """Return the half-life in images of the student's average after so many, limited by them."""
+    half_life = settings.ema * 1000
+    if settings.ema_rampup_ratio:
+        half_life = min(half_life, num_images * settings.ema_rampup_ratio)
+    return half_life
 
-    limit = 3
 
-    def __init__(self) -> None:
-        self.total = 0
-        self.in_row = 0
+def frozen_view(network: AnyNetwork) -> AnyNetwork:
+    """Return the network in eval mode and without gradients, on the same tensors.
 
-    def note(self, losses: dict[str, float], *, step: int, seed: int) -> bool:
-        """Return whether a step was finite.
-
-        Raises:
-            FloatingPointError: it was the third in a row that was not, with the reason.
-        """
-        if all(map(math.isfinite, losses.values())):
-            self.in_row = 0
-            return True
-        self.total += 1
-        self.in_row += 1
-        if self.in_row >= self.limit:
-            found = ", ".join(f"{name} {value}" for name, value in losses.items())
-            raise FloatingPointError(
-                f"{self.in_row} steps in a row, the last of them step {step}, are not finite "
-                f"({found}, seed {seed}); lower glr and lr, or start from the last snapshot"
-            )
-        return False
+    The flags of the network that was given stay as they are, and no memory is taken.
+    """
+    same: dict[int, torch.Tensor] = {id(b): b for b in network.buffers()}
+    for parameter in network.parameters():
+        same[id(parameter)] = torch.nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(network, same).eval()

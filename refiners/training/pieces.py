@@ -1,69 +1,56 @@
-"""A batch in pieces whose random numbers are those of the whole batch.
+"""A batch in pieces, each with a random stream of its own, seeded by (seed, step, first row).
 
-A step draws its noise from one stream, for all samples. A piece of the batch, in another process or
-in a later pass of gradient accumulation, sees the same stream and takes its own rows of every draw,
-so the result depends on the pieces by rounding alone.
+A piece is what a process works on at a time: its share of the batch, or less of it by gradient
+accumulation. Whatever a network or a method draws, by whatever function, is then fresh in each
+piece, and n processes of one piece draw what one process of n pieces does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
-from torch.overrides import TorchFunctionMode
 
-from refiners.training.processes import Processes
-from refiners.training.settings import Settings
+from roles import Network, Processes
 
-LIKE = (torch.randn_like, torch.rand_like)
-SIZED = (torch.randn, torch.rand)
+Found = TypeVar("Found")
+Rows = TypeVar("Rows", torch.Tensor, torch.Tensor | None)
+
+# The last four steps before the first are streams of their own.
+HEALTH, HEAD, MEMORY = -1, -2, -3
+# Odd and near the golden ratio of 2^32: a CPU's stream is chosen by 32 bits of its seed, and so the
+# rows of a step never share one, nor do those of steps that are near.
+ROW = 2_654_435_761
 
 
-class RowsOfBatch(TorchFunctionMode):
-    """Inside, a draw of as many rows as the piece has is these rows of a draw for the batch.
+def seed_of(seed: int, step: int, row: int = 0) -> int:
+    """Return what torch's stream of a run's seed, a step and a row of its batch is seeded by."""
+    return (seed * 1_000_003 + step + row * ROW) % 2**63
 
-    A draw from a generator of its own is left alone, as is one of another number of rows.
 
-    Args:
-        rows: of the batch.
-        batch: rows of the whole batch.
-    """
+@contextmanager
+def random_stream(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from torch's stream of this seed inside, and leave the caller's as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
-    def __init__(self, rows: slice, batch: int):
-        super().__init__()
-        self.rows = rows
-        self.num_rows = rows.stop - rows.start
-        self.batch = batch
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Draw for the batch and return the rows; all else is as it was."""
-        kwargs = kwargs or {}
-        if func in LIKE and args[0].ndim and len(args[0]) == self.num_rows:
-            x = args[0]
-            last = torch.channels_last
-            dense = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=last)
-            whole = torch.empty(
-                [self.batch, *x.shape[1:]],
-                dtype=x.dtype,
-                device=x.device,
-                memory_format=last if dense else torch.contiguous_format,
-            )
-            return func(whole, *args[1:], **kwargs)[self.rows]
-        if func is torch.randint and kwargs.get("generator") is None:
-            *bounds, size = args if "size" not in kwargs else (*args, kwargs["size"])
-            if len(size) and size[0] == self.num_rows:
-                rest = {**kwargs, "size": [self.batch, *size[1:]]}
-                return func(*bounds, **rest)[self.rows]
-        if func in SIZED and kwargs.get("generator") is None:
-            given = kwargs.get("size", args)
-            size = list(given[0] if len(given) == 1 and not isinstance(given[0], int) else given)
-            if size and size[0] == self.num_rows:
-                rest = {name: value for name, value in kwargs.items() if name != "size"}
-                return func([self.batch, *size[1:]], **rest)[self.rows]
-        return func(*args, **kwargs)
+class Stream:
+    """Where torch's random streams of a device are, to go back to."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        """Go back there."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
 
 
 def pieces_of(batch: int, *, rank: int, size: int, largest: int) -> list[slice]:
@@ -82,91 +69,111 @@ def pieces_of(batch: int, *, rank: int, size: int, largest: int) -> list[slice]:
     return [slice(at, min(at + step, last)) for at in range(first, last, step)]
 
 
-class Stream:
-    """Where torch's random streams of a device are, to go back to."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        """Go back there."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
-
-
 class Pieces:
-    """Work on this process' pieces of a batch, one after the other.
+    """Works on this process' pieces of a batch, one after the other, each in its stream.
 
     Args:
-        settings: batch, and batch_gpu: how many at a time.
+        batch: images of a step.
+        largest: at a time; 0 is the process' whole share.
+        seed: of the run.
         processes: that share the batch.
         device: whose streams the work draws from.
+
+    Attributes:
+        rows: of the batch, for each piece.
+        share: images of the batch in this process.
 
     Raises:
         ValueError: the processes cannot share the batch.
     """
 
-    def __init__(self, settings: Settings, processes: Processes, device: torch.device):
-        self.batch = settings.batch
-        self.rows = pieces_of(
-            settings.batch, rank=processes.rank, size=processes.size, largest=settings.batch_gpu
-        )
-        self.processes = processes
-        self.device = device
+    def __init__(
+        self, batch: int, largest: int, seed: int, processes: Processes, device: torch.device
+    ):
+        self.rows = pieces_of(batch, rank=processes.rank, size=processes.size, largest=largest)
+        self.batch, self.share = batch, batch // processes.size
+        self.seed, self.processes, self.device = seed, processes, device
+        self.streams: list[Stream] = []
+        self.whole: Stream | None = None
 
     @property
     def are_one(self) -> bool:
         """Whether the only piece is the batch."""
         return self.rows == [slice(0, self.batch)]
 
-    def share(self, i: int) -> float:
-        """Return a piece's part of the batch."""
-        return (self.rows[i].stop - self.rows[i].start) / self.batch
+    def size(self, i: int) -> int:
+        """Return how many images a piece has."""
+        return self.rows[i].stop - self.rows[i].start
 
-    def cut(self, whole: torch.Tensor | None, i: int) -> Any:
-        """Return a piece's rows of a tensor of the whole batch."""
-        return whole if whole is None or self.are_one else whole[self.rows[i]]
+    def is_last(self, i: int) -> bool:
+        """Whether a piece is the last of this process."""
+        return i == len(self.rows) - 1
 
-    def each(self, work: Callable[[int], Any]) -> list[Any]:
-        """Return work(i) for each piece; all see the stream from here on, each its rows of it."""
-        if self.are_one:
-            return [work(0)]
-        start, found = Stream(self.device), []
-        for i, rows in enumerate(self.rows):
-            start.restore()
-            with RowsOfBatch(rows, self.batch):
-                found.append(work(i))
+    def begin(self, step: int) -> None:
+        """Begin the streams of a step; random_stream keeps the caller's around it."""
+        self.streams = [self._stream(step, rows.start) for rows in self.rows]
+        # Of what sees the whole batch: the same in all processes, and a row that no piece has.
+        self.whole = None if self.are_one else self._stream(step, self.batch)
+
+    def _stream(self, step: int, row: int) -> Stream:
+        torch.manual_seed(seed_of(self.seed, step, row))
+        return Stream(self.device)
+
+    def each(self, work: Callable[[int], Found]) -> list[Found]:
+        """Return work(i) for each piece, in its stream from where that is."""
+        found = []
+        for i, stream in enumerate(self.streams):
+            stream.restore()
+            found.append(work(i))
+            self.streams[i] = Stream(self.device)
         return found
 
-    def each_of(
-        self, moving: torch.nn.Module, work: Callable[[int], Any], *, keep: bool = True
-    ) -> list[Any]:
-        """Return work(i), which calls a network in training, for each piece, as if they were one.
+    def again(self, streams: Sequence[Stream], work: Callable[[int], object]) -> None:
+        """Do work(i) for each piece as it was when its stream was there."""
+        for i, stream in enumerate(streams):
+            stream.restore()
+            work(i)
 
-        The network's running means start each piece from where they were, and end as the mean over
-        the pieces of all processes, or where they were unless they are to be kept.
+    def of_batch(self, work: Callable[[], Found]) -> Found:
+        """Return what is done on the whole batch, with the same draws in all processes."""
+        if self.whole is None:
+            return self.each(lambda _: work())[0]
+        self.whole.restore()
+        found = work()
+        self.whole = Stream(self.device)
+        return found
+
+    def gather(self, parts: Sequence[torch.Tensor], phase: str) -> torch.Tensor:
+        """Return the whole batch of the parts of all pieces."""
+        return self.processes.gather(torch.cat(list(parts)), phase)
+
+    def cut(self, whole: torch.Tensor) -> list[torch.Tensor]:
+        """Return each piece's rows of a tensor of the whole batch."""
+        return [whole[rows] for rows in self.rows]
+
+    @contextmanager
+    def one_mean(self, moving: Network, *, keep: bool = True) -> Iterator[Callable[[int], None]]:
+        """Let a network's running means see the pieces inside as one batch.
+
+        What is yielded is called after each piece, with its number. The means start each piece
+        from where they were, and end as their mean over the pieces of all processes, or where they
+        were unless they are to be kept.
         """
         buffers = [b for b in moving.buffers() if b.is_floating_point()]
         if self.are_one or not moving.training or not buffers:
-            return self.each(work)
+            yield lambda i: None
+            return
         start = [b.clone() for b in buffers]
         sums = [torch.zeros_like(b) for b in buffers]
 
-        def one(i: int) -> Any:
-            for b, before in zip(buffers, start, strict=True):
-                b.copy_(before)
-            found = work(i)
-            for total, b in zip(sums, buffers, strict=True):
-                total.add_(b, alpha=self.share(i))
-            return found
+        def note(i: int) -> None:
+            for b, total, before in zip(buffers, sums, start, strict=True):
+                total.add_(b, alpha=self.size(i) / self.share)
+                # By data: a graph that is kept holds batch normalisation's means, not their values.
+                b.data.copy_(before)
 
-        found = self.each(one)
+        yield note
         if keep:
-            self.processes.add(sums, "the student's running means")
+            self.processes.mean(*sums, phase="the student's running means")
         for b, end in zip(buffers, sums if keep else start, strict=True):
-            # By data: a graph that is kept holds batch normalisation's means, but not their values.
             b.data.copy_(end)
-        return found

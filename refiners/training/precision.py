@@ -8,12 +8,13 @@ file says itself which of its layers are in half precision, and they stay so.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from refiners.training.settings import Settings
+from roles import Network
 
 
 @contextlib.contextmanager
@@ -33,17 +34,8 @@ def tensor_cores(precision: str, device: torch.device) -> Iterator[None]:
 
 def check_device(settings: Settings, device: torch.device) -> None:
     """Raise ValueError for what the device does not have."""
-    if device.type == "cuda":
-        return
-    if settings.precision == "tf32":
+    if settings.precision == "tf32" and device.type != "cuda":
         raise ValueError("precision is 'tf32', which GPUs alone have; choose fp32 or bf16")
-    if settings.cuda_graphs:
-        raise ValueError("cuda_graphs is set, which GPUs alone have; leave it out")
-    if settings.offload_teacher:
-        raise ValueError(
-            "offload_teacher keeps the teacher in the CPU's memory, where it is on this device "
-            "anyway; leave it out"
-        )
 
 
 def check_compiler(device: torch.device) -> None:
@@ -57,7 +49,7 @@ def check_compiler(device: torch.device) -> None:
         )
 
 
-def prepare(network: Any, settings: Settings, device: torch.device) -> None:
+def prepare(network: Network, settings: Settings, device: torch.device) -> None:
     """Let a denoiser compute in bfloat16 where asked, with float32 results; compile any network.
 
     Changes the methods of this instance and must come after the last copy of it, as a copy would
@@ -70,40 +62,20 @@ def prepare(network: Any, settings: Settings, device: torch.device) -> None:
     is_low = settings.precision == "bf16" and (is_denoiser or hasattr(network, "denoiser"))
     for name in ("forward", "features"):
         method = given = getattr(network, name, None)
-        if not callable(given):
+        if not callable(given) or method is None:
             continue
         if settings.compile and name == "forward":
-            method = compiled(method, cuda_graphs=settings.cuda_graphs)
+            method = torch.compile(method)
         if is_low:
             method = in_bfloat16(method, device.type)
         if method is not given:
             network.__dict__[name] = method
 
 
-def compiled(method: Any, *, cuda_graphs: bool) -> Any:
-    """Return a compiled function; as graphs, its results last until begin_step.
-
-    A graph is of one shape, so each shape has its own.
-    """
-    if not cuda_graphs:
-        return torch.compile(method)
-    return torch.compile(method, mode="reduce-overhead", dynamic=False)
-
-
-def begin_step(settings: Settings) -> None:
-    """Let CUDA graphs write where the results of the last step are, its gradients too.
-
-    Without this torch takes each pass for a step of its own, and the gradients of one piece of a
-    batch would be overwritten by the next piece.
-    """
-    if settings.cuda_graphs:
-        torch.compiler.cudagraph_mark_step_begin()
-
-
-def in_bfloat16(method: Any, device_type: str) -> Any:
+def in_bfloat16(method: Callable[..., Any], device_type: str) -> Callable[..., Any]:
     """Return a function under autocast, whose results are float32 again."""
 
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> torch.Tensor | list[torch.Tensor]:
         with torch.autocast(device_type, dtype=torch.bfloat16):
             found = method(*args, **kwargs)
         if isinstance(found, torch.Tensor):

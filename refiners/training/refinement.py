@@ -1,39 +1,95 @@
-"""A refinement in memory: networks, optimisers, averages, counts, and the state that holds them.
+"""A refinement in memory, and its step: a batch of the student's images moves both networks.
 
-It knows no method. Each step (see step) draws one batch of the student's images; it trains the
-auxiliary and, through the method's pixel gradient, the student. All randomness of a step comes from
+The step knows no method. It draws the student's images, trains the auxiliary on them, asks the
+method for the pixel gradient and sends that through the student. The batch comes in pieces (see
+pieces); what couples its samples sees all of them. All randomness of a step comes from
 (seed, step), so a resumed run equals the undisturbed one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 
 from refiners.base import Method, WithAuxiliary, WithHead, WithMemory, WithPairs
-from refiners.training.average import frozen_view
 from refiners.training.fit import check_pair
 from refiners.training.health import Health
 from refiners.training.inputs import Inputs, draw_inputs, name_of, source_stream
-from refiners.training.memory_saving import (
-    Offloaded,
-    Sharded,
-    check_shard_teacher,
-    checkpoint_blocks,
+from refiners.training.optimiser import (
+    follow,
+    frozen_view,
+    half_life_of,
+    new_adam,
+    replicated,
+    step_if_finite,
+    summing_up,
+    trainable,
 )
-from refiners.training.optimiser import Skips, new_adam, random_stream, trainable
-from refiners.training.pieces import Pieces
-from refiners.training.precision import begin_step, check_device, prepare, tensor_cores
-from refiners.training.processes import Processes
+from refiners.training.pieces import HEAD, MEMORY, Pieces, random_stream, seed_of
+from refiners.training.precision import check_device, prepare, tensor_cores
 from refiners.training.settings import Settings
-from refiners.training.shared_pass import check_shared_pass
-from refiners.training.state import check_layout, check_tensors, layout_of, restore
-from refiners.training.step import take_step
+from refiners.training.shared_pass import Heard, Pass, check_shared_pass, shared_gradient
+from refiners.training.state import Counts, Parts, State, check_networks, restore, state_of
+from roles import Denoiser, Network, Processes, Student
+
+Images = Float[torch.Tensor, "n c h w"]
+Labels = Float[torch.Tensor, "n k"] | None
+
+
+@dataclass
+class Batch:
+    """What a step works on, piece by piece: latents, labels, and those that the teacher sees.
+
+    Attributes:
+        images: the student's.
+        heard: the auxiliary's last pass, where it is shared.
+    """
+
+    z: list[torch.Tensor] = field(default_factory=list)
+    labels: list[Labels] = field(default_factory=list)
+    seen: list[Labels] = field(default_factory=list)
+    images: list[torch.Tensor] = field(default_factory=list)
+    heard: dict[int, Pass] = field(default_factory=dict)
+
+
+class AuxiliaryLoss(torch.nn.Module):
+    """The auxiliary's loss as a module, for that is what several processes share the gradient of.
+
+    Args:
+        method: whose loss it is, and the head's if it has one.
+        auxiliary: the network that is trained.
+        draw_real: n -> real images and labels, for the head.
+        share_pass: whether the auxiliary's pass is kept for the student's gradient.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        auxiliary: torch.nn.Module,
+        draw_real: Callable[[int], tuple[torch.Tensor, Labels]],
+        *,
+        share_pass: bool,
+    ):
+        super().__init__()
+        self.method, self.auxiliary = method, auxiliary
+        self.draw_real, self.share_pass = draw_real, share_pass
+
+    def forward(self, x_0: Images, labels: Labels) -> tuple[torch.Tensor, Pass | None]:
+        """Return the mean loss on images without a graph, and the pass that made it."""
+        auxiliary, method = cast("Denoiser", self.auxiliary), self.method
+        assert isinstance(method, WithAuxiliary)
+        heard = Heard(auxiliary) if self.share_pass else None
+        loss = method.auxiliary_loss(x_0, labels, auxiliary=heard or auxiliary)
+        if isinstance(method, WithHead):
+            real, real_labels = self.draw_real(len(x_0))
+            loss = loss + method.head_loss(x_0, labels, real, real_labels, auxiliary=auxiliary)
+        return loss, heard and heard.last
 
 
 class Refinement:
@@ -56,13 +112,13 @@ class Refinement:
 
     def __init__(
         self,
-        student: Any,
-        teacher: Any,
+        student: Student,
+        teacher: Denoiser,
         method: Method,
         settings: Settings,
         *,
         inputs: Inputs | None = None,
-        auxiliary: Any = None,
+        auxiliary: Denoiser | None = None,
         processes: Processes | None = None,
     ):
         check_pair(student, teacher)
@@ -72,75 +128,77 @@ class Refinement:
         self.settings = settings
         self.teacher = frozen_view(teacher)
         self.student = copy.deepcopy(student).eval().requires_grad_(False)
-        self.trained = trainable(self.student, settings.train)
         # Only what moves is in training mode, and only when it moves: its running means follow it.
-        self.moving = (
-            self.student if settings.train == "all" else getattr(self.student, settings.train)
-        )
+        self.moving, self.trained = trainable(self.student, settings.train)
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
         self.device = next(self.student.parameters()).device
         check_device(settings, self.device)
         check_shared_pass(method, settings)
         self.processes = processes or Processes()
-        check_shard_teacher(settings, self.processes.size, self.device)
-        self.pieces = Pieces(settings, self.processes, self.device)
-        self.student_adam = new_adam(self.trained, settings.glr, settings, self.processes)
-        self.auxiliary: Any = None
-        self.auxiliary_average: Any = self.teacher
+        self.pieces = Pieces(
+            settings.batch, settings.batch_gpu, settings.seed, self.processes, self.device
+        )
+        self.student_adam = new_adam(self.trained, settings.glr, settings)
+        self.auxiliary: Denoiser | None = None
+        self.auxiliary_average = self.teacher
         if isinstance(method, WithAuxiliary):
             start = teacher if auxiliary is None else auxiliary
             check_pair(student, start)
             self.auxiliary = self._new_auxiliary(start)
             self.auxiliary_average = copy.deepcopy(self.auxiliary).requires_grad_(False)
-            self.auxiliary_adam = new_adam(
-                self.auxiliary.parameters(), settings.lr, settings, self.processes
-            )
+            self.auxiliary_adam = new_adam(self.auxiliary.parameters(), settings.lr, settings)
         self.memory = self._new_memory() if isinstance(method, WithMemory) else None
-        self.sharded = Sharded(teacher) if settings.shard_teacher else None
-        self._prepare()
-        self.offloaded = Offloaded(teacher, self.teacher)
-        self.figures = Health(self)
-        self.step = 0  # warm-up included
-        self.skips = Skips()
-        self.rate_scale = 1.0  # of both learning rates
+        for network in self._networks():
+            prepare(network, settings, self.device)
+        self._replicate()
+        self.counts = Counts()
+        followed = self.auxiliary_average if self.auxiliary is not None else None
+        self.figures = Health(
+            self.average, self.teacher, followed, seed=settings.seed, device=self.device
+        )
 
-    def _prepare(self) -> None:
-        """Set how the networks that move or teach compute; the average's precision stays float32.
+    def _networks(self) -> list[Network]:
+        """Return the networks that move or teach; the average's precision stays float32."""
+        networks: list[Network] = [self.student, self.teacher]
+        return networks + (
+            [self.auxiliary, self.auxiliary_average] if self.auxiliary is not None else []
+        )
 
-        Raises:
-            ValueError: no network has blocks whose activations could be computed again.
-        """
-        networks = [self.student, self.teacher]
-        if self.sharded is not None:
-            networks.append(self.sharded.denoiser)
+    def _replicate(self) -> None:
+        """Let several processes share the gradients of what is trained."""
+        self.student_replica = replicated(cast("torch.nn.Module", self.student), self.processes)
         if self.auxiliary is not None:
-            networks += [self.auxiliary, self.auxiliary_average]
-        for network in networks:
-            prepare(network, self.settings, self.device)
-        if self.settings.activation_checkpointing and not sum(map(checkpoint_blocks, networks)):
-            raise ValueError(
-                "activation_checkpointing finds no blocks, modules of a kind that a network has "
-                f"several of, in {type(self.student).__name__} or {type(self.teacher).__name__}; "
-                "leave it out"
+            loss = AuxiliaryLoss(
+                self.method,
+                cast("torch.nn.Module", self.auxiliary),
+                self.draw_real,
+                share_pass=self.settings.share_pass,
             )
+            self.auxiliary_loss = replicated(loss, self.processes)
 
-    def _new_auxiliary(self, start: Any) -> Any:
+    def _new_auxiliary(self, start: Denoiser) -> Denoiser:
         """Copy a denoiser, with the method's head; dropout is off, as it would be noise on D_q."""
         auxiliary = copy.deepcopy(start)
         if isinstance(self.method, WithHead):
-            with random_stream(self.settings.seed * 1_000_003 - 2, self.device):
-                auxiliary = self.method.with_head(auxiliary)
+            with random_stream(seed_of(self.settings.seed, HEAD), self.device):
+                headed = self.method.with_head(cast("torch.nn.Module", auxiliary))
+                auxiliary = cast("Denoiser", headed)
         return auxiliary.eval().requires_grad_(True)
 
     def _new_memory(self) -> torch.nn.Module:
         """Let the method look at the student, which has not moved yet, and at real images."""
         assert isinstance(self.method, WithMemory)
-        with random_stream(self.settings.seed * 1_000_003 - 3, self.device):
+        with random_stream(seed_of(self.settings.seed, MEMORY), self.device):
             return self.method.new_memory(
                 lambda n: self.average(*draw_inputs(self.average, n, self.device)),
                 lambda n: self.draw_real(n)[0],
                 teacher=self.teacher,
             )
+
+    @property
+    def step(self) -> int:
+        """Steps done, warm-up included."""
+        return self.counts.step
 
     @property
     def num_warmup_steps(self) -> int:
@@ -156,23 +214,179 @@ class Refinement:
         """Do one step, of warm-up or of both networks, and return its losses.
 
         A network whose loss or gradient is not finite does not move, nor does anything after it in
-        that step; such a step is counted in `skips` and returns no losses.
+        that step; such a step is counted in `counts` and returns no losses.
 
         Raises:
             FloatingPointError: the third such step in a row, with its reason.
         """
-        settings, seed = self.settings, self.settings.seed
-        begin_step(settings)
+        settings = self.settings
         with (
+            self.processes.together("a step"),
             tensor_cores(settings.precision, self.device),
-            random_stream(seed * 1_000_003 + self.step, self.device),
+            random_stream(seed_of(settings.seed, self.step), self.device),
         ):
-            losses = take_step(self, moves_student=self.step >= self.num_warmup_steps)
-        self.step += 1
-        finite = self.skips.note(losses, step=self.step - 1, seed=seed)
-        return losses if finite else {}
+            losses = self._take_step(moves_student=self.step >= self.num_warmup_steps)
+        return self.counts.note(losses, seed=settings.seed)
 
-    def draw_real(self, n: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _take_step(self, *, moves_student: bool) -> dict[str, float]:
+        """Do one step and return its losses and the norms of its gradients."""
+        losses = {"Loss/auxiliary": 0.0, "Gradient/pixel_norm": 0.0}
+        self.pieces.begin(self.step)
+        batch = self._draw_latents()
+        self.moving.train(moves_student)
+        before_images = list(self.pieces.streams)
+        # Several pieces keep no graph meanwhile: the images are made once more for it.
+        self._draw_images(batch, graph=moves_student and len(self.pieces.rows) == 1)
+        if self.auxiliary is not None:
+            losses |= self._advance_auxiliary(batch)
+        if not (moves_student and all(map(math.isfinite, losses.values()))):
+            return losses
+        slopes = self._pixel_gradient(batch)
+        norms = [g.square().sum(dim=[1, 2, 3]).sqrt().sum() for g in slopes]
+        norm = torch.stack(norms).sum() / self.pieces.share
+        self.processes.mean(norm, phase="the pixel gradient's norm")
+        self.student_adam.zero_grad()
+        if len(self.pieces.rows) == 1:
+            self._send_back(batch.images[0], slopes[0])
+        else:
+            with self.pieces.one_mean(self.moving) as note:
+
+                def resend(i: int) -> None:
+                    with summing_up(self.student_replica, last=self._is_last_pass(i)):
+                        self._send_back(
+                            self.student_replica(batch.z[i], batch.labels[i]), slopes[i]
+                        )
+                    note(i)
+
+                self.pieces.again(before_images, resend)
+        if isinstance(self.method, WithPairs):
+            self._regress_on_pairs()
+        return losses | self._move_student(norm)
+
+    def _draw_latents(self) -> Batch:
+        """Draw latents and labels."""
+        drawn = self.pieces.each(
+            lambda i: draw_inputs(self.student, self.pieces.size(i), self.device)
+        )
+        z, labels = [z for z, _ in drawn], [labels for _, labels in drawn]
+        return Batch(z, labels, labels if self.teacher.label_dim else [None] * len(z))
+
+    def _draw_images(self, batch: Batch, *, graph: bool) -> None:
+        """Make the student's images; without a graph, running means stay."""
+        network = self.student_replica if graph else self.student
+        with (
+            torch.set_grad_enabled(graph),
+            self.pieces.one_mean(self.moving, keep=graph) as note,
+        ):
+
+            def make(i: int) -> torch.Tensor:
+                with summing_up(network, last=self._is_last_pass(i)):
+                    images = network(batch.z[i], batch.labels[i])
+                note(i)
+                return images
+
+            batch.images = self.pieces.each(make)
+
+    def _is_last_pass(self, i: int) -> bool:
+        """Whether no pass of the student's, with a backward pass, follows in this step."""
+        return self.pieces.is_last(i) and not isinstance(self.method, WithPairs)
+
+    def _send_back(self, images: torch.Tensor, slope: torch.Tensor) -> None:
+        """Send per-sample slopes at images through the student: x_0.backward(g / n)."""
+        images.backward(slope / self.pieces.share)
+
+    def _advance_auxiliary(self, batch: Batch) -> dict[str, float]:
+        """Train the auxiliary on the student's images; every update draws fresh noise."""
+        assert self.auxiliary is not None
+        value = size = 0.0
+        rate = self.settings.lr * self.counts.rate_scale
+
+        def part(i: int) -> torch.Tensor:
+            share = self.pieces.size(i) / self.pieces.share
+            with summing_up(self.auxiliary_loss, last=self.pieces.is_last(i)):
+                loss, heard = self.auxiliary_loss(batch.images[i].detach(), batch.seen[i])
+                (loss * share).backward()
+            if heard is not None:
+                batch.heard[i] = heard
+            return loss.detach() * share
+
+        for _ in range(self.settings.auxiliary_steps):
+            self.auxiliary_adam.zero_grad()
+            loss = torch.stack(self.pieces.each(part)).sum()
+            self.processes.mean(loss, phase="the auxiliary's loss")
+            value, size = step_if_finite(self.auxiliary_adam, loss, rate)
+            if not (math.isfinite(value) and math.isfinite(size)):
+                break
+            follow(self.auxiliary_average, self.auxiliary, 1, self.settings.auxiliary_ema)
+        return {"Loss/auxiliary": value, "Gradient/auxiliary_norm": size}
+
+    def _pixel_gradient(self, batch: Batch) -> list[torch.Tensor]:
+        """Return the method's pixel gradient, piece by piece.
+
+        What couples the samples of a batch sees all of them, in each process.
+        """
+        method, pieces = self.method, self.pieces
+        images = [x_0.detach() for x_0 in batch.images]
+        networks = {"teacher": self.teacher, "auxiliary": self.auxiliary_average}
+
+        def whole(parts: list[torch.Tensor]) -> torch.Tensor:
+            return parts[0] if pieces.are_one else pieces.gather(parts, "the whole batch")
+
+        if couples_samples(method) and not pieces.are_one:
+            x_0, labels = whole(images), None
+            if batch.seen[0] is not None:
+                labels = whole(cast("list[torch.Tensor]", batch.seen))
+            return pieces.cut(
+                pieces.of_batch(lambda: method.pixel_gradient(x_0, labels, **networks))
+            )
+        slopes = pieces.each(lambda i: self._piece_gradient(batch, images[i], i))
+        if isinstance(method, WithMemory):
+            assert self.memory is not None
+            g, x_0, memory = whole(slopes), whole(images), self.memory
+            joined = pieces.of_batch(
+                lambda: method.join(g, x_0, teacher=self.teacher, memory=memory)
+            )
+            return pieces.cut(joined)
+        return slopes
+
+    def _piece_gradient(self, batch: Batch, x_0: torch.Tensor, i: int) -> torch.Tensor:
+        """Return a piece's pixel gradient, at noise of its own or at the auxiliary's."""
+        labels, teacher = batch.seen[i], self.teacher
+        if i in batch.heard:
+            return shared_gradient(self.method, x_0, labels, batch.heard[i], teacher=teacher)
+        return self.method.pixel_gradient(
+            x_0, labels, teacher=teacher, auxiliary=self.auxiliary_average
+        )
+
+    def _regress_on_pairs(self) -> None:
+        """Send the regression's slope at the student's images of pairs through it."""
+        method = self.method
+        assert isinstance(method, WithPairs)
+        with self.pieces.one_mean(self.moving) as note:
+
+            def send(i: int) -> None:
+                z, labels, targets = self.draw_pairs(self.pieces.size(i))
+                with summing_up(self.student_replica, last=self.pieces.is_last(i)):
+                    images = self.student_replica(z, labels)
+                    slope = method.pair_gradient(
+                        images.detach(), targets, distance=self.inputs.distance
+                    )
+                    self._send_back(images, slope)
+                note(i)
+
+            self.pieces.each(send)
+
+    def _move_student(self, norm: torch.Tensor) -> dict[str, float]:
+        """Step along the gradient that has been summed up, and let the average follow."""
+        settings = self.settings
+        rate = settings.student_rate(self.num_images + settings.batch) * self.counts.rate_scale
+        value, size = step_if_finite(self.student_adam, norm, rate)
+        if math.isfinite(value) and math.isfinite(size):
+            half_life = half_life_of(settings, self.num_images)
+            follow(self.average, self.student, settings.batch, half_life)
+        return {"Gradient/pixel_norm": value, "Gradient/student_norm": size}
+
+    def draw_real(self, n: int) -> tuple[torch.Tensor, Labels]:
         """Draw real images, with labels where teacher and student have classes."""
         assert self.inputs.real_images is not None
         images, labels = self.inputs.real_images(n, source_stream())
@@ -180,81 +394,57 @@ class Refinement:
             labels = None
         return images.to(self.device), None if labels is None else labels.to(self.device)
 
-    def draw_pairs(self, n: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    def draw_pairs(self, n: int) -> tuple[torch.Tensor, Labels, torch.Tensor]:
         """Draw latents, the student's labels and the teacher's images for them."""
         assert self.inputs.pairs is not None
         z, labels, targets = self.inputs.pairs(n, source_stream())
         labels = labels.to(self.device) if self.student.c_dim and labels is not None else None
         return z.to(self.device), labels, targets.to(self.device)
 
-    @contextlib.contextmanager
-    def asking_teacher(self) -> Iterator[Any]:
-        """Give a step the teacher; in shards, all processes have to be there."""
-        if self.sharded is None:
-            with self.offloaded.here():
-                yield self.teacher
-        else:
-            with self.processes.waiting("the teacher's pass"):
-                yield self.sharded
-
     def health(self) -> dict[str, float]:
         """Return figures that warn, see Health; process 0 alone has them."""
-        if not self.processes.is_first:
-            return {}
-        with self.offloaded.here():
-            return self.figures.measure()
+        return self.figures.measure() if self.processes.is_first else {}
 
     def views(self) -> tuple[torch.Tensor, int]:
         """Return pictures of what the networks see, see Health, and how many to a row."""
-        with self.offloaded.here():
-            return self.figures.views()
+        return self.figures.views()
 
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self) -> Parts:
         """Return the networks by name, then the optimisers, as a state holds them."""
-        parts: dict[str, Any] = {"student": self.student, "average": self.average}
+        networks: dict[str, Network] = {"student": self.student, "average": self.average}
+        optimisers: dict[str, torch.optim.Optimizer] = {"student_adam": self.student_adam}
         if self.memory is not None:
-            parts |= {"memory": self.memory}
+            networks["memory"] = self.memory
         if self.auxiliary is not None:
-            parts |= {"auxiliary": self.auxiliary, "auxiliary_average": self.auxiliary_average}
-            parts |= {"auxiliary_adam": self.auxiliary_adam}
-        return parts | {"student_adam": self.student_adam}
+            networks |= {"auxiliary": self.auxiliary, "auxiliary_average": self.auxiliary_average}
+            optimisers["auxiliary_adam"] = self.auxiliary_adam
+        return Parts(networks, optimisers)
 
-    def gather(self) -> None:
-        """Bring to process 0 what each process holds a share of; all of them call it."""
-        self.processes.gather_optimisers(self._parts().values(), "gathering the state")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that moves, as plain data and tensors; see gather."""
-        return self._facts() | {name: part.state_dict() for name, part in self._parts().items()}
-
-    def _facts(self) -> dict[str, Any]:
-        """Return the counts and options of a state."""
+    def _options(self) -> dict[str, Any]:
+        """Return what a state was made with."""
         method = {"method": type(self.method).__name__, **vars(self.method)}
         if isinstance(self.method, WithPairs):
             method["distance"] = name_of(self.inputs.distance)
-        counts = {
-            "num_images": self.num_images,
-            "step": self.step,
-            "skipped": self.skips.total,
-            "skipped_in_row": self.skips.in_row,
-            "rate_scale": self.rate_scale,
-        }
-        options = {"settings": asdict(self.settings), "method": method}
-        return counts | options
+        return {"settings": asdict(self.settings), "method": method}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def state_dict(self) -> State:
+        """Return everything that moves, as plain data and tensors."""
+        return state_of(
+            self._parts(), self.counts, self._options(), self.num_images, self.processes.size
+        )
+
+    def load_state_dict(self, state: State) -> list[str]:
         """Continue from a state of the same settings; a longer kimg is allowed.
+
+        Returns what to tell of it: other pieces or processes than before draw other noise.
 
         Raises:
             ValueError: settings or networks that differ, with the difference; a state that lacks
                 something. Then nothing has changed.
         """
-        parts = self._parts()
-        restore(state, self._facts() | layout_of(parts), parts)
-        self.step, self.rate_scale = state["step"], state["rate_scale"]
-        self.skips.total, self.skips.in_row = state["skipped"], state["skipped_in_row"]
+        return restore(state, self._parts(), self.counts, self._options(), self.processes.size)
 
-    def start_from(self, state: dict[str, Any]) -> None:
+    def start_from(self, state: State) -> None:
         """Begin anew from the networks of another run's state; its settings may differ.
 
         The student starts from that run's average.
@@ -262,12 +452,13 @@ class Refinement:
         Raises:
             ValueError: networks that differ. Then nothing has changed.
         """
-        networks = {k: part for k, part in self._parts().items() if not k.endswith("_adam")}
-        now = {name: network.state_dict() for name, network in networks.items()}
-        check_layout(state, now)
-        theirs = {name: state[name] for name in now} | {"student": state["average"]}
-        for name in now:
-            check_tensors(f"the state's {name}", theirs[name], now[name])
+        networks = self._parts().networks
+        theirs = check_networks(state, networks, starts={"student": "average"})
         for name, network in networks.items():
             network.load_state_dict(theirs[name])
         self.figures.begin()
+
+
+def couples_samples(method: Method) -> bool:
+    """Whether a method's pixel gradient of one sample depends on the others of the batch."""
+    return getattr(method, "bins", 1) > 1

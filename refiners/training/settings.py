@@ -8,13 +8,6 @@ from dataclasses import dataclass, fields, replace
 
 TRAINABLE = ("all", "synthesis", "mapping")
 PRECISIONS = ("fp32", "tf32", "bf16")
-EXCLUSIVE = (
-    ("compile", "activation_checkpointing", "torch.compile chooses itself what to compute again"),
-    ("offload_teacher", "shard_teacher", "each takes the teacher off the GPU in its own way"),
-    ("compile", "shard_teacher", "torch.compile would cut a network at each block"),
-    ("cuda_graphs", "offload_teacher", "graphs look for the teacher where they were recorded"),
-    ("channels_last", "shard_teacher", "FSDP takes weights in their own order alone"),
-)
 KINDS = {
     "int": (numbers.Integral, "a whole number"),
     "float": (numbers.Real, "a number"),
@@ -37,7 +30,7 @@ class Settings:
             all of full size, would otherwise move every weight before the gradient's mean is known.
         decay_kimg: images after which the student's rate falls as 1 / sqrt(images) (Karras et al.
             2024, arXiv:2312.02696, Eq. 67), whatever the run's length; 0 keeps it.
-        ema_kimg: half-life of the student's average, which is the result; 0 averages nothing.
+        ema: half-life of the student's average, which is the result; 0 averages nothing.
         ema_rampup_ratio: the half-life is at most this share of the images so far (EDM's 0.05 was
             made for runs of many thousand kimg); 0 does not limit it.
         warmup_kimg: images on which the auxiliary learns the student before the student moves.
@@ -57,20 +50,10 @@ class Settings:
         precision: "fp32", "tf32", or "bf16", the denoisers' passes by autocast; a GAN's layers stay
             as its file has them. Differences, weights, optimisers and averages are float32 in each.
         compile: torch.compile the denoisers and the student.
-        cuda_graphs: with compile on a GPU, record the passes of each shape of batch once and replay
-            them, which saves the starting of their kernels.
         channels_last: hold the denoisers' weights, and so their activations, channels last; the
             same but for rounding.
         share_pass: let the auxiliary's pass for its loss serve the student's gradient too, see
             shared_pass; for methods whose gradient is that of one pass.
-        activation_checkpointing: keep the inputs of the networks' blocks alone for the backward
-            pass, which computes the rest again: less memory, more time, the same result.
-        zero: let each of several processes hold its share of Adam's moments alone (ZeRO, stage 1:
-            Rajbhandari et al. 2020, arXiv:1910.02054), the same.
-        offload_teacher: keep the teacher in the CPU's memory while it is not asked, the same.
-        shard_teacher: let each of several processes hold its share of the teacher's weights alone
-            in a step (FSDP2); the same but for rounding. Each process has to ask it equally often,
-            which a teacher that is guided in an interval of noise levels does not.
     """
 
     kimg: float = 20.0
@@ -81,7 +64,7 @@ class Settings:
     beta2: float = 0.999
     rampup_kimg: float = 1.0
     decay_kimg: float = 1.0
-    ema_kimg: float = 3.0
+    ema: float = 3.0
     ema_rampup_ratio: float = 0.25
     warmup_kimg: float = 5.0
     auxiliary_steps: int = 2
@@ -95,13 +78,8 @@ class Settings:
     batch_gpu: int = 0
     precision: str = "fp32"
     compile: bool = False
-    cuda_graphs: bool = False
     channels_last: bool = False
     share_pass: bool = False
-    activation_checkpointing: bool = False
-    zero: bool = False
-    offload_teacher: bool = False
-    shard_teacher: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the first value that cannot be."""
@@ -135,11 +113,6 @@ class Settings:
             raise ValueError(
                 f"batch_gpu is {self.batch_gpu}, above the batch of {self.batch}; give at most that"
             )
-        for a, b, why in EXCLUSIVE:
-            if getattr(self, a) and getattr(self, b):
-                raise ValueError(f"{a} and {b} are both set; {why}: leave one out")
-        if self.cuda_graphs and not self.compile:
-            raise ValueError("cuda_graphs is set without compile, which records them; set both")
         if self.stop_if:
             parse_condition(self.stop_if)
 

@@ -11,12 +11,12 @@ one), and its own weights instead of their average.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from refiners.base import Denoiser, WithSharedPass
+from refiners.base import Method, WithSharedPass
 from refiners.training.settings import Settings
+from roles import Denoiser
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,18 @@ class Pass:
     denoised: torch.Tensor
 
 
-class Heard:
-    """A denoiser that remembers its last pass."""
+class Heard(torch.nn.Module):
+    """A denoiser that remembers its last pass; it is asked nothing else."""
 
-    def __init__(self, denoiser: Any):
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
         self.denoiser = denoiser
         self.last: Pass | None = None
+        self.img_resolution, self.img_channels = denoiser.img_resolution, denoiser.img_channels
+        self.label_dim = denoiser.label_dim
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
 
-    def __call__(
+    def forward(
         self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return D(x; sigma) [n, c, h, w]."""
@@ -46,7 +50,7 @@ class Heard:
 
 @torch.no_grad()
 def shared_gradient(
-    method: WithSharedPass,
+    method: Method,
     x_0: torch.Tensor,
     labels: torch.Tensor | None,
     of_auxiliary: Pass,
@@ -54,11 +58,12 @@ def shared_gradient(
     teacher: Denoiser,
 ) -> torch.Tensor:
     """Return the method's pixel gradient at the auxiliary's noise, in the shape of x_0."""
+    assert isinstance(method, WithSharedPass)
     d_teacher = teacher(of_auxiliary.x, of_auxiliary.sigma, labels)
     return method.gradient_of(x_0, d_teacher, of_auxiliary.denoised)
 
 
-def check_shared_pass(method: Any, settings: Settings) -> None:
+def check_shared_pass(method: object, settings: Settings) -> None:
     """Raise ValueError where share_pass is set and one pass cannot serve both."""
     if not settings.share_pass:
         return
@@ -78,5 +83,3 @@ def check_shared_pass(method: Any, settings: Settings) -> None:
             f"share_pass is set with auxiliary_ema {settings.auxiliary_ema:g}; the pass is that of "
             "the auxiliary itself, so set auxiliary_ema to 0"
         )
-    if getattr(method, "hold_contrast", 0):
-        raise ValueError("share_pass is set with hold_contrast; set that to 0")

@@ -1,49 +1,158 @@
-"""A training state is checked whole before any of it is taken: a wrong one changes nothing."""
+"""A training state: what a run is continued from, checked whole before any of it is taken.
+
+A wrong one changes nothing.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from roles import Network
+
 # A run may be made longer, reported otherwise, given other hours, and continued on another machine.
-FREE = (
-    *("kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu"),
-    *("compile", "cuda_graphs", "activation_checkpointing"),
-    *("offload_teacher", "shard_teacher", "zero"),
-)
+FREE = ("kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu", "compile")
+
+State = dict[str, Any]  # plain data and tensors, as torch.load(weights_only=True) gives them
+
+# Steps of states without this number drew other noise, and had other settings.
+FORMAT = 2
+BAD_STEPS = 3  # that are not finite, in a row: one is bad luck, three a run gone wrong
 
 
-def restore(state: Any, like: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Load networks and optimisers from a state.
+@dataclass(frozen=True)
+class Parts:
+    """What of a run moves, by the names that a state has for it."""
+
+    networks: Mapping[str, Network]
+    optimisers: Mapping[str, torch.optim.Optimizer]
+
+
+@dataclass
+class Counts:
+    """What a run counts.
+
+    Attributes:
+        step: steps done, warm-up included.
+        rate_scale: of the learning rates.
+        skipped: steps that were not finite.
+        skipped_in_row: of them, the last ones.
+    """
+
+    step: int = 0
+    rate_scale: float = 1.0
+    skipped: int = 0
+    skipped_in_row: int = 0
+
+    def note(self, losses: dict[str, float], *, seed: int) -> dict[str, float]:
+        """Count a step and return its losses, or none where they are not finite.
+
+        Raises:
+            FloatingPointError: it was the third in a row that was not, with the reason.
+        """
+        self.step += 1
+        if all(map(math.isfinite, losses.values())):
+            self.skipped_in_row = 0
+            return losses
+        self.skipped += 1
+        self.skipped_in_row += 1
+        if self.skipped_in_row >= BAD_STEPS:
+            found = ", ".join(f"{name} {value}" for name, value in losses.items())
+            raise FloatingPointError(
+                f"{self.skipped_in_row} steps in a row, the last of them step {self.step - 1}, are "
+                f"not finite ({found}, seed {seed}); lower glr and lr, or start from the last "
+                "snapshot"
+            )
+        return {}
+
+
+def state_of(
+    parts: Parts, counts: Counts, options: Mapping[str, Any], num_images: int, num_processes: int
+) -> State:
+    """Return the state of a run."""
+    named = {**parts.networks, **parts.optimisers}
+    return {
+        "format": FORMAT,
+        "num_images": num_images,
+        "num_processes": num_processes,
+        **vars(counts),
+        **options,
+        **{name: part.state_dict() for name, part in named.items()},
+    }
+
+
+def restore(
+    state: State, parts: Parts, counts: Counts, options: Mapping[str, Any], num_processes: int
+) -> list[str]:
+    """Load networks, optimisers and counts from a state, and return what to tell of it.
 
     Args:
         state: what was read from a file.
-        like: the state of the run that wants to continue; its optimisers may be empty.
-        parts: networks and, named *_adam, optimisers, by their names in the state.
+        parts: of the run that wants to continue.
+        counts: likewise.
+        options: likewise: its settings and method, as its own state has them.
+        num_processes: likewise.
 
     Raises:
         ValueError: an entry is missing or of another kind, or the options or networks differ. Then
             nothing has been loaded.
     """
-    check_layout(state, like)
-    check_drift(state, like)
-    for name, part in parts.items():
-        if name.endswith("_adam"):
-            check_adam(name, state[name], part)
-        else:
-            check_tensors(f"the state's {name}", state[name], like[name])
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
+    check_format(state)
+    check_layout(state, {**vars(counts), **options, "num_images": 0, "num_processes": 0})
+    check_drift(state, options)
+    networks = check_networks(state, parts.networks)
+    check_layout(state, {key: {} for key in parts.optimisers})
+    for name, optimiser in parts.optimisers.items():
+        check_adam(name, state[name], optimiser)
+    for name, network in parts.networks.items():
+        network.load_state_dict(networks[name])
+    for name, optimiser in parts.optimisers.items():
+        optimiser.load_state_dict(state[name])
+    for name in vars(counts):
+        setattr(counts, name, state[name])
+    split = (state["num_processes"], state["settings"].get("batch_gpu"))
+    here = (num_processes, options["settings"]["batch_gpu"])
+    if split == here:
+        return []
+    return [
+        "the state is of {} processes with batch_gpu {}, this run of {} with {}; its pieces draw "
+        "other noise from here on".format(*split, *here)
+    ]
 
 
-def layout_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what restore compares of these: the networks' states, and that there are optimisers.
+def check_format(state: State) -> None:
+    """Raise ValueError where a state is of another version of this program."""
+    found = state.get("format")
+    if found != FORMAT:
+        raise ValueError(
+            f"the state is of another version of this program (format {found}, this one writes "
+            f"{FORMAT}), whose steps draw other noise; start anew, from its networks by --transfer"
+        )
 
-    Of an optimiser each process may hold a share alone.
+
+def check_networks(
+    state: State, networks: Mapping[str, Network], *, starts: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the state of each network.
+
+    Args:
+        state: what was read from a file.
+        networks: those of the run.
+        starts: which network of the state is taken for one of the run, where they are not one name.
+
+    Raises:
+        ValueError: one is missing, or is another architecture's.
     """
-    return {k: {} if k.endswith("_adam") else part.state_dict() for k, part in parts.items()}
+    mine = {name: network.state_dict() for name, network in networks.items()}
+    names = {name: (starts or {}).get(name, name) for name in mine}
+    check_layout(state, {key: {} for key in names.values()})
+    for name, theirs in names.items():
+        check_tensors(f"the state's {theirs}", state[theirs], mine[name])
+    return {name: state[theirs] for name, theirs in names.items()}
 
 
 def check_layout(state: Any, like: Mapping[str, Any]) -> None:

@@ -13,9 +13,9 @@ import image_sets
 import teachers
 from refine_commands.knobs import KNOBS, SETTINGS
 from refine_commands.options import SETTING_OPTIONS
-from refine_commands.recipes import DISTILL_METHODS, DISTILL_PRESETS, INIT_SIGMA, method_with
 from refiners import DISTILLERS, REFINERS
 from refiners.guided import GuidedDenoiser
+from refiners.runs.recipes import DISTILL_METHODS, DISTILL_PRESETS, INIT_SIGMA, method_with
 from refiners.training.inputs import draw_inputs
 from students.adapters import one_step
 from students.adapters.one_step import OneStep

@@ -13,7 +13,7 @@ import torch
 import checkpoints
 import students
 import teachers
-from refine_commands.provenance import sha256
+from refiners.runs.provenance import sha256
 from students.foreign import rosinality
 from students.stylegan2.generator import Generator
 

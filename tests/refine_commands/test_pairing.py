@@ -9,7 +9,7 @@ import torch
 
 import students
 import teachers
-from refine_commands.pairing import bring_together, parse_interval, read_class_map, whole
+from refiners.runs.pairing import bring_together, parse_interval, read_class_map, whole
 
 TINY = (
     *("--kimg", "0.016", "--batch", "8", "--warmup", "0.016", "--glr", "0.01", "--seed", "1"),

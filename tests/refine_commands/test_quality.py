@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from refine_commands.journey import Job
 
 from benchmarks.methods import chosen
 from benchmarks.quality import BASE, ON_CPU, OPTIONS, main
-from refine_commands.journey import Job
-from refine_commands.recipes import METHODS, PRESETS, method_with
-from refine_commands.running import settings_of
+from refiners.runs.recipes import METHODS, PRESETS, method_with
+from refiners.runs.starting import settings_of
 from refiners.training.shared_pass import check_shared_pass
 
 

@@ -5,12 +5,23 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from refiners import REFINERS, ImageSet, Inputs, PairSet, Refinement, Settings
+from refiners import (
+    REFINERS,
+    ImageSet,
+    Inputs,
+    PairSet,
+    Refinement,
+    RunFolder,
+    Session,
+    Settings,
+    read_state,
+)
 from refiners.diff_instruct import DiffInstruct
 
 
@@ -134,6 +145,36 @@ class ConvDenoiser(torch.nn.Module):
         return x / total.square() + s / total * self.out(self.features(x / total, sigma)[0])
 
 
+def refine_toys(
+    student: Any,
+    teacher: Any,
+    *,
+    method: Any = None,
+    kimg: float,
+    batch: int | None = None,
+    settings: Settings | None = None,
+    outdir: Path | str | None = None,
+    folder: RunFolder | None = None,
+    resume: bool | Path = False,
+    inputs: Inputs | None = None,
+    auxiliary: Any = None,
+    transfer: Path | None = None,
+    processes: Any = None,
+    **seen: Any,
+) -> Any:
+    """Carry out a run of networks that are no files; what is seen of it is as Session takes it."""
+    settings = (settings or Settings()).with_length(kimg, batch)
+    refinement = Refinement(
+        student, teacher, method or DiffInstruct(), settings, inputs=inputs, auxiliary=auxiliary,
+        processes=processes,
+    )  # fmt: skip
+    if transfer is not None:
+        refinement.start_from(read_state(transfer))
+    if folder is None and outdir is not None and refinement.processes.is_first:
+        folder = RunFolder.create(Path(outdir), "refine")
+    return Session(refinement, folder, **seen).run_from(resume)
+
+
 # What refine() takes beside a method, and knobs that the toys need.
 KNOBS: dict[str, dict[str, Any]] = {
     "dmd2": {"layer": "enc"},
@@ -195,7 +236,7 @@ def settings() -> Callable[..., Settings]:
     def make(**changes: Any) -> Settings:
         short = {"kimg": 0.32, "batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16}
         rates = {"rampup_kimg": 0, "decay_kimg": 0, "auxiliary_steps": 1}
-        averages = {"ema_kimg": 0.1, "auxiliary_ema": 5.0}
+        averages = {"ema": 0.1, "auxiliary_ema": 5.0}
         return Settings(**{**short, **rates, **averages, "tick": 0.064, **changes})
 
     return make

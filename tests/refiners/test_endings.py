@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from refiners import PairSet, RunFolder, Settings, read_state, refine
+from refiners import RunFolder, Settings, read_state
 from refiners.diff_instruct import DiffInstruct
-from refiners.dmd import DMD
 from refiners.runs.interrupts import Interrupts
+from refiners.sds import SDS
+from tests.refiners.conftest import refine_toys
 
 SHORT: dict[str, Any] = {
     **{"batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16, "rampup_kimg": 0},
@@ -37,7 +38,7 @@ def start(affine: Any, gaussian: Any, **arguments: Any) -> Any:
     """Refine the toy for 20 steps of 16 images, or as the arguments say."""
     chosen = {"kimg": 0.32, "progress": False, **arguments}
     options = Settings(**{**SHORT, "kimg": chosen["kimg"], **chosen.pop("changes", {})})
-    return refine(affine(-0.4, 0.3), gaussian(0.3, 0.5), settings=options, **chosen)
+    return refine_toys(affine(-0.4, 0.3), gaussian(0.3, 0.5), settings=options, **chosen)
 
 
 def keep(student: torch.nn.Module, path: Path) -> None:
@@ -292,29 +293,13 @@ def test_transfer_starts_from_the_networks_of_another_run(
         measure=lambda student, n: seen.append(student.mean.item()) or {},
     )  # fmt: skip
     assert seen[0] == ended.mean.item()
-    with pytest.raises(ValueError, match="resume and transfer are both given"):
-        start(affine, gaussian, resume=True, transfer=first.states()[-1], folder=first)
-
-
-def test_the_log_says_which_distance_compares_the_pairs(
-    affine: Any, gaussian: Any, tmp_path: Path
-) -> None:
-    pairs = PairSet(torch.randn(8, 16), torch.randn(8, 1, 4, 4))
-    for distance, name in ((None, "pseudo_huber"), (torch.nn.PairwiseDistance(), "PairwiseDista")):
-        folder = RunFolder.create(tmp_path, "run")
-        if distance is not None:
-            inner = distance
-            distance = lambda x, y, inner=inner: inner(x.flatten(1), y.flatten(1))  # noqa: E731
-            distance.name = "PairwiseDistance"
-        start(affine, gaussian, folder=folder, method=DMD(), pairs=pairs, distance=distance)
-        assert f"regression on pairs by {name}" in log_of(folder)
 
 
 def test_a_method_without_an_auxiliary_has_no_warm_up_and_no_health(
     affine: Any, gaussian: Any, tmp_path: Path
 ) -> None:
     folder = RunFolder.create(tmp_path, "run")
-    start(affine, gaussian, folder=folder, method="sds")
+    start(affine, gaussian, folder=folder, method=SDS())
     state = read_state(folder.states()[-1])
     assert state["step"] == 20
     assert "auxiliary" not in state

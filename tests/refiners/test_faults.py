@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from refiners import RunFolder, Settings, read_state, refine
+from refiners import RunFolder, Settings, read_state
 from refiners.diff_instruct import DiffInstruct
 from refiners.runs.schedule import label
+from tests.refiners.conftest import refine_toys
 
 ROOT = Path(__file__).parents[2]
 SHORT: dict[str, Any] = {
@@ -31,7 +32,7 @@ def start(affine: Any, gaussian: Any, **arguments: Any) -> Any:
     """Refine the toy for 20 steps of 16 images after 4 of warm-up, with a tick every 4 steps."""
     options = Settings(**{**SHORT, **arguments.pop("changes", {})})
     given = {"kimg": options.kimg, "progress": False, "settings": options, **arguments}
-    return refine(affine(-0.4, 0.3), gaussian(0.3, 0.5), **given)
+    return refine_toys(affine(-0.4, 0.3), gaussian(0.3, 0.5), **given)
 
 
 def assert_equal(a: Any, b: Any) -> None:
@@ -91,7 +92,9 @@ def test_an_allocator_at_its_limit_ends_the_run_in_one_line_with_every_state_who
         pair = affine(-0.4, 0.3).to(device), gaussian(0.3, 0.5).to(device)
         options = Settings(**SHORT)
         method = AsksForTooMuch()
-        return refine(*pair, method=method, kimg=0.32, progress=False, settings=options, **given)
+        return refine_toys(
+            *pair, method=method, kimg=0.32, progress=False, settings=options, **given
+        )
 
     folder, AsksForTooMuch.steps = RunFolder.create(tmp_path, "run"), 0
     with pytest.raises(
@@ -229,10 +232,10 @@ KILLER = """
 import os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/refiners"]
+sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from conftest import AffineStudent, GaussianDenoiser
-from refiners import RunFolder, Settings, refine
+from refiners import RunFolder, Settings
+from tests.refiners.conftest import AffineStudent, GaussianDenoiser, refine_toys
 
 torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports much, once for all tries
 folder, kills, kimg = RunFolder(Path(sys.argv[2])), int(sys.argv[3]), float(sys.argv[4])
@@ -242,7 +245,7 @@ settings = Settings(
 )
 
 def run(folder):
-    refined = refine(
+    refined = refine_toys(
         AffineStudent(-0.4, 0.3), GaussianDenoiser(0.3, 0.5), kimg=kimg, settings=settings,
         folder=folder, progress=False, save=lambda s, path: torch.save(s.state_dict(), path),
         resume=bool(folder and folder.states()), judge=lambda s: -float(s.mean),

@@ -57,7 +57,7 @@ def refined(name: str, student: Any, auxiliary: Any, *, num_steps: int, rate: fl
     teacher = GaussianMixture(MEANS, [STD] * 3, WEIGHTS)
     settings = Settings(
         kimg=num_steps * 0.256, batch=256, glr=rate, lr=rate, rampup_kimg=0, decay_kimg=0,
-        warmup_kimg=15.36, auxiliary_steps=1, auxiliary_ema=2, ema_kimg=5,
+        warmup_kimg=15.36, auxiliary_steps=1, auxiliary_ema=2, ema=5,
     )  # fmt: skip
     inputs = Inputs()
     if name in ("dmd2", "f-distill"):

@@ -120,7 +120,7 @@ def moved_student(method, student, **changed):
     torch.manual_seed(0)
     real = ImageSet((0.2 + 0.5 * torch.randn(2000, 1, 4, 4)).float())
     settings = Settings(
-        **{"kimg": 12.8, "batch": 64, "glr": 5e-3, "lr": 1e-2, "ema_kimg": 1.0, "warmup_kimg": 6.4,
+        **{"kimg": 12.8, "batch": 64, "glr": 5e-3, "lr": 1e-2, "ema": 1.0, "warmup_kimg": 6.4,
            "beta2": 0.99, "decay_kimg": 0} | changed
     )  # fmt: skip
     run = Refinement(student, SeenThrough(), method, settings, inputs=Inputs(real))

@@ -102,7 +102,7 @@ def test_ten_steps_move_every_parameter_as_the_official_recipe_does() -> None:
     teacher = small_edm()
     settings = Settings(
         kimg=STEPS * BATCH / 1000, batch=BATCH, glr=RATE, lr=RATE, beta1=0.0, beta2=0.999,
-        rampup_kimg=0, decay_kimg=0, ema_kimg=EMA_KIMG, ema_rampup_ratio=EMA_RAMPUP, warmup_kimg=0,
+        rampup_kimg=0, decay_kimg=0, ema=EMA_KIMG, ema_rampup_ratio=EMA_RAMPUP, warmup_kimg=0,
         auxiliary_steps=1, auxiliary_ema=0, seed=SEED,
     )  # fmt: skip
     student = OneStep(copy.deepcopy(teacher))

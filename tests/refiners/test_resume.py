@@ -182,7 +182,7 @@ def test_a_state_of_another_distance_is_refused(refinement: Any) -> None:
 
 
 def test_transfer_takes_the_networks_and_nothing_else(refinement: Any) -> None:
-    first = refinement(ema_kimg=0.2)
+    first = refinement(ema=0.2)
     advance(first, 20)
     second = refinement(glr=0.5, seed=4)
     second.start_from(first.state_dict())
@@ -215,7 +215,7 @@ def test_a_saved_state_does_not_move_with_the_run_that_goes_on(
         ({"seed": 4}, "seed 0 -> 4"),
         ({"batch": 8}, "batch 16 -> 8"),
         ({"beta2": 0.9}, "beta2 0.999 -> 0.9"),
-        ({"lr": 0.5, "ema_kimg": 9.0}, "lr 0.02 -> 0.5, ema_kimg 0.1 -> 9.0"),
+        ({"lr": 0.5, "ema": 9.0}, "lr 0.02 -> 0.5, ema 0.1 -> 9.0"),
     ],
 )
 def test_a_state_of_other_settings_is_refused_with_the_difference(

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import checkpoints
 from checkpoints.web import cache
 from refine import main
-from refine_commands.provenance import sha256
+from refiners.runs.provenance import sha256
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from refiners import RunFolder, refine
+from refiners import RunFolder
 from refiners.runs.boards import check_wandb, tensorboard, wandb_board
+from tests.refiners.conftest import refine_toys
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, **content: Any) -> None:
@@ -58,7 +59,7 @@ def test_tensorboard_gets_each_statistic_of_each_tick_at_its_image_count(
     folder = RunFolder.create(tmp_path, "run")
     board = tensorboard(folder.path)
     assert board is not None
-    refine(
+    refine_toys(
         affine(-0.4, 0.3), gaussian(0.3, 0.5), kimg=0.128, settings=settings(), folder=folder,
         boards=[board], progress=False,
     )  # fmt: skip

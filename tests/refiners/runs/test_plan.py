@@ -10,29 +10,12 @@ import torch
 from refiners import REFINERS, Inputs, Refinement
 from refiners.diff_instruct import DiffInstruct
 from refiners.runs.plan import (
-    Held,
     bytes_of_parts,
     few,
     fitting_batch_gpu,
     measured_batch_gpu,
     plan_run,
 )
-
-
-def test_held_is_what_autograd_keeps_the_weights_left_out_and_goes_with_the_graph() -> None:
-    linear = torch.nn.Linear(10, 20)
-    x = torch.randn(4, 10)
-    held = Held(linear.parameters())
-    with held.hooks():
-        y = linear(x).exp()
-        # The input for the weight's gradient, and the result of exp for its own.
-        assert held.now == 4 * (4 * 10 + 4 * 20)
-        z = (y * y).sum()  # y once more is the same memory
-        assert held.now == held.peak == 4 * (4 * 10 + 4 * 20)
-        z.backward()
-        del y, z
-    assert held.now == 0
-    assert held.peak == 4 * (4 * 10 + 4 * 20)
 
 
 def test_parts_are_counted_once_however_often_they_are_shared(refinement: Any) -> None:

@@ -1,4 +1,4 @@
-"""refine(): a whole run from Python, its files, and continuing it."""
+"""refine_toys(): a whole run from Python, its files, and continuing it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from refiners import RunFolder, Settings, read_state, refine
-from refiners.diff_instruct import DiffInstruct
-from refiners.runs.session import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
+from refiners import RunFolder, Settings, read_state
+from refiners.runs.pictures import GRID_COLUMNS, GRID_ROWS, sample_grid, save_grid
+from tests.refiners.conftest import refine_toys
 
 SHORT: dict[str, Any] = {
     **{"batch": 16, "glr": 0.02, "lr": 0.02, "warmup_kimg": 0.16, "rampup_kimg": 0},
@@ -25,7 +25,7 @@ def start(affine: Any, gaussian: Any, **arguments: Any) -> Any:
     """Refine the toy for 20 steps of 16 images, or as the arguments say."""
     chosen = {"kimg": 0.32, "batch": 16, "progress": False, **arguments}
     options = Settings(**{**SHORT, "kimg": chosen["kimg"], **chosen.pop("changes", {})})
-    return refine(affine(-0.4, 0.3), gaussian(0.3, 0.5), settings=options, **chosen)
+    return refine_toys(affine(-0.4, 0.3), gaussian(0.3, 0.5), settings=options, **chosen)
 
 
 def keep(student: torch.nn.Module, path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_refined_student_is_a_new_one_that_moved_towards_the_teacher(
 ) -> None:
     student = affine(-0.4, 0.3)
     options = Settings(kimg=0.32, **SHORT)
-    refined: Any = refine(student, gaussian(0.3, 0.5), kimg=0.32, batch=16, settings=options)
+    refined: Any = refine_toys(student, gaussian(0.3, 0.5), kimg=0.32, batch=16, settings=options)
     assert student.mean.item() == pytest.approx(-0.4)
     assert -0.39 < refined.mean.item() < 0.3
     assert not any(parameter.requires_grad for parameter in refined.parameters())
@@ -137,17 +137,9 @@ def test_resuming_without_a_state_is_refused(affine: Any, gaussian: Any, tmp_pat
         start(affine, gaussian, folder=RunFolder.create(tmp_path, "a"), resume=True)
 
 
-def test_a_method_goes_by_its_name_or_as_its_dataclass(affine: Any, gaussian: Any) -> None:
-    by_name = start(affine, gaussian, method="diff-instruct")
-    as_object = start(affine, gaussian, method=DiffInstruct())
-    assert by_name.mean.item() == as_object.mean.item()
-    with pytest.raises(ValueError, match="method is 'gan'; allowed are diff-instruct"):
-        start(affine, gaussian, method="gan")
-
-
 def test_a_refused_pair_leaves_no_folder(affine: Any, gaussian: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="img_resolution"):
-        refine(affine(0.0, 1.0, img_resolution=8), gaussian(0.0, 1.0), kimg=1, outdir=tmp_path)
+        refine_toys(affine(0.0, 1.0, img_resolution=8), gaussian(0.0, 1.0), kimg=1, outdir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

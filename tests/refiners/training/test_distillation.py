@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from refiners import Distillation, ImageSet, RunFolder, Settings, distil, read_state, run
+from refiners import Distillation, ImageSet, RunFolder, Session, Settings, read_state, run
 from refiners.guided import Guided, GuidedDenoiser, fourier_features, guided
 from refiners.progressive import Progressive, ddim_step, sample_in_steps, two_step_target
 from teachers import sample
@@ -235,7 +235,7 @@ class Job:
     def __init__(self, method: Any, **changes: Any):
         torch.manual_seed(0)
         images = ImageSet(torch.randn(30, 1, 8, 8), torch.eye(2)[torch.arange(30) % 2])
-        options = {"kimg": 0.024, "batch": 2, "glr": 1e-3, "ema_kimg": 0.01, **changes}
+        options = {"kimg": 0.024, "batch": 2, "glr": 1e-3, "ema": 0.01, **changes}
         self.run = Distillation(small_edm(), method, Settings(**options), real_images=images)
 
 
@@ -307,11 +307,10 @@ def test_progressive_distillation_brings_a_teacher_of_eight_steps_to_one() -> No
     latents = torch.randn(400, 1, 4, 4)
     eight = sample_in_steps(network, latents, method=method, num_steps=8)
     one = sample_in_steps(network, latents, method=method, num_steps=1)
-    settings = Settings(kimg=19.2, batch=64, glr=0.03, ema_kimg=0.5, beta1=0.9, tick=10, snap=9)
+    settings = Settings(kimg=19.2, batch=64, glr=0.03, ema=0.5, beta1=0.9, tick=10, snap=9)
     images = ImageSet(0.3 + 0.5 * torch.randn(500, 1, 4, 4))
-    student = distil(
-        network, method=method, real_images=images, kimg=19.2, settings=settings, progress=False
-    )
+    run = Distillation(network, method, settings, real_images=images)
+    student: Any = Session(run, None, progress=False).run_from(False)
     assert student.num_steps == 1
     distilled = student(latents.flatten(1))
     error = (distilled - eight).square().mean().sqrt()
@@ -325,21 +324,20 @@ def test_distillation_runs_in_a_folder_and_leaves_the_teacher_as_it_was(tmp_path
     before = {k: v.clone() for k, v in network.state_dict().items()}
     images = ImageSet(torch.randn(10, 1, 8, 8), torch.eye(2)[torch.arange(10) % 2])
     saved: list[str] = []
-    student = distil(
-        network, method="progressive", real_images=images, kimg=0.02, batch=2, progress=False,
-        outdir=tmp_path, save=lambda student, path: saved.append(path.name),
-        settings=Settings(tick=0.01, snap=1),
+    settings = Settings(kimg=0.02, batch=2, tick=0.01, snap=1)
+    run = Distillation(network, Progressive(), settings, real_images=images)
+    session = Session(
+        run, RunFolder.create(tmp_path, "distill"), progress=False,
+        save=lambda student, path: saved.append(path.name),
     )  # fmt: skip
+    student: Any = session.run_from(False)
     (folder,) = tmp_path.iterdir()
-    assert folder.name == "00000-distill"
     assert {"stats.jsonl", "log.txt", "fakes000000_010.png"} <= {p.name for p in folder.iterdir()}
     assert saved == ["network-snapshot-000000_010.pkl", "network-snapshot-000000_020.pkl"]
     assert network.training and all(p.requires_grad for p in network.parameters())
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     z = student.sample_latents(3)
     assert student(z, torch.eye(2)[[0, 1, 0]]).shape == (3, 1, 8, 8)
-    with pytest.raises(ValueError, match="method is 'dmd'; allowed are progressive, guided"):
-        distil(network, method="dmd", real_images=images, kimg=1)
 
 
 def test_a_loss_that_is_not_finite_moves_nothing() -> None:

@@ -187,7 +187,7 @@ class Towards(torch.nn.Module):
 def test_the_loop_refines_the_inner_student_through_the_bridge(options, to):
     bridged = bridge(8, to, **{"channels": (1, 1), **options})
     before = copy.deepcopy(bridged.inner.state_dict())
-    settings = Settings(kimg=1, batch=4, glr=0.05, warmup_kimg=0, ema_kimg=0.01, rampup_kimg=0)
+    settings = Settings(kimg=1, batch=4, glr=0.05, warmup_kimg=0, ema=0.01, rampup_kimg=0)
     teacher = Towards(to, bridged.img_channels)
     run = Refinement(bridged, teacher, DiffInstruct(), settings)
     assert isinstance(run.student, StudentProtocol)

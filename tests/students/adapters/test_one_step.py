@@ -123,7 +123,7 @@ def test_the_loop_distils_a_teacher_into_its_own_network(path):
     teacher = denoiser(3)
     student = OneStep(teacher)
     before = copy.deepcopy(teacher.state_dict())
-    settings = Settings(kimg=1, batch=2, glr=1e-3, warmup_kimg=0, ema_kimg=0.001, rampup_kimg=0)
+    settings = Settings(kimg=1, batch=2, glr=1e-3, warmup_kimg=0, ema=0.001, rampup_kimg=0)
     run = Refinement(student, teacher, DiffInstruct(), settings)
     for _ in range(2):
         run.advance()

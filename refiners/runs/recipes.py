@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refiners.runs.plan import AnyMethod
+
 
 # What refines a GAN: every method but those that need the teacher's image for a given latent.
 METHODS = (
@@ -32,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "kimg": 6.0,
         "decay_kimg": 0.0,
-        "ema_kimg": 0.7,
+        "ema": 0.7,
         "warmup_kimg": 1.0,
         "snap": 3,
         # A step of half the work; what it costs is within a run's noise (benchmarks/README.md).
@@ -47,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "refine-cifar10": {
         "kimg": 100.0,
         "batch": 64,
-        "ema_kimg": 20.0,
+        "ema": 20.0,
         "warmup_kimg": 20.0,
         "tick": 5.0,
         "snap": 2,
@@ -59,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch": 128,
         "lr": 1e-5,
         "glr": 1e-5,
-        "ema_kimg": 500.0,
+        "ema": 500.0,
         "rampup_kimg": 0.0,
         "decay_kimg": 0.0,
         "auxiliary_steps": 1,
@@ -67,7 +71,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "knobs": (
             "student_sigma=lognormal:-1.2,1.2",
             "auxiliary_sigma=lognormal:-1.2,1.2",
-            "hold_contrast=0",
         ),
     },
 }
@@ -106,7 +109,7 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "kimg": 8.0,
         "glr": 1e-3,
         "decay_kimg": 1.0,
-        "ema_kimg": 2.0,
+        "ema": 2.0,
         "warmup_kimg": 2.0,
         "snap": 4,
         "init_sigma": 2.5,
@@ -127,7 +130,7 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "batch": 128,
         "lr": 1e-5,
         "glr": 1e-5,
-        "ema_kimg": 500.0,
+        "ema": 500.0,
         "ema_rampup_ratio": 0.05,
         "rampup_kimg": 0.0,
         "decay_kimg": 0.0,
@@ -147,7 +150,7 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "batch": 256,
         "lr": 1e-5,
         "glr": 1e-5,
-        "ema_kimg": 500.0,
+        "ema": 500.0,
         "ema_rampup_ratio": 0.05,
         "rampup_kimg": 0.0,
         "decay_kimg": 0.0,
@@ -180,19 +183,36 @@ def warmup_for(kimg: float, usual: float) -> float:
     return min(usual, WARMUP_SHARE * kimg)
 
 
-def method_class(name: str) -> Any:
-    """Return the dataclass of a method of any command."""
-    from refiners import DISTILLERS, REFINERS
+def method_class(name: str) -> type[AnyMethod]:
+    """Return the dataclass of a method of any command.
 
-    return {**REFINERS, **DISTILLERS}[name]
+    Raises:
+        ValueError: there is none of this name.
+    """
+    from refiners.methods import REFINERS
+    from refiners.training.distillation import DISTILLERS
+
+    known = {**REFINERS, **DISTILLERS}
+    if name not in known:
+        raise ValueError(f"method is {name!r}; allowed are {', '.join(known)}")
+    return known[name]
+
+
+def name_of_method(method: AnyMethod) -> str:
+    """Return a method's name in its table, or its class' where it is in none."""
+    from refiners.methods import REFINERS
+    from refiners.training.distillation import DISTILLERS
+
+    names = {kind: name for name, kind in {**REFINERS, **DISTILLERS}.items()}
+    return names.get(type(method), type(method).__name__)
 
 
 def method_with(
-    name: str,
-    assignments: Sequence[str],
+    name: str | AnyMethod,
+    assignments: Sequence[str] | Mapping[str, object],
     starting: Mapping[str, Mapping[str, Any]] = GAN_KNOBS,
 ) -> Any:
-    """Return a method's dataclass with its knobs set from KEY=VALUE texts.
+    """Return a method's dataclass with its knobs set, by name or from KEY=VALUE texts.
 
     Args:
         name: of a method.
@@ -202,9 +222,13 @@ def method_with(
     Raises:
         ValueError: no such knob, or a value that it cannot have.
     """
+    if not isinstance(name, str):
+        return name
     method = method_class(name)
     known = {field.name: field for field in fields(method)}
     values = dict(starting.get(name, {}))
+    if isinstance(assignments, Mapping):
+        return method(**{**values, **assignments})
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or key not in known:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from refine_commands.device import pick_device
-from refine_commands.progress import stage_bar
+import metrics
+from checkpoints.web.cache import default_folder
+from refiners.runs.folder import RunFolder
+from refiners.runs.progress import stage_bar
+from refiners.runs.schedule import label
+from refiners.training.settings import Settings
+from roles import Student
+from roles.device import pick_device
+from roles.processes import device_of_rank
 
 CURVE_IMAGES = 1000  # images behind each point of the curve; the report's own numbers use --num
 JUDGE_IMAGES = 2000  # behind each of the judge's
 CURVE_FILE = "metric-frechet_distance.jsonl"
 
 
-def open_measured(reference: str | None, features: str | None) -> Any:
+def open_measured(reference: str | None, features: str | None) -> metrics.Reference | None:
     """Return what the report measures against, or None; images need a feature space."""
-    import metrics
-    from checkpoints.web.cache import default_folder
-    from refiners.training.processes import device_of_rank
-
     if not reference:
         return None
     device = device_of_rank(pick_device("auto"))
@@ -31,13 +33,11 @@ def open_measured(reference: str | None, features: str | None) -> Any:
 
 
 def curve_in(
-    folder: Any, reference: Any, settings: Any, *, num: int
-) -> Callable[[Any, int], dict[str, float]]:
+    folder: RunFolder, reference: metrics.Reference, settings: Settings, *, num: int
+) -> Callable[[Student, int], dict[str, float]]:
     """Return what measures a student at num_images and appends a line to the folder's curve."""
-    import metrics
-    from refiners.runs.schedule import label
 
-    def measure(network: Any, num_images: int) -> dict[str, float]:
+    def measure(network: Student, num_images: int) -> dict[str, float]:
         found = metrics.measure(
             network,
             reference,
@@ -53,19 +53,20 @@ def curve_in(
     return measure
 
 
-def judge_by(judged: Any, *, num: int, seed: int) -> Callable[[Any], float]:
+def judge_by(judged: metrics.Reference, *, num: int, seed: int) -> Callable[[Student], float]:
     """Return the judge of students: their distance to a reference, lower is better."""
-    import metrics
 
-    def judge(network: Any) -> float:
+    def judge(network: Student) -> float:
         found = metrics.measure(network, judged, num_images=min(num, JUDGE_IMAGES), seed=seed)
         return found.frechet_distance
 
     return judge
 
 
-def read_curve(path: Path) -> list[dict[str, Any]]:
+def read_curve(path: Path) -> list[dict[str, object]]:
     """Return what was measured over kimg, the last line of each, in order."""
+    if not path.exists():
+        return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     measured = {line["protocol"]["kimg"]: line["protocol"] for line in lines}
     return [point for _, point in sorted(measured.items())]

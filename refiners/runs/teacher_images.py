@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import torch
+
+import image_sets
+import teachers
+from refiners.training.inputs import ImageSet
+from roles import Denoiser
+from roles.pixels import to_uint8
 
 BATCH = 250
 
 
 def make_teacher_images(
     path: Path,
-    teacher: Any,
+    teacher: Denoiser,
     num_images: int,
     *,
     seed: int,
@@ -23,15 +31,11 @@ def make_teacher_images(
     A teacher with classes is asked for each equally often: guided by its label it draws better than
     without, and the mixture is the unconditional law where the classes are equally frequent.
     """
-    import numpy as np
-
-    import image_sets
-
     if path.exists():
         return path
     labels = np.arange(num_images) % teacher.label_dim if teacher.label_dim else None
 
-    def images() -> Iterator[Any]:
+    def images() -> Iterator[np.ndarray]:
         for first in range(0, num_images, BATCH):
             n = min(BATCH, num_images - first)
             classes = None if labels is None else labels[first : first + n]
@@ -42,12 +46,10 @@ def make_teacher_images(
     return path
 
 
-def sample(teacher: Any, n: int, classes: Any, *, seed: int, steps: int) -> Any:
+def sample(
+    teacher: Denoiser, n: int, classes: np.ndarray | None, *, seed: int, steps: int
+) -> np.ndarray:
     """Return n samples of the teacher as uint8 [n, c, h, w], of these classes if it has any."""
-    import torch
-
-    import teachers
-
     device = next(teacher.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     shape = [n, teacher.img_channels, teacher.img_resolution, teacher.img_resolution]
@@ -56,22 +58,16 @@ def sample(teacher: Any, n: int, classes: Any, *, seed: int, steps: int) -> Any:
         labels = torch.eye(teacher.label_dim)[torch.as_tensor(classes)].to(device)
     latents = torch.randn(shape, generator=generator).to(device)
     x_0 = teachers.sample(teacher, latents, labels=labels, num_steps=steps)
-    return (x_0 * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return to_uint8(x_0).cpu().numpy()
 
 
-def read_images(path: Path | str, teacher: Any) -> Any:
+def read_images(path: Path | str, teacher: Denoiser) -> ImageSet:
     """Return a folder or zip of images as a source for refiners, kept in memory as uint8.
 
     Raises:
         ValueError: the images are not of the teacher's size, or have other classes.
         OSError: they cannot be read.
     """
-    import numpy as np
-    import torch
-
-    import image_sets
-    from refiners import ImageSet
-
     folder = image_sets.ImageFolder(path)
     shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
     if folder.shape != shape:

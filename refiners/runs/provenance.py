@@ -7,10 +7,9 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 
-def provenance(started: float) -> dict[str, Any]:
+def provenance(started: float) -> dict[str, object]:
     """Return what a number depends on beside the options: command, versions, machine, time."""
     import numpy
     import torch

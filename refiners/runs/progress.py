@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 
-def stage_bar(description: str):
+def stage_bar(description: str) -> Callable[[int, int], None]:
     """Return a callback (done, total) that shows a stage's progress on a terminal."""
     from tqdm import tqdm
 

@@ -1,56 +1,18 @@
-"""How a student and a teacher of other sizes, classes or strength are brought together in `gan`."""
+"""How a student and a teacher of other sizes, classes or strength are brought together."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import click
-
-from refine_commands.options import in_order
+import teachers
+from roles import Denoiser, Student
+from students.adapters.bridge import Bridge
 
 ADAPTS = ("area", "crop", "tiles")
 NO_CLASSES = "none"
 EVERYWHERE = "0,inf"  # an interval of noise levels
-
-pairing_options = in_order(
-    click.option(
-        "--adapt",
-        type=click.Choice(ADAPTS),
-        help="Show the student's images to a teacher of another size or of other channels: "
-        "resampled by area (linearly for a small student), or through windows at random places or "
-        "on a grid.",
-    ),
-    click.option(
-        "--class-map",
-        metavar="FILE|none",
-        help="For each class of the student a line with its number in the teacher; none hides the "
-        "classes from the teacher.",
-    ),
-    click.option(
-        "--guidance",
-        metavar="WEIGHT",
-        type=float,
-        default=1.0,
-        show_default=True,
-        help="Guide the teacher: 1 is no guidance, above goes further from --guide.",
-    ),
-    click.option(
-        "--guide",
-        metavar="PKL|URL",
-        help="What to guide away from: an unconditional teacher, or a weaker copy. [default: the "
-        "teacher without its label]",
-    ),
-    click.option(
-        "--guidance-interval",
-        metavar="LOW,HIGH",
-        default=EVERYWHERE,
-        show_default=True,
-        help="Noise levels, above LOW up to HIGH, at which to guide.",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -64,15 +26,15 @@ class Pair:
         remark: what the teacher sees of the student, where it is not all; else empty.
     """
 
-    student: Any
-    teacher: Any
-    auxiliary: Any
+    student: Student
+    teacher: Denoiser
+    auxiliary: Denoiser | None
     remark: str
 
 
 def bring_together(
-    student: Any,
-    teacher: Any,
+    student: Student,
+    teacher: Denoiser,
     *,
     adapt: str | None = None,
     class_map: str | None = None,
@@ -81,15 +43,12 @@ def bring_together(
     guidance_interval: str = EVERYWHERE,
     device: str = "cpu",
 ) -> Pair:
-    """Build what the options of a run ask for; see pairing_options.
+    """Build what the options of a run ask for; see refine().
 
     Raises:
         ValueError: options that do not fit each other or the networks.
         OSError: a file cannot be read.
     """
-    import teachers
-    from students.adapters.bridge import Bridge
-
     plain = teacher
     if guide is not None or guidance != 1:
         interval = parse_interval(guidance_interval)
@@ -118,16 +77,14 @@ def bring_together(
 
 
 def guided(
-    teacher: Any,
-    student: Any,
+    teacher: Denoiser,
+    student: Student,
     weight: float,
     guide: str | None,
     interval: tuple[float, float],
     device: str,
-) -> Any:
+) -> Denoiser:
     """Return the teacher guided away from another, or from itself without the label."""
-    import teachers
-
     if guide is None:
         if not student.c_dim:
             raise ValueError(
@@ -183,8 +140,6 @@ def read_class_map(path: Path, num_classes: int) -> list[int]:
     return numbers
 
 
-def whole(student: Any) -> Any:
+def whole(student: Student) -> Student:
     """Return the student that is refined, also where it is inside a bridge."""
-    from students.adapters.bridge import Bridge
-
     return student.inner if isinstance(student, Bridge) else student

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 import teachers
+from roles import Denoiser
 
 
 class TeacherSampler(torch.nn.Module):
@@ -17,7 +16,7 @@ class TeacherSampler(torch.nn.Module):
         num_steps: noise levels visited.
     """
 
-    def __init__(self, teacher: Any, *, num_steps: int):
+    def __init__(self, teacher: Denoiser, *, num_steps: int):
         super().__init__()
         self.teacher = teacher
         self.num_steps = num_steps

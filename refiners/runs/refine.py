@@ -1,0 +1,390 @@
+"""The whole journey of a refinement: check, refine in a run folder, compare before and after.
+
+`refiners.refine(student, teacher, ...)` and `refine.py gan` are its two doors: the same call gives
+the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
+from pathlib import Path
+
+import metrics
+import students
+import teachers
+from refiners.base import Method
+from refiners.runs.folder import RunFolder, read_state
+from refiners.runs.measuring import curve_in, judge_by, open_measured
+from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
+from refiners.runs.pictures import sample_grid, save_grid
+from refiners.runs.plan import AnyMethod, plan_run
+from refiners.runs.progress import stage_bar
+from refiners.runs.recipes import METHODS, method_with, name_of_method, teacher_images_for
+from refiners.runs.reporting import Grids, write_report
+from refiners.runs.session import Session
+from refiners.runs.starting import (
+    boards_in,
+    check_running,
+    compares_images,
+    device_for,
+    door,
+    measured,
+    name_of_source,
+    open_folder,
+    place_of,
+    settings_of,
+    stand_in_images,
+    state_in,
+    take_weights,
+)
+from refiners.runs.teacher_images import make_teacher_images, read_images
+from refiners.training.fit import check_pair
+from refiners.training.inputs import Inputs
+from refiners.training.refinement import Refinement
+from refiners.training.settings import Settings
+from roles import Denoiser, Processes, Student
+from roles.processes import join
+
+# What a run is, and not what came out of it: of no use in training_options.json.
+UNSAID = ("student", "teacher", "outdir", "resume", "method", "knobs", "kimg", "batch", "settings")
+UNSAID += ("save", "progress")
+
+
+@dataclass(frozen=True)
+class RefineJob:
+    """Refine a student by a teacher and return the refined student; the one given is not changed.
+
+    SIGINT and SIGTERM let the step finish and the state be written, then end the process.
+
+    Attributes:
+        student: a generator's file, its address, or a module that is a Student.
+        teacher: a denoiser's, likewise, of the same resolution and channels unless `adapt` is said.
+        method: a name in REFINERS, with the knobs that refine a GAN, or one of its dataclasses.
+        knobs: of a method that is named, by name or as KEY=VALUE.
+        kimg: length of the run in thousands of the student's images.
+        batch: images per step.
+        settings: everything else; by name, what is left out goes by the defaults, and the warm-up
+            is at most half of the run.
+        outdir: where to make a run folder; None writes nothing.
+        reference: what the report measures against: statistics with their features, or images.
+        features: the feature space, where the reference brings none.
+        num: images behind the report's numbers.
+        data: real images, a zip or folder, for the judge and for methods that compare with some;
+            None lets the teacher make its own.
+        teacher_images: how many it makes; None is in proportion to the run.
+        teacher_steps: steps of the sampler that makes them.
+        keep: "best" returns the snapshot nearest to those images in the teacher's features, the
+            original included; "last" the last.
+        adapt: "area", "crop" or "tiles": how the teacher sees a student of another size.
+        class_map: a file with a teacher's class for each of the student's, or "none".
+        guidance: weight of the teacher's guidance; 1 is none.
+        guide: what to guide away from; None is the teacher without its label.
+        guidance_interval: "LOW,HIGH", the noise levels at which to guide.
+        network: which network of the student's file.
+        device: "auto", "cpu" or "cuda", for networks from files; modules are where they are.
+        resume: "latest", a run folder or a training-state-*.pt to continue, to the same numbers as
+            an undisturbed run.
+        transfer: a network's file or a training-state-*.pt whose weights the run starts from.
+        wandb: project to log to.
+        desc: name of the run folder after its number.
+        save: called as save(student, path) for each snapshot; None writes a student from a file in
+            that file's layout, and any other not at all.
+        progress: show a progress bar; None shows it on a terminal.
+
+    Raises:
+        ValueError: a pair that does not fit, an unknown method, a setting out of range, a state of
+            other settings.
+        FloatingPointError: step after step is not finite, after a new try at half the rates.
+        MemoryError: a GPU has too little memory; the states that were written are whole.
+        OSError: a file cannot be read or written; likewise.
+    """
+
+    student: str | Path | Student
+    teacher: str | Path | Denoiser
+    _: KW_ONLY
+    method: str | Method = METHODS[0]
+    knobs: Sequence[str] | Mapping[str, object] = ()
+    kimg: float | None = None
+    batch: int | None = None
+    settings: Settings | Mapping[str, object] | None = None
+    outdir: Path | None = None
+    reference: str | None = None
+    features: str | None = None
+    num: int = 5000
+    data: str | None = None
+    teacher_images: int | None = None
+    teacher_steps: int = 6
+    keep: str = "best"
+    adapt: str | None = None
+    class_map: str | None = None
+    guidance: float = 1.0
+    guide: str | None = None
+    guidance_interval: str = EVERYWHERE
+    network: str = "G_ema"
+    device: str = "auto"
+    resume: str | None = None
+    transfer: str | None = None
+    wandb: str | None = None
+    desc: str = ""
+    save: Callable[[Student, Path], object] | None = None
+    progress: bool | None = None
+
+    def check(self) -> CheckedJob:
+        """Read what the job names.
+
+        Raises:
+            ValueError: it cannot be done.
+            OSError: a file cannot be read.
+        """
+        settings, auto = settings_of(
+            self.settings,
+            kimg=self.kimg,
+            batch=self.batch,
+            resume=self.resume,
+            transfer=self.transfer,
+            outdir=self.outdir and Path(self.outdir),
+        )
+        method = method_with(self.method, self.knobs)
+        job = self
+        if job.teacher_images is None:
+            job = replace(job, teacher_images=teacher_images_for(settings.kimg))
+        device = device_for(job.device)
+        if not isinstance(job.student, (str, Path)):
+            device = str(next(job.student.parameters()).device)
+        check_running(settings, method, device, wandb=job.wandb)
+        pair = bring_together(
+            job.load_student(job.student, device),
+            job.load_teacher(device),
+            adapt=job.adapt,
+            class_map=job.class_map,
+            guidance=job.guidance,
+            guide=job.guide,
+            guidance_interval=job.guidance_interval,
+            device=device,
+        )
+        check_pair(pair.student, pair.teacher)
+        if job.keep == "best":
+            teachers.EncoderFeatures(pair.teacher)
+        if job.data:
+            read_images(job.data, pair.teacher)
+        start = pair.student
+        if job.transfer is not None:
+            start = copy.deepcopy(pair.student)
+            take_weights(whole(start), job.transfer, lambda path: job.load_student(path, device))
+        reference = open_measured(job.reference, job.features)
+        run = CheckedJob(job, method, settings, device, pair, reference, start)
+        return replace(run, settings=measured(settings, auto, method, run.begin, device))
+
+    def load_student(self, student: str | Path | Student, device: str) -> Student:
+        """Return a student from its file, or the one given."""
+        if not isinstance(student, (str, Path)):
+            return student
+        return students.load(student, network=self.network, device=device)
+
+    def load_teacher(self, device: str) -> Denoiser:
+        """Return the teacher from its file, or the one given."""
+        if not isinstance(self.teacher, (str, Path)):
+            return self.teacher
+        return teachers.load(self.teacher, device=device)
+
+    def run(self) -> Student:
+        """Carry the job out and return the refined student."""
+        return self.check().run()
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """A job whose networks, options and files were read and fit each other.
+
+    Attributes:
+        start: the pair's student, or with the weights that were transferred.
+    """
+
+    job: RefineJob
+    method: Method
+    settings: Settings
+    device: str
+    pair: Pair
+    reference: metrics.Reference | None
+    start: Student
+
+    def begin(self, method: AnyMethod, settings: Settings) -> Refinement:
+        """Return a run in memory with noise for images, to see what a step takes."""
+        assert isinstance(method, Method)
+        images = stand_in_images(self.pair.teacher) if compares_images(method) else None
+        return self.refinement(method, settings, Inputs(images), None)
+
+    def refinement(
+        self, method: Method, settings: Settings, inputs: Inputs, processes: Processes | None
+    ) -> Refinement:
+        """Return the run in memory."""
+        return Refinement(
+            self.start,
+            self.pair.teacher,
+            method,
+            settings,
+            inputs=inputs,
+            auxiliary=self.pair.auxiliary,
+            processes=processes,
+        )
+
+    def options(self) -> dict[str, object]:
+        """Return every option with its value, for training_options.json and the report."""
+        job = self.job
+        asked = {f.name: getattr(job, f.name) for f in fields(job) if f.name not in UNSAID}
+        networks = {name: name_of_source(getattr(job, name)) for name in ("student", "teacher")}
+        chosen = {"method": name_of_method(self.method), **asdict(self.method)}
+        return {**networks, **asked, **chosen, **asdict(self.settings), "device": self.device}
+
+    def plan(self) -> dict[str, object]:
+        """Return every option with its value, and what the run will take, measured."""
+        return {**self.options(), "plan": plan_run(self.begin, self.method, self.settings)}
+
+    def run(self) -> Student:
+        """Refine the student in a new run folder, if there is a place for it, and report."""
+        started, job = time.time(), self.job
+        processes = join(self.device)
+        opened = processes.first_alone(self.open_folder, "opening the run folder")
+        folder, resume = opened or (None, bool(job.resume))
+        with place_of(folder, processes) as place:
+            images = processes.first_alone(
+                lambda: self.images_to_compare(place), "the teacher's images"
+            )
+            images = processes.from_first(images, "the teacher's images")
+            judged = processes.first_alone(lambda: self.open_judge(images), "opening the judge")
+            refined = self.refine(folder, images, judged, resume, processes)
+        if folder is not None:
+            processes.first_alone(
+                lambda: self.report(folder, refined, judged, started), "the report"
+            )
+        processes.leave()
+        return whole(refined)
+
+    def open_folder(self) -> tuple[RunFolder, Path | bool] | None:
+        """Open the run's folder and show the student there; return it and what to resume from."""
+        job, settings = self.job, self.settings
+        if job.outdir is None:
+            return None
+        stem = Path(name_of_source(job.student)).stem
+        length = f"kimg{settings.kimg:g}-batch{settings.batch}"
+        name = job.desc or f"{stem}-{name_of_method(self.method)}-{length}"
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+        folder, resume = open_folder(Path(job.outdir), job.resume, name, self.options())
+        if self.pair.remark:
+            folder.log(self.pair.remark)
+        save_grid(folder.path / "fakes_init.png", whole(self.pair.student), settings.seed)
+        return folder, resume
+
+    def images_to_compare(self, place: Path) -> str | None:
+        """Return the data set that the student's images are compared with, None where none is.
+
+        Without data it is made of the teacher's own samples, once for a run folder.
+        """
+        job = self.job
+        if job.data or not (compares_images(self.method) or job.keep == "best"):
+            return job.data
+        assert job.teacher_images is not None
+        path = make_teacher_images(
+            place / "teacher-images.zip",
+            self.pair.teacher,
+            job.teacher_images,
+            seed=self.settings.seed,
+            steps=job.teacher_steps,
+            progress=stage_bar("teacher's images"),
+        )
+        return str(path)
+
+    def open_judge(self, images: str | None) -> metrics.Reference | None:
+        """Return what judges the students, or None."""
+        if images is None or self.job.keep != "best":
+            return None
+        return metrics.open_reference(images, teachers.EncoderFeatures(self.pair.teacher))
+
+    def refine(
+        self,
+        folder: RunFolder | None,
+        images: str | None,
+        judged: metrics.Reference | None,
+        resume: Path | bool,
+        processes: Processes,
+    ) -> Student:
+        """Refine the student and return the result, which the last network snapshot holds too."""
+        job, settings = self.job, self.settings
+        real = None
+        if images is not None and compares_images(self.method):
+            real = read_images(images, self.pair.teacher)
+        refinement = self.refinement(self.method, settings, Inputs(real), processes)
+        state = state_in(job.transfer)
+        if state is not None:
+            refinement.start_from(read_state(state))
+        session = Session(
+            refinement,
+            folder,
+            save=self.saver(),
+            measure=self.measurer(folder),
+            progress=job.progress,
+            judge=judged and judge_by(judged, num=job.num, seed=settings.seed),
+            boards=boards_in(folder, job.wandb, self.options()),
+        )
+        return session.run_from(resume)
+
+    def saver(self) -> Callable[[Student, Path], object] | None:
+        """Return what writes a student's snapshot."""
+        job = self.job
+        if job.save is not None or not isinstance(job.student, (str, Path)):
+            return job.save
+        like = job.student
+        return lambda student, path: students.save(
+            whole(student), path, like=like, network=job.network
+        )
+
+    def measurer(
+        self, folder: RunFolder | None
+    ) -> Callable[[Student, int], Mapping[str, float]] | None:
+        """Return what measures a student for the curve."""
+        if self.reference is None or folder is None:
+            return None
+        curve = curve_in(folder, self.reference, self.settings, num=self.job.num)
+        return lambda student, num_images: curve(whole(student), num_images)
+
+    def report(
+        self, folder: RunFolder, refined: Student, judged: metrics.Reference | None, started: float
+    ) -> None:
+        """Compare before and after, by the reference or else the judge's, and write the report."""
+        job, seed = self.job, self.settings.seed
+        original = whole(self.pair.student)
+        grids: Grids = {
+            "before": sample_grid(original, seed),
+            "after": save_grid(folder.path / "fakes_final.png", whole(refined), seed),
+        }
+        comparison, space = None, self.reference or judged
+        if space is not None:
+            # The judge's images have the teacher's size, so it sees what the teacher does.
+            before, after = self.pair.student, refined
+            if self.reference:
+                before, after = original, whole(after)
+            comparison = metrics.compare(
+                before,
+                after,
+                space,
+                num_images=job.num,
+                seed=seed,
+                progress=stage_bar("compare"),
+            )
+            grids |= metrics.draw_gallery(before, after, comparison)
+        write_report(
+            folder,
+            f"{Path(name_of_source(job.student)).name} refined by {name_of_method(self.method)}",
+            comparison,
+            grids,
+            options=self.options(),
+            sources={"student": job.student, "teacher": job.teacher},
+            started=started,
+        )
+
+
+refine = door(RefineJob)

@@ -1,0 +1,195 @@
+"""How a run starts and continues, be it one that refines a GAN or one that distils a teacher."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ParamSpec, Protocol
+
+import torch
+
+import checkpoints
+from refiners.base import WithHead, WithMemory
+from refiners.runs.boards import check_wandb, tensorboard, wandb_board
+from refiners.runs.folder import RunFolder, read_state
+from refiners.runs.plan import AnyMethod, Start, measured_batch_gpu
+from refiners.runs.recipes import warmup_for
+from refiners.runs.session import Board
+from refiners.training.inputs import ImageSet
+from refiners.training.pieces import pieces_of
+from refiners.training.precision import check_compiler, check_device
+from refiners.training.settings import Settings
+from refiners.training.shared_pass import check_shared_pass
+from refiners.training.state import check_tensors
+from roles import Denoiser, Network, Processes, Student
+from roles.device import pick_device
+from roles.processes import device_of_rank, num_processes
+
+AUTO = "auto"
+OPTIONS_FILE = "training_options.json"
+Asked = ParamSpec("Asked")
+
+
+class Job(Protocol):
+    """What was asked of a run; it is carried out by run()."""
+
+    def run(self) -> Student:
+        """Carry the job out and return the student."""
+        ...
+
+
+def door(job: Callable[Asked, Job]) -> Callable[Asked, Student]:
+    """Return the function that takes what a job takes and carries it out."""
+
+    @functools.wraps(job)
+    def carry_out(*args: Asked.args, **kwargs: Asked.kwargs) -> Student:
+        return job(*args, **kwargs).run()
+
+    return carry_out
+
+
+def settings_of(
+    given: Settings | Mapping[str, object] | None,
+    *,
+    kimg: float | None,
+    batch: int | None,
+    resume: str | None,
+    transfer: str | None,
+    outdir: Path | None,
+) -> tuple[Settings, bool]:
+    """Return the settings of a run, and whether batch_gpu has to be measured.
+
+    A warm-up that was not told is that of the run that is continued, or goes by the length.
+
+    Raises:
+        ValueError: a setting is out of its range, there is nothing to continue, or transfer too.
+    """
+    if resume and transfer:
+        raise ValueError(
+            "--resume and --transfer are both given; one continues, one starts anew: choose one"
+        )
+    if resume and outdir is None:
+        raise ValueError("--resume is given without --outdir; name the folder of the runs")
+    if isinstance(given, Settings):
+        return given.with_length(given.kimg if kimg is None else kimg, batch), False
+    told = {**(given or {})}
+    told |= {k: v for k, v in (("kimg", kimg), ("batch", batch)) if v is not None}
+    auto = told.get("batch_gpu") == AUTO
+    if auto:
+        told["batch_gpu"] = 0
+    settings = Settings(**told)  # pyright: ignore[reportArgumentType] -- Settings checks each
+    if "warmup_kimg" in told:
+        return settings, auto
+    warmup = None
+    if resume and outdir is not None:
+        folder, _ = RunFolder.to_continue(resume, outdir)
+        written = folder.path / OPTIONS_FILE
+        warmup = checkpoints.read_json(written).get("warmup_kimg") if written.is_file() else None
+    if warmup is None:
+        warmup = warmup_for(settings.kimg, settings.warmup_kimg)
+    return replace(settings, warmup_kimg=warmup), auto
+
+
+def device_for(name: str) -> str:
+    """Return the device of this process; auto takes CUDA where there is one."""
+    return device_of_rank(pick_device(name))
+
+
+def check_running(settings: Settings, method: AnyMethod, device: str, *, wandb: str | None) -> None:
+    """Raise ValueError where a run cannot be started as asked."""
+    if wandb:
+        check_wandb()
+    check_device(settings, torch.device(device))
+    check_shared_pass(method, settings)
+    if settings.compile:
+        check_compiler(torch.device(device))
+    pieces_of(settings.batch, rank=0, size=num_processes(), largest=settings.batch_gpu)
+
+
+def measured(
+    settings: Settings, auto: bool, method: AnyMethod, start: Start, device: str
+) -> Settings:
+    """Return the settings, with batch_gpu as it fits where that was left to us."""
+    if not auto:
+        return settings
+    size = num_processes()
+    found = measured_batch_gpu(start, method, settings, device=device, size=size)
+    return replace(settings, batch_gpu=found)
+
+
+def open_folder(
+    outdir: Path, resume: str | None, name: str, options: Mapping[str, object]
+) -> tuple[RunFolder, Path | bool]:
+    """Return a new run folder, or that to continue, and what to resume from."""
+    if resume:
+        folder, state = RunFolder.to_continue(resume, outdir)
+    else:
+        folder, state = RunFolder.create(outdir, name), None
+        folder.write_json(OPTIONS_FILE, options)
+    folder.log(f"{'continuing' if resume else 'writing'} {folder.path}")
+    return folder, state or bool(resume)
+
+
+@contextlib.contextmanager
+def place_of(folder: RunFolder | None, processes: Processes) -> Iterator[Path]:
+    """Give the folder that the teacher's images are kept in, or one that goes after the run."""
+    if folder is not None or not processes.is_first:
+        yield folder.path if folder is not None else Path()
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def take_weights(network: Network, path: str | Path, load: Callable[[str | Path], Network]) -> None:
+    """Give a network the weights of another's file; those of a training state come later.
+
+    Raises:
+        ValueError: the file is neither, or does not fit.
+        OSError: it cannot be read.
+    """
+    if state_in(path):
+        read_state(Path(path))
+        return
+    weights = load(path).state_dict()
+    check_tensors(f"the network in {path}", weights, network.state_dict())
+    network.load_state_dict(weights)
+
+
+def state_in(transfer: str | Path | None) -> Path | None:
+    """Return what is transferred if that is a training state."""
+    if transfer is None or not str(transfer).endswith(".pt"):
+        return None
+    return Path(transfer)
+
+
+def boards_in(
+    folder: RunFolder | None, wandb: str | None, options: Mapping[str, object]
+) -> Sequence[Board]:
+    """Return where the statistics go beside the folder's own files."""
+    if folder is None:
+        return ()
+    boards = [tensorboard(folder.path)]
+    if wandb:
+        boards.append(wandb_board(wandb, folder.path, options))
+    return [board for board in boards if board is not None]
+
+
+def compares_images(method: AnyMethod) -> bool:
+    """Whether a method of a pixel gradient needs real images, or the teacher's in their place."""
+    return isinstance(method, (WithHead, WithMemory))
+
+
+def stand_in_images(teacher: Denoiser) -> ImageSet:
+    """Return noise of the teacher's shape as a source of images: it costs what images do."""
+    r, classes = teacher.img_resolution, teacher.label_dim
+    labels = torch.eye(classes)[torch.arange(100) % classes] if classes else None
+    return ImageSet(torch.randn([100, teacher.img_channels, r, r]).clamp(-1, 1), labels)
+
+
+def name_of_source(source: object) -> str:
+    """Return what options and titles call a network: its file, or the class of a module."""
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
