@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import re
 import sys
@@ -17,17 +18,27 @@ tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else 
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A file imports from the layers below its own, never sideways or up. So the refiners see students
-# and teachers only as protocols. A new name needs its reason in CONTRIBUTING.md.
+# A file imports from the layers below its own, never sideways or up. So a method and its step see
+# students and teachers only as protocols, and a whole run alone knows them all. A new name needs its
+# reason in CONTRIBUTING.md.
 LAYERS = (
     ("refine", "benchmarks"),
     ("refine_commands",),
     ("refine_demo",),
+    ("refiners.runs",),
     ("students", "teachers", "refiners", "metrics"),
     ("checkpoints", "stylegan_ops", "image_sets"),
     ("roles",),
 )
-OURS = {name for layer in LAYERS for name in layer}
+OURS = {name for layer in LAYERS for name in layer if "." not in name}
+FACE = {
+    "refine",
+    "distil",
+    "run",
+    "RunFolder",
+    "Session",
+    "read_state",
+}  # of refiners, from its runs
 
 FORBIDDEN_CALLS = {
     *("exec", "eval", "compile", "__import__"),
@@ -64,18 +75,59 @@ def imported_packages(tree: ast.Module) -> set[str]:
     return {name.split(".")[0] for name in imports(tree).values()}
 
 
+def layer_of(module: str) -> int | None:
+    """The number of a module's layer from the top, by its longest name in LAYERS; None: not ours.
+
+    A package's face hands names on from its highest room, and what it hands on stands there.
+    """
+    parts = module.split(".")
+    if parts == ["refiners"] or (parts[0] == "refiners" and parts[1] in FACE):
+        parts = ["refiners", "runs"]
+    for end in range(len(parts), 0, -1):
+        for depth, layer in enumerate(LAYERS):
+            if ".".join(parts[:end]) in layer:
+                return depth
+    return None
+
+
+def module_of(file: Path) -> str:
+    """The name by which a file of ours is imported."""
+    return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
+
+
 def wrong_directions(root: Path) -> list[str]:
     """Every import of ours below root that goes sideways, up, or by a relative path."""
     wrong = []
     for name, file, tree in sources(root):
-        depth = next(i for i, layer in enumerate(LAYERS) if name in layer)
-        below = {lower for layer in LAYERS[depth + 1 :] for lower in layer}
-        used = imported_packages(tree) & (OURS | {""})
-        wrong += [
-            f"{file} imports {other or 'by a relative path'}"
-            for other in sorted(used - below - {name})
-        ]
+        own = layer_of(module_of(file))
+        assert own is not None
+        found = set()
+        for other in imports(tree).values():
+            package, depth = other.split(".")[0], layer_of(other)
+            if not package:
+                found.add("by a relative path")
+            elif depth is not None and (depth < own or (depth == own and package != name)):
+                found.add(package)
+        wrong += [f"{file} imports {other}" for other in sorted(found)]
     return wrong
+
+
+def circle(root: Path) -> list[str]:
+    """Files of ours that import one another in a circle as they are loaded; none is []."""
+    modules = {module_of(file): tree for _, file, tree in sources(root)}
+    graph = {}
+    for module, tree in modules.items():
+        used = set()
+        for name in imports(tree).values():
+            parts = name.split(".")
+            known = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+            used.add(next((known_name for known_name in known if known_name in modules), module))
+        graph[module] = used - {module}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def called_name(call: ast.Call, names: dict[str, str]) -> str:
@@ -144,12 +196,23 @@ def locked() -> list[Requirement]:
 
 def test_imports_run_one_way() -> None:
     assert wrong_directions(ROOT) == []
+    assert circle(ROOT) == []
+
+
+def test_a_circle_of_files_is_found(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / "metrics" / f"{name}.py").write_text(f"from metrics.{other} import x")
+    assert set(circle(tmp_path)) == {"metrics.a", "metrics.b", "metrics.c"}
 
 
 @pytest.mark.parametrize(
     ("file", "line", "complaint"),
     [
         ("refiners/bad.py", "import teachers", "imports teachers"),
+        ("refiners/training/bad.py", "from refiners.runs import plan", "imports refiners"),
+        ("refiners/training/bad.py", "from refiners import refine", "imports refiners"),
+        ("roles/bad.py", "import checkpoints", "imports checkpoints"),
         (
             "refiners/bad.py",
             "from students.stylegan2 import mapping",
@@ -165,7 +228,7 @@ def test_imports_run_one_way() -> None:
 def test_an_import_sideways_or_up_is_found(
     tmp_path: Path, file: str, line: str, complaint: str
 ) -> None:
-    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(line)
     assert wrong_directions(tmp_path) == [f"{file} {complaint}"]
 
