@@ -19,7 +19,7 @@ tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else 
 ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports from the layers below its own, never sideways or up. So a method and its step see
-# students and teachers only as protocols, and a whole run alone knows them all. A new name needs its
+# students and teachers only as protocols; a whole run alone knows them all. A new name needs its
 # reason in CONTRIBUTING.md.
 LAYERS = (
     ("refine", "benchmarks"),
