@@ -1,46 +1,43 @@
 """What a generator's images are worth, with an error bar.
 
-features    images to features: the extractor protocol, the small classifier, its file
-spaces      feature spaces by name: inception, lite0 (networks), resize (how images reach them)
-moments     streaming mean and covariance, groups for the jackknife, statistics files
-frechet     Frechet distance of two Gaussians or samples
-distances   Inception Score, kernel distance, precision and recall: pure functions, as is frechet;
-            beside them, as pure: neighbours (density, coverage, AuthPct), kernels (KID of
-            subsets, CMMD's form), slices (MIND), extrapolation (infinitely many images), floor
+The walk of a number goes down this list:
+
 sampling    images of a student that depend on a seed and their index alone
+spaces/     images to features: choice (spaces by name), features (the protocol, the small
+            classifier, its file), inception, lite0, vision_transformers (networks), resize (how
+            images reach them), perceptual (distances of image pairs that have a gradient)
 reference   what is measured against: a statistics file, a folder or zip of images; their cache
-perceptual  distances of image pairs that have a gradient, for regression
-pairs       kernel distance, precision and recall without each of the groups
+statistics  the statistics file: mean, covariance, a sample of features
+distances/  a metric is a file here and a row of table: pure functions, and what tables say of it.
+            metric (what every file states), streams and moments (what is kept of images, by group),
+            arrays, neighbours, discrepancies (what metrics share), frechet_floor (what a perfect
+            generator would measure), changes (what happened to single images and classes)
 evaluate    every metric of one stream of images, whole and without each of its groups
-table       every metric of a comparison by name: title, which way is better, what it needs
 compare     two students against one reference, paired, with intervals and verdicts
-measurement one student's numbers, for curves
-ranks       several processes that measure as one
-images      what happened to single images and single classes
-gallery     pictures of a comparison, chosen by rule
-report      a run's facts to report.json, report.md and one self-contained report.html
-history     lines of metric-*.jsonl
+measure     one student's numbers, for curves
+facts       what report.json holds
+report/     documents (report.json, report.md and one self-contained report.html), curve (their
+            drawings), gallery (pictures of a comparison, chosen by rule), history (metric-*.jsonl)
 storage     .npz files and weights, read without trusting them
 """
 
 from metrics.compare import Comparison, Difference, compare
-from metrics.distances.extrapolation import frechet_infinity
-from metrics.distances.frechet import frechet_distance, frechet_distance_of_features
-from metrics.distances.kernels import gaussian_discrepancy, kernel_distance_of_subsets
-from metrics.distances.neighbours import DensityCoverage, authentic_percentage, density_coverage
-from metrics.distances.slices import sliced_distance
-from metrics.distances.squared import (
-    PrecisionRecall,
-    inception_score,
-    kernel_distance,
-    precision_recall,
-)
-from metrics.distances.statistics import Moments, Statistics, load_statistics, save_statistics
-from metrics.distances.table import METRICS
-from metrics.measurement import Measurement, measure
-from metrics.ranks import Ranks
+from metrics.distances.authentic_percentage import authentic_percentage
+from metrics.distances.density_coverage import DensityCoverage, density_coverage
+from metrics.distances.frechet_distance import frechet_distance, frechet_distance_of_features
+from metrics.distances.frechet_floor import frechet_floor
+from metrics.distances.frechet_infinity import frechet_infinity
+from metrics.distances.gaussian_discrepancy import gaussian_discrepancy
+from metrics.distances.inception_score import inception_score
+from metrics.distances.kernel_distance import kernel_distance
+from metrics.distances.kernel_distance_of_subsets import kernel_distance_of_subsets
+from metrics.distances.metric import Metric
+from metrics.distances.moments import Moments
+from metrics.distances.precision_recall import PrecisionRecall, precision_recall
+from metrics.distances.sliced_distance import sliced_distance
+from metrics.distances.table import METRICS, choose_metrics
+from metrics.measure import Measurement, measure
 from metrics.reference import Reference, open_reference
-from metrics.report.floor import frechet_floor
 from metrics.report.gallery import draw_gallery
 from metrics.report.history import metric_line
 from metrics.sampling import draw_images
@@ -51,9 +48,10 @@ from metrics.spaces.features import (
     FeatureExtractor,
     load_features,
     save_features,
-    to_uint8,
 )
 from metrics.spaces.perceptual import choose_distance
+from metrics.statistics import Statistics, load_statistics, save_statistics
+from roles.pixels import to_uint8
 
 __all__ = [
     "METRICS",
@@ -64,14 +62,15 @@ __all__ = [
     "Difference",
     "FeatureExtractor",
     "Measurement",
+    "Metric",
     "Moments",
     "PrecisionRecall",
-    "Ranks",
     "Reference",
     "Statistics",
     "authentic_percentage",
     "choose_distance",
     "choose_features",
+    "choose_metrics",
     "compare",
     "density_coverage",
     "draw_gallery",

@@ -15,21 +15,22 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-import torch
+from jaxtyping import Int64
 from scipy.special import stdtrit
+from torch import Tensor
 
-from metrics.distances.extrapolation import check_groups
+from metrics.distances.changes import ImageChanges, by_class
+from metrics.distances.frechet_floor import frechet_floor
+from metrics.distances.streams import SPLITS
 from metrics.distances.table import METRICS, choose_metrics
-from metrics.evaluate import SPLITS, Evaluation, evaluate, num_steps
-from metrics.ranks import ALONE, Ranks
+from metrics.evaluate import Evaluation, allows, evaluate, num_steps
+from metrics.facts import ComparisonFacts, DifferenceFacts
 from metrics.reference import AnyReference, Progress, Reference, open_reference
-from metrics.report.changes import ImageChanges, by_class
-from metrics.report.floor import frechet_floor
-from metrics.sampling import Student, draw_classes, draw_images, first_image
+from metrics.sampling import draw_classes, draw_images, first_image
 from metrics.spaces.features import AnyExtractor
+from roles import Processes, Student
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,20 @@ class Difference:
             return "not resolved"
         return "better" if (self.high < 0) == METRICS[self.metric].lower_is_better else "worse"
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> DifferenceFacts:
         """Plain data for report.json."""
-        return asdict(self) | {
-            "change": self.change,
-            "verdict": self.verdict,
-            "lower_is_better": METRICS[self.metric].lower_is_better,
-        }
+        lower = METRICS[self.metric].lower_is_better
+        return DifferenceFacts(
+            **asdict(self), change=self.change, verdict=self.verdict, lower_is_better=lower
+        )
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Every metric's difference between two students, and all that the numbers depend on.
 
-    differences  Frechet distance first; Inception Score where the features come with class
-                 probabilities; kernel distance, precision, recall, density and coverage where the
-                 reference holds features of single images
+    differences  in the order of METRICS, the Frechet distance first; those that the features and
+                 the reference allow
     null         Frechet distance of "before" on these latents against other ones: what sampling
                  alone does, unpaired
     floor        Frechet distance of the reference against itself at this count: what a perfect
@@ -114,24 +113,30 @@ class Comparison:
                 return difference
         raise KeyError(f"{metric}: measured were {', '.join(d.metric for d in self.differences)}")
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ComparisonFacts:
         """Plain data for report.json."""
-        names = ("num_images", "seed", "groups", "label", "noise_mode", "seconds")
-        return {name: getattr(self, name) for name in names} | {
+        extractor, statistics = self.reference.extractor, self.reference.statistics
+        return {
+            "num_images": self.num_images,
+            "seed": self.seed,
+            "groups": self.groups,
+            "label": self.label,
+            "noise_mode": self.noise_mode,
+            "seconds": self.seconds,
             "differences": [difference.facts() for difference in self.differences],
             "null": self.null and self.null.facts(),
             "floor": self.floor,
             "images": self.images.facts(),
-            "classes": [{"name": name} | found.facts() for name, found in self.classes],
+            "classes": [{"name": name, **found.facts()} for name, found in self.classes],
             "space": {
                 "name": self.reference.space,
-                "dim": len(self.reference.statistics.mu),
-                "sha256": getattr(self.reference.extractor, "sha256", None),
-                "is_inception": getattr(self.reference.extractor, "is_inception", False),
+                "dim": len(statistics.mu),
+                "sha256": getattr(extractor, "sha256", None),
+                "is_inception": getattr(extractor, "is_inception", False),
             },
             "reference": {
                 "source": self.reference.source,
-                "num_images": self.reference.statistics.num,
+                "num_images": statistics.num,
                 "sha256": self.reference.sha256,
             },
         }
@@ -153,7 +158,7 @@ def compare(
     null: bool = True,
     class_names: Mapping[int, str] | None = None,
     progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes | None = None,
 ) -> Comparison:
     """Measure both students on the same num_images latents, labels and noise.
 
@@ -163,20 +168,24 @@ def compare(
     time and does not change the result. `null=False` saves the third set of images. `class_names`
     are for the table of classes. `progress` hears of every batch of the two or three sets together,
     and of every distance (`num_steps`).
-    `ranks` says which of several processes this is; all of them call, and get the same. ValueError
+    Several `processes` share the images; all of them call, and get the same. ValueError
     on students of other latents or classes than each other, on fewer than two images for each
     group, and on metrics asked for that the reference does not allow.
     """
     start = time.monotonic()
     _check_comparable(before, after, num_images, groups)
-    chosen = choose_metrics(metrics)
-    if "frechet_infinity" in chosen:
-        check_groups(groups)
-    real = open_reference(reference, features, batch=batch, ranks=ranks)
+    chosen, processes = choose_metrics(metrics), processes or Processes()
+    for name in chosen:
+        if groups < METRICS[name].least_groups:
+            raise ValueError(
+                f"{name} with {groups} groups; its error bar needs at least "
+                f"{METRICS[name].least_groups}"
+            )
+    real = open_reference(reference, features, batch=batch, processes=processes)
     if metrics is not None and "all" not in metrics:
-        _require_features(chosen, real)
+        _require_rows(chosen, real)
     sides: list[Evaluation] = []
-    sets = [(before, seed, chosen), (after, seed, chosen), (before, seed + 1, [])]
+    sets = [(before, seed, chosen), (after, seed, chosen), (before, seed + 1, ["frechet_distance"])]
     sets = sets if null else sets[:2]
     steps = [num_steps(num_images, groups, names) for _, _, names in sets]
     for i, (student, its_seed, names) in enumerate(sets):
@@ -188,7 +197,7 @@ def compare(
                     seed=its_seed,
                     label=label,
                     noise_mode=noise_mode,
-                    ranks=ranks,
+                    processes=processes,
                 ),
                 num_images,
                 real,
@@ -196,14 +205,14 @@ def compare(
                 batch=batch,
                 metrics=names,
                 progress=_of_several(progress, i, steps),
-                ranks=ranks,
-                first=first_image(num_images, ranks),
+                processes=processes,
+                first=first_image(num_images, processes),
             )
         )
     return Comparison(
         differences=_differences(sides[0], sides[1], chosen),
         floor=frechet_floor(real.statistics.mu, real.statistics.sigma, num_images, seed=seed),
-        images=ImageChanges.of(sides[0].sample, sides[1].sample, _real_sample(real)),
+        images=ImageChanges.of(sides[0].sample, sides[1].sample, real.rows),
         classes=_of_classes(
             sides, draw_classes(before, num_images, seed=seed, label=label), real, class_names
         ),
@@ -218,13 +227,16 @@ def compare(
     )
 
 
-def _require_features(chosen: Sequence[str], reference: Reference) -> None:
-    needy = [name for name in chosen if METRICS[name].of_pairs]
-    if needy and reference.statistics.features is None:
-        raise ValueError(
-            f"{needy[0]} needs features of single real images, and {reference.source} has means "
-            "and covariances alone; give a folder or zip of images, or an .npz with features"
-        )
+def _require_rows(chosen: Sequence[str], reference: Reference) -> None:
+    rows = reference.statistics.features
+    for name in chosen:
+        if not allows(reference, METRICS[name]):
+            least = METRICS[name].least_rows
+            has = "means and covariances alone" if rows is None else f"{len(rows)} of {least}"
+            raise ValueError(
+                f"{name} needs features of single real images, and {reference.source} has {has}; "
+                "give a folder or zip of images, or an .npz with features"
+            )
 
 
 def _check_comparable(before: Student, after: Student, num_images: int, groups: int) -> None:
@@ -239,18 +251,13 @@ def _check_comparable(before: Student, after: Student, num_images: int, groups: 
         )
 
 
-def _real_sample(reference: Reference) -> torch.Tensor | None:
-    sample = reference.statistics.features
-    return None if sample is None else torch.from_numpy(sample).double()
-
-
 def _of_classes(
     sides: Sequence[Evaluation],
-    classes: torch.Tensor | None,
+    classes: Int64[Tensor, " n"] | None,
     reference: Reference,
     names: Mapping[int, str] | None,
 ) -> tuple[tuple[str, Difference], ...]:
-    real, labels = _real_sample(reference), reference.statistics.labels
+    real, labels = reference.rows, reference.statistics.labels
     if classes is None or real is None or labels is None:
         return ()
     rows = by_class(sides[0].sample, sides[1].sample, classes, real, labels, names=names)

@@ -4,73 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from metrics.distances.extrapolation import frechet_infinities
-from metrics.distances.frechet import covariance_root, frechet_of_roots, gaussian
-from metrics.distances.jackknife import (
-    authentic_percentages,
-    densities_and_coverages,
-    gaussian_discrepancies,
-    kernel_distances,
-    precisions_and_recalls,
-    sliced_distances,
-    subset_kernel_distances,
-)
-from metrics.distances.statistics import GroupedMoments, GroupedScore
+from metrics.distances.frechet_distance import gaussian
+from metrics.distances.metric import Metric
+from metrics.distances.streams import Stream
 from metrics.distances.table import METRICS
-from metrics.ranks import ALONE, Ranks
 from metrics.reference import SAMPLE, Progress, Reference, extract
-
-SPLITS = 10
-NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019)
-DENSITY_NEIGHBOURS = 5  # of density and coverage (Naeem et al. 2020)
+from roles import Processes
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """`values[metric]` is the metric of all images, then without group 0, without group 1, ...
 
-    `num_images[metric]` is how many images it is of: metrics over pairs of images see a part, whose
-    features are `sample` [m, d], float64.
+    `num_images[metric]` is how many images it is of: metrics that need features of single images
+    see a part, whose features are `sample`.
     """
 
     values: dict[str, list[float]]
     num_images: dict[str, int]
-    sample: Tensor
+    sample: Float64[Tensor, "m d"]
 
 
 def num_steps(num_images: int, groups: int, metrics: Collection[str]) -> int:
-    """Steps of `evaluate`: each image, each Frechet distance after them, and all the rest.
+    """Steps of `evaluate`: each image, each distance of moments after them, and all the rest.
 
-    In many dimensions the distances take minutes, and a bar that stands still looks hung.
+    In many dimensions those distances take minutes, and a bar that stands still looks hung.
     """
-    lines = 2 if "frechet_infinity" in metrics else 1
-    return num_images + lines * (1 + groups) + 1
-
-
-class _Steps:
-    """Tells progress of the steps of `num_steps`."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-
-    def reach(self, done: int) -> None:
-        self.done = done
-        if self.progress:
-            self.progress(done, self.total)
-
-    def each(self, distances: Iterable[float]) -> Iterator[float]:
-        for distance in distances:
-            self.reach(self.done + 1)
-            yield distance
+    of_moments = sum(METRICS[name].needs == "moments" for name in metrics)
+    return num_images + of_moments * (1 + groups) + 1
 
 
 def evaluate(
-    images: Iterable[Tensor],
+    images: Iterable[UInt8[Tensor, "n c h w"]],
     num_images: int,
     reference: Reference,
     *,
@@ -78,79 +48,71 @@ def evaluate(
     batch: int,
     metrics: Collection[str],
     progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes | None = None,
     first: int = 0,
 ) -> Evaluation:
-    """Measure uint8 images [n, c, h, w] that come in pieces, num_images in all.
+    """Measure images that come in pieces, num_images in all.
 
-    Image i is in group i % groups; `groups=0` gives the metrics of the whole alone, and only those
-    that need no pairs of images. Pieces are joined to about `batch` images for the extractor. Of
-    several processes each brings its share, which begins at image `first`, and gets the values of
-    all. What of `metrics` the features do not allow is left out.
+    Image i is in group i % groups; `groups=0` gives the metrics of the whole alone. Pieces are
+    joined to about `batch` images for the extractor. Of several processes each brings its share,
+    which begins at image `first`, and gets the values of all. What of `metrics` the features do not
+    allow is left out.
     """
-    steps = _Steps(progress, num_steps(num_images, groups, metrics))
-    stream = _Stream(reference, num_images, max(groups, 1), first)
+    processes = processes or Processes()
+    total, done = num_steps(num_images, groups, metrics), 0
+
+    def reach(step: int) -> None:
+        nonlocal done
+        done = min(step, total)
+        if progress:
+            progress(done, total)
+
+    mu, sigma = gaussian("", reference.statistics.mu, reference.statistics.sigma)
+    num_rows = min(num_images, SAMPLE)
+    stream = Stream(
+        mu,
+        sigma,
+        reference.rows,
+        num_images=num_images,
+        num_rows=num_rows,
+        groups=groups,
+        first=first,
+    )
     for part in _join(images, batch):
         stream.take(*_extract(reference, part))
-        steps.reach(min((stream.seen - first) * ranks.size, num_images))
-    stream.finish(ranks)
-    distances = _frechet_distances(stream.moments, reference, groups, ranks)
-    values = {"frechet_distance": _summed(steps.each(distances), ranks)}
-    if stream.score is not None and "inception_score" in metrics:
-        values["inception_score"] = list(islice(stream.score.leave_one_out(), 1 + groups))
-    if "frechet_infinity" in metrics:
-        mu, sigma = reference.statistics.mu, reference.statistics.sigma
-        lines = frechet_infinities(stream.moments.groups, mu, sigma)
-        values["frechet_infinity"] = list(steps.each(lines))
-    sizes = dict.fromkeys(values, num_images)
-    if groups and reference.statistics.features is not None:
-        real = torch.from_numpy(reference.statistics.features).double()
-        pairs = _pair_metrics(real, stream.sample, groups, metrics)
-        values |= pairs
-        sizes |= dict.fromkeys(pairs, len(stream.sample))
-    steps.reach(steps.total)
-    return Evaluation(values, sizes, stream.sample)
+        reach(min((stream.seen - first) * processes.size, num_images))
+    stream.finish(processes)
+    values: dict[str, list[float]] = {}
+    # Each process measures without some of the groups.
+    left_out = range(processes.rank - 1, groups, processes.size)
+    for name, metric in METRICS.items():
+        if name not in metrics or not allows(reference, metric) or _lacks_classes(stream, metric):
+            continue
+        found = torch.zeros(1 + groups, dtype=torch.float64)
+        for group, value in zip(left_out, metric.values(stream, left_out), strict=True):
+            found[1 + group] = value
+            if metric.needs == "moments":
+                reach(done + processes.size)
+        processes.sum(found, phase=name)
+        values[name] = found.tolist()
+    reach(total)
+    sizes = {name: num_rows if METRICS[name].needs == "rows" else num_images for name in values}
+    return Evaluation(values, sizes, stream.rows)
 
 
-class _Stream:
-    """What is kept of one process's images, and then of all: nothing that grows with their count.
-
-    Image numbers are of the whole set; `sample` holds the features of the first SAMPLE of it.
-    """
-
-    def __init__(self, reference: Reference, num_images: int, groups: int, first: int) -> None:
-        dim = len(reference.statistics.mu)
-        self.num_images, self.num_groups, self.first, self.seen = num_images, groups, first, first
-        self.moments = GroupedMoments(dim, groups, first=first)
-        self.score: GroupedScore | None = None
-        self.sample = torch.zeros(min(num_images, SAMPLE), dim, dtype=torch.float64)
-
-    def take(self, features: Tensor, probabilities: Tensor | None) -> None:
-        """The next images' features [n, d] and probabilities [n, k]."""
-        self.moments.update(features)
-        if probabilities is not None:
-            self.score = self.score or GroupedScore(
-                self.num_images,
-                probabilities.shape[1],
-                num_groups=self.num_groups,
-                splits=SPLITS,
-                first=self.first,
-            )
-            self.score.update(probabilities)
-        kept = features[: max(len(self.sample) - self.seen, 0)]
-        self.sample[self.seen : self.seen + len(kept)] = kept
-        self.seen += len(features)
-
-    def finish(self, ranks: Ranks) -> None:
-        """Take what the other processes have."""
-        self.moments.finish(ranks)
-        if self.score is not None:
-            self.score.finish(ranks)
-        # Each row is zero in all processes but the one that has it.
-        ranks.sum(self.sample)
+def allows(reference: Reference, metric: Metric) -> bool:
+    """Whether a reference has the features of single images that a metric needs."""
+    rows = reference.statistics.features
+    return metric.needs != "rows" or (rows is not None and len(rows) >= metric.least_rows)
 
 
-def _join(pieces: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
+def _lacks_classes(stream: Stream, metric: Metric) -> bool:
+    return metric.needs == "classes" and stream.classes is None
+
+
+def _join(
+    pieces: Iterable[UInt8[Tensor, "n c h w"]], batch: int
+) -> Iterator[UInt8[Tensor, "n c h w"]]:
     """Join pieces until they hold `batch` rows or more."""
     waiting: list[Tensor] = []
     for piece in pieces:
@@ -171,55 +133,3 @@ def _extract(reference: Reference, images: Tensor) -> tuple[Tensor, Tensor | Non
             f"{dim}; use one feature space for both"
         )
     return features, probabilities
-
-
-def _frechet_distances(
-    moments: GroupedMoments, reference: Reference, groups: int, ranks: Ranks
-) -> Iterator[float]:
-    """Yield the distance of all, then without each group; 0 for those of other processes."""
-    mu, sigma = gaussian("", reference.statistics.mu, reference.statistics.sigma)
-    root, trace = covariance_root(sigma), sigma.trace()
-    rounding = 0.0
-    for i, part in enumerate(islice(moments.leave_one_out(), 1 + groups)):
-        own = part.covariance()
-        if i == 0:
-            # What taking a group from the whole leaves where the other images are all alike.
-            size = own.trace() + part.mean.square().sum()
-            rounding = torch.finfo(own.dtype).eps * size.item()
-        if i % ranks.size == ranks.rank:
-            own_root = covariance_root(own, rounding=rounding if i else 0.0)
-            yield frechet_of_roots(part.mean, own_root, own.trace(), mu, root, trace)
-        else:
-            yield 0.0
-
-
-def _summed(parts: Iterable[float], ranks: Ranks) -> list[float]:
-    values = torch.tensor(list(parts), dtype=torch.float64)
-    ranks.sum(values)
-    return values.tolist()
-
-
-# One metric of pairs each: (real [n, d], fake [m, d], groups) to the whole's value and the groups'.
-SINGLE = {
-    "kernel_distance": kernel_distances,
-    "kernel_distance_of_subsets": subset_kernel_distances,
-    "gaussian_discrepancy": gaussian_discrepancies,
-    "sliced_distance": sliced_distances,
-    "authentic_percentage": authentic_percentages,
-}
-
-
-def _pair_metrics(
-    real: Tensor, fake: Tensor, groups: int, metrics: Collection[str]
-) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    if {"precision", "recall"} & set(metrics):
-        both = precisions_and_recalls(real, fake, groups=groups, k=NEIGHBOURS)
-        found |= dict(zip(("precision", "recall"), both, strict=True))
-    if {"density", "coverage"} & set(metrics):
-        both = densities_and_coverages(real, fake, groups=groups, k=DENSITY_NEIGHBOURS)
-        found |= dict(zip(("density", "coverage"), both, strict=True))
-    for name, measure in SINGLE.items():
-        if name in metrics:
-            found[name] = measure(real, fake, groups=groups)
-    return {name: found[name] for name in METRICS if name in found and name in metrics}

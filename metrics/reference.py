@@ -10,19 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 import checkpoints
 import image_sets
-from metrics.distances.statistics import Moments, Statistics, load_statistics, save_statistics
-from metrics.ranks import ALONE, Ranks
+from metrics.distances.moments import Moments
 from metrics.spaces.features import AnyExtractor, features_of_arrays, holds_features
+from metrics.statistics import Statistics, load_statistics, save_statistics
 from metrics.storage import read_arrays
+from roles import Processes
 
 # Progress of a stage: (steps done, steps in all), of which nearly all are images.
 Progress = Callable[[int, int], None]
 
-# Features kept of a folder's images for precision, recall and kernel distance: 2000 x 2000 pairs.
+# Images whose features are kept, for metrics that need those of single ones: 2000 x 2000 pairs.
 SAMPLE = 2000
 
 # Part of every cached file's key: raise it when the same images would give other statistics.
@@ -46,6 +48,12 @@ class Reference:
         return space_name(self.extractor)
 
     @property
+    def rows(self) -> Float64[Tensor, "m d"] | None:
+        """Features of single real images; None where there are none."""
+        sample = self.statistics.features
+        return None if sample is None else torch.from_numpy(sample).double()
+
+    @property
     def sha256(self) -> str:
         """Hash of mu and sigma in float64, whatever file they were in."""
         mu, sigma = self.statistics.mu, self.statistics.sigma
@@ -62,7 +70,7 @@ def open_reference(
     batch: int = 250,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes | None = None,
 ) -> Reference:
     """The reference of a file of statistics, of a folder or zip of images, or of given moments.
 
@@ -76,6 +84,7 @@ def open_reference(
     several processes each measures a share of the images.
     ValueError or OSError, naming the file, on what cannot be used.
     """
+    processes = processes or Processes()
     if isinstance(reference, Reference):
         return reference
     if isinstance(reference, Moments):
@@ -102,10 +111,11 @@ def open_reference(
     if features is None:
         raise ValueError(f"{path}: holds images, so name the features to measure them in")
     kept = _cache_file(path, features, cache)
-    if ranks.all(kept is not None and kept.exists()) and kept is not None:
+    missing = kept is None or not kept.exists()
+    if not processes.any(missing, "the cache of statistics") and kept is not None:
         return _with_statistics(load_statistics(kept), features, str(path))
-    statistics = _measure_images(path, features, batch, progress, ranks)
-    if kept is not None and ranks.rank == 0:
+    statistics = _measure_images(path, features, batch, progress, processes)
+    if kept is not None and processes.is_first:
         kept.parent.mkdir(parents=True, exist_ok=True)
         save_statistics(kept, statistics)
     return Reference(statistics, features, str(path))
@@ -116,8 +126,10 @@ def space_name(features: AnyExtractor) -> str:
     return getattr(features, "name", None) or getattr(features, "__name__", type(features).__name__)
 
 
-def extract(features: AnyExtractor, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Features float64 [n, d] and probabilities [n, k] (or None) on the CPU, checked to be finite.
+def extract(
+    features: AnyExtractor, images: Tensor
+) -> tuple[Float64[Tensor, "n d"], Float[Tensor, "n k"] | None]:
+    """Features and class probabilities (or None) of images on the CPU, checked to be finite.
 
     A plain function may return the features alone.
     """
@@ -196,12 +208,16 @@ def sample_indices(num_images: int) -> range:
 
 
 def _measure_images(
-    path: Path, features: AnyExtractor, batch: int, progress: Progress | None, ranks: Ranks
+    path: Path,
+    features: AnyExtractor,
+    batch: int,
+    progress: Progress | None,
+    processes: Processes,
 ) -> Statistics:
     folder = image_sets.ImageFolder(path, whole=True)
     if len(folder) < 2:
         raise ValueError(f"{path}: {len(folder)} images; statistics need at least 2")
-    share, indices = ranks.share(len(folder)), sample_indices(len(folder))
+    share, indices = processes.share(len(folder)), sample_indices(len(folder))
     moments, sample, done = Moments.empty(0), torch.zeros(0, 0), share.start
     for images, _ in folder.batches(batch, share):
         values, _ = extract(features, torch.from_numpy(images))
@@ -212,16 +228,16 @@ def _measure_images(
         rows = [i for i in range(done, done + len(values)) if i % indices.step == 0]
         sample[[i // indices.step for i in rows]] = values[[i - done for i in rows]].float()
         done += len(values)
-        if progress and (done - share.start) * ranks.size < len(folder):
-            progress((done - share.start) * ranks.size, len(folder))
+        if progress and (done - share.start) * processes.size < len(folder):
+            progress((done - share.start) * processes.size, len(folder))
     folder.close()
     # Each row is zero in all processes but the one that has it.
-    ranks.sum(sample)
+    processes.sum(sample, phase="the features")
     if progress:
         progress(len(folder), len(folder))
     labels = folder.labels
     return Statistics.of(
-        moments.over(ranks),
+        moments.over(processes),
         space=space_name(features),
         features=sample,
         labels=None if labels is None or labels.ndim > 1 else labels[:: indices.step],

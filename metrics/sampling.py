@@ -12,36 +12,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from metrics.ranks import ALONE, Ranks
-from metrics.spaces.features import to_uint8
+from roles import Processes, Student
+from roles.pixels import to_uint8
 
 # Part of the protocol: another size gives other noise. A block at 1024 x 1024 takes a few GB.
 BLOCK = 25
-
-
-class Student(Protocol):
-    """What is sampled: (z [n, z_dim], labels [n, c_dim] or None) to images [n, c, h, w] in [-1, 1].
-
-    A student that takes `noise_mode` is given it. Noise that it draws is seeded through torch's
-    global generators.
-    """
-
-    z_dim: int
-    c_dim: int
-
-    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n latents [n, z_dim]."""
-        ...
-
-    def __call__(self, z: Tensor, c: Tensor | None = None, **options: Any) -> Tensor:
-        """Images of latents and labels."""
-        ...
 
 
 def draw_images(
@@ -51,15 +32,16 @@ def draw_images(
     seed: int = 0,
     label: int | None = None,
     noise_mode: str = "random",
-    ranks: Ranks = ALONE,
-) -> Iterator[Tensor]:
-    """Yield images 0 to num_images - 1 of a seed as uint8 [n, c, h, w] on the CPU, n at most BLOCK.
+    processes: Processes | None = None,
+) -> Iterator[UInt8[Tensor, "n c h w"]]:
+    """Yield images 0 to num_images - 1 of a seed on the CPU, n at most BLOCK.
 
     Of several processes, each gets those from `first_image` on that are its share.
 
     A conditional student gets the class `label`, or one drawn uniformly for each image. The student
-    is evaluated in eval mode; its modes and torch's random states are afterwards what they were.
-    ValueError on a class that it does not have, and on images that are not finite.
+    is evaluated in eval mode, with `noise_mode` where it takes one; its modes and torch's random
+    states are afterwards what they were. ValueError on a class that it does not have, and on images
+    that are not finite.
     """
     if num_images < 1 or seed < 0:
         raise ValueError(
@@ -68,7 +50,7 @@ def draw_images(
     if label is not None and not 0 <= label < student.c_dim:
         allowed = f"0 to {student.c_dim - 1}" if student.c_dim else "none, it is unconditional"
         raise ValueError(f"class {label} of a student with {student.c_dim}; allowed: {allowed}")
-    for block in _blocks(num_images, ranks):
+    for block in _blocks(num_images, processes or Processes()):
         start = block * BLOCK
         x = _draw_block(student, block, seed=seed, label=label, noise_mode=noise_mode)
         if not x.isfinite().all():
@@ -79,13 +61,13 @@ def draw_images(
         yield to_uint8(x[: num_images - start]).cpu()
 
 
-def first_image(num_images: int, ranks: Ranks) -> int:
+def first_image(num_images: int, processes: Processes) -> int:
     """Number of the first image of `draw_images` that this process draws."""
-    return _blocks(num_images, ranks).start * BLOCK
+    return _blocks(num_images, processes).start * BLOCK
 
 
-def _blocks(num_images: int, ranks: Ranks) -> range:
-    return ranks.share(-(-num_images // BLOCK))
+def _blocks(num_images: int, processes: Processes) -> range:
+    return processes.share(-(-num_images // BLOCK))
 
 
 def draw_some(
@@ -95,8 +77,8 @@ def draw_some(
     seed: int = 0,
     label: int | None = None,
     noise_mode: str = "random",
-) -> Tensor:
-    """Images of these indices, as `draw_images` makes them, in their order; uint8 [n, c, h, w]."""
+) -> UInt8[Tensor, "n c h w"]:
+    """Images of these indices, as `draw_images` makes them, in their order."""
     blocks = {
         block: to_uint8(_draw_block(student, block, seed=seed, label=label, noise_mode=noise_mode))
         for block in sorted({i // BLOCK for i in indices})
@@ -106,8 +88,8 @@ def draw_some(
 
 def draw_classes(
     student: Student, num_images: int, *, seed: int = 0, label: int | None = None
-) -> Tensor | None:
-    """Class of each image of `draw_images`, int64 [n]; None for an unconditional student."""
+) -> Int64[Tensor, " num_images"] | None:
+    """Class of each image of `draw_images`; None for an unconditional student."""
     if not student.c_dim:
         return None
     blocks = range(-(-num_images // BLOCK))
@@ -117,8 +99,8 @@ def draw_classes(
 
 def draw_between(
     student: Student, *, steps: int, seed: int = 0, label: int | None = None
-) -> Tensor:
-    """Images on the way between the latents of images 0 and 1 of a seed; uint8 [steps, c, h, w].
+) -> UInt8[Tensor, "steps c h w"]:
+    """Images on the way between the latents of images 0 and 1 of a seed.
 
     On the arc between them: the straight line would pass too near zero for Gaussian latents. The
     class is `label` or that of image 0, and noise inside layers is the network's constant one.
@@ -137,8 +119,8 @@ def draw_between(
 
 def _draw_inputs(
     student: Student, block: int, *, seed: int, label: int | None
-) -> tuple[Tensor, Tensor | None]:
-    """Latents [BLOCK, z_dim] and classes [BLOCK] (or None) of a block, on the CPU."""
+) -> tuple[Float[Tensor, "n z_dim"], Int64[Tensor, " n"] | None]:
+    """Latents and classes (or None) of a block, on the CPU."""
     generator = torch.Generator().manual_seed(_seeds(seed, block)[0])
     z = student.sample_latents(BLOCK, generator=generator)
     if not student.c_dim:
@@ -149,7 +131,7 @@ def _draw_inputs(
 
 def _draw_block(
     student: Student, block: int, *, seed: int, label: int | None, noise_mode: str
-) -> Tensor:
+) -> Float[Tensor, "n c h w"]:
     z, classes = _draw_inputs(student, block, seed=seed, label=label)
     noise_seed = _seeds(seed, block)[1]
     return _images(student, z, classes, noise_seed=noise_seed, noise_mode=noise_mode)
@@ -163,8 +145,13 @@ def _seeds(seed: int, block: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def _images(
-    student: Student, z: Tensor, classes: Tensor | None, *, noise_seed: int, noise_mode: str
-) -> Tensor:
+    student: Student,
+    z: Float[Tensor, "n z_dim"],
+    classes: Int64[Tensor, " n"] | None,
+    *,
+    noise_seed: int,
+    noise_mode: str,
+) -> Float[Tensor, "n c h w"]:
     device = _device(student)
     options = {"noise_mode": noise_mode} if _takes_noise_mode(student) else {}
     c = None
@@ -194,7 +181,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 @contextmanager
 def _eval_mode(student: Student) -> Iterator[None]:
     """Eval mode inside, and afterwards every module's own mode again."""
-    modules = list(student.modules()) if isinstance(student, nn.Module) else []
+    modules = list(student.modules())
     modes = [module.training for module in modules]
     for module in modules:
         module.training = False
@@ -206,9 +193,8 @@ def _eval_mode(student: Student) -> Iterator[None]:
 
 
 def _device(student: Student) -> torch.device:
-    if isinstance(student, nn.Module):
-        for tensor in (*student.parameters(), *student.buffers()):
-            return tensor.device
+    for tensor in (*student.parameters(), *student.buffers()):
+        return tensor.device
     return torch.device("cpu")
 
 

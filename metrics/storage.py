@@ -12,11 +12,11 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 import checkpoints
 
@@ -50,7 +50,7 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
         ) from None
 
 
-def read_weights(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
+def read_weights(path: Path, sha256: str) -> tuple[dict[str, Tensor], str]:
     """The state dict of a file and its hash, which is checked before the file is opened as one.
 
     `sha256` is its beginning, of 8 digits at least, or nothing where any will do.
@@ -74,12 +74,14 @@ def read_weights(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
 
 def text(arrays: Arrays, key: str, *, path: str | os.PathLike[str]) -> str | None:
     """The piece of text stored as `key`, None where there is none; `path` is for messages."""
-    return _scalar(arrays, key, "U", "one piece of text", path)
+    found = _scalar(arrays, key, "U", "one piece of text", path)
+    return None if found is None else str(found)
 
 
 def whole_number(arrays: Arrays, key: str, *, path: str | os.PathLike[str]) -> int | None:
     """The whole number stored as `key`, None where there is none; `path` is for messages."""
-    return _scalar(arrays, key, "iu", "one whole number", path)
+    found = _scalar(arrays, key, "iu", "one whole number", path)
+    return None if found is None else int(found)
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
@@ -90,13 +92,15 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray])
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
-def _scalar(arrays: Arrays, key: str, kinds: str, what: str, path: str | os.PathLike[str]) -> Any:
+def _scalar(
+    arrays: Arrays, key: str, kinds: str, what: str, path: str | os.PathLike[str]
+) -> np.ndarray | None:
     if key not in arrays:
         return None
     value = arrays[key]
     if value.ndim or value.dtype.kind not in kinds:
         raise ValueError(f"{path}: {key!r} is {value.dtype} {value.shape}; it must be {what}")
-    return value.item()
+    return value
 
 
 def _read_member(

@@ -63,13 +63,12 @@ def report(
     import metrics
     import students
     from checkpoints.web.cache import default_folder
-    from metrics.distances.table import choose_metrics
     from refiners.runs.progress import stage_bar
     from roles.device import pick_device
     from roles.processes import device_of_rank, join
 
     started = time.time()
-    chosen = names and choose_metrics([name.strip() for name in names.split(",")])
+    chosen = names and metrics.choose_metrics([name.strip() for name in names.split(",")])
     device = device_of_rank(pick_device(device))
     pair = {
         name: students.load(path, device=device)
@@ -77,14 +76,13 @@ def report(
     }
     space = metrics.choose_features(features, device=device) if features else None
     processes = join(device)
-    ranks = metrics.Ranks(processes.rank, processes.size)
     bar = stage_bar if processes.is_first else silent
     real = metrics.open_reference(
         reference,
         space,
         cache=default_folder() / "statistics",
         progress=bar("reference"),
-        ranks=ranks,
+        processes=processes,
     )
     outdir.mkdir(parents=True, exist_ok=True)
     comparison = metrics.compare(
@@ -95,7 +93,7 @@ def report(
         seed=seed,
         metrics=chosen or None,
         progress=bar("compare"),
-        ranks=ranks,
+        processes=processes,
     )
     settings = {
         "before": before,

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 import checkpoints
 import image_sets
 import teachers
-from metrics.distances.statistics import Moments, Statistics
+from metrics import Moments, Statistics
 from metrics.spaces.features import Classifier, ClassifierFeatures, save_features
 from refine_demo.sizes import SIZES
 from refine_demo.stages import (

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import checkpoints
 import students
 import teachers
-from metrics.distances.statistics import Moments, Statistics
+from metrics import Moments, Statistics
 from metrics.spaces.features import Classifier, ClassifierFeatures, save_features
 from refine import main
 from refine_commands.generate import parse_seeds

@@ -1,33 +1,35 @@
-"""Every metric of a comparison: what it is called, which way is better, what it needs."""
+"""The metrics by name, one row each; all else that names a metric asks this table."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
 
-
-class Metric(NamedTuple):
-    """One row. `by_default`: measured unasked. `of_pairs`: needs features of single real images."""
-
-    title: str
-    lower_is_better: bool
-    by_default: bool = True
-    of_pairs: bool = True
-
+from metrics.distances import (
+    authentic_percentage,
+    density_coverage,
+    frechet_distance,
+    frechet_infinity,
+    gaussian_discrepancy,
+    inception_score,
+    kernel_distance,
+    kernel_distance_of_subsets,
+    precision_recall,
+    sliced_distance,
+)
 
 METRICS = {
-    "frechet_distance": Metric("Fréchet distance", True, of_pairs=False),
-    "inception_score": Metric("Inception Score", False, of_pairs=False),
-    "kernel_distance": Metric("Kernel distance", True),
-    "precision": Metric("Precision", False),
-    "recall": Metric("Recall", False),
-    "density": Metric("Density", False),
-    "coverage": Metric("Coverage", False),
-    "frechet_infinity": Metric("Fréchet distance at infinity", True, False, False),
-    "kernel_distance_of_subsets": Metric("Kernel distance of subsets (KID)", True, False),
-    "gaussian_discrepancy": Metric("Gaussian MMD", True, False),
-    "sliced_distance": Metric("Sliced distance (MIND)", True, False),
-    "authentic_percentage": Metric("Authentic images, %", False, False),
+    "frechet_distance": frechet_distance.METRIC,
+    "inception_score": inception_score.METRIC,
+    "kernel_distance": kernel_distance.METRIC,
+    "precision": precision_recall.PRECISION,
+    "recall": precision_recall.RECALL,
+    "density": density_coverage.DENSITY,
+    "coverage": density_coverage.COVERAGE,
+    "frechet_infinity": frechet_infinity.METRIC,
+    "kernel_distance_of_subsets": kernel_distance_of_subsets.METRIC,
+    "gaussian_discrepancy": gaussian_discrepancy.METRIC,
+    "sliced_distance": sliced_distance.METRIC,
+    "authentic_percentage": authentic_percentage.METRIC,
 }
 
 

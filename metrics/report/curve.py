@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
+
+from metrics.facts import DifferenceFacts, HealthFacts
 
 # The curve's view box and the space its axes take, in its own units.
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 22, 44
 
 
-def curve_chart(points: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+class Point(TypedDict):
+    """A point of a curve: where it is drawn, and its numbers in words."""
+
+    x: float
+    y: float
+    kimg: str
+    value: str
+
+
+class Chart(TypedDict):
+    """A curve in its view box; a tick is where it is drawn and its number in words."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    points: list[Point]
+    line: str
+    start: Point
+    end: Point
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+def curve_chart(points: Sequence[tuple[float, float]]) -> Chart | None:
     """Coordinates of a curve of (kimg, value), with ticks of round numbers; None below two points.
 
     The vertical axis starts at zero, so that heights compare as the values do.
@@ -31,9 +59,9 @@ def curve_chart(points: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
 
     largest = max(abs(y) for _, y in points) or 1
     decimals = max(0, 3 - math.floor(math.log10(largest)))
-    placed = [
-        dict(zip("xy", place(x, y), strict=True), kimg=f"{x:g}", value=f"{y:.{decimals}f}")
-        for x, y in sorted(points)
+    placed: list[Point] = [
+        {"x": across, "y": up, "kimg": f"{x:g}", "value": f"{y:.{decimals}f}"}
+        for (x, y), (across, up) in ((point, place(*point)) for point in sorted(points))
     ]
     return {
         "width": WIDTH,
@@ -51,7 +79,7 @@ def curve_chart(points: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
     }
 
 
-def interval_bars(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, float] | None]:
+def interval_bars(differences: Sequence[DifferenceFacts]) -> list[dict[str, float] | None]:
     """For each difference its interval on a scale from -1 to 1, right is better; None at no spread.
 
     Every row has its own scale, so only the side of zero and the width beside it can be compared.
@@ -70,7 +98,7 @@ def interval_bars(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, fl
     return bars
 
 
-def health_bars(health: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+def health_bars(health: Sequence[HealthFacts]) -> list[dict[str, object]]:
     """For each noise level its share as a bar in percent, and where a share of one stands."""
     full = max([1.0, *(h["share"] for h in health)])
     return [

@@ -1,15 +1,6 @@
 """A run's facts as report.json, and made from it report.md and one self-contained report.html.
 
-The facts are plain data; report.json adds nothing but the schema's number:
-
-    title       what was refined                                                       (text)
-    comparison  Comparison.facts(), or None where there was nothing to measure against
-    curve       [{"kimg", "frechet_distance", "num_images"}, ...], kimg 0 is "before"  (optional)
-    health      [{"sigma", "share"}, ...], denoising error of the auxiliary on the
-                student's images as a share of the teacher's, at each noise level      (optional)
-    settings    {name: value}: the options of the run                                  (optional)
-    provenance  {name: value}: command, versions, seeds, hashes, times                 (optional)
-    notes       [sentence, ...] for the reader                                         (optional)
+The facts are plain data, those of `metrics.facts.RunFacts`.
 
 Markdown and HTML are pure functions of these facts and of the pictures. Text is escaped in both,
 and the page asks for no other file: styles, pictures and curve are in it, and it runs no script.
@@ -25,7 +16,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import jinja2
 import numpy as np
@@ -33,6 +24,7 @@ import numpy as np
 from checkpoints import replacing
 from image_sets.pictures import encode_png
 from metrics.distances.table import METRICS
+from metrics.facts import ComparisonFacts, DifferenceFacts, ImageFacts, RunFacts
 from metrics.report.curve import curve_chart, health_bars, interval_bars
 
 SCHEMA = 1
@@ -49,7 +41,8 @@ CAPTIONS = {
     "nearest real images": "the first images after, above the real image nearest to each",
 }
 
-Facts = Mapping[str, Any]
+# As they come, from a run or from report.json: RunFacts.
+Facts = Mapping[str, object]
 
 
 def write_report(
@@ -100,7 +93,7 @@ def render_html(facts: Facts, pictures: Mapping[str, bytes]) -> str:
 
 def headline(facts: Facts) -> str:
     """The result in one sentence: verdict, numbers, interval."""
-    comparison = facts.get("comparison")
+    comparison = cast(RunFacts, facts).get("comparison")
     if not comparison:
         return "Nothing was measured: there was no reference to measure against."
     first = _row(comparison["differences"][0])
@@ -111,13 +104,14 @@ def headline(facts: Facts) -> str:
     )
 
 
-def _view(facts: Facts) -> dict[str, Any]:
+def _view(run: Facts) -> dict[str, object]:
     """What the templates show: facts with every number already in words."""
+    facts = cast(RunFacts, run)
     comparison = facts.get("comparison")
     curve = facts.get("curve") or []
-    view = {
+    view: dict[str, object] = {
         "title": facts.get("title", "Refinement report"),
-        "headline": headline(facts),
+        "headline": headline(run),
         "notes": list(facts.get("notes") or []),
         "rows": [],
         "null": None,
@@ -149,16 +143,17 @@ def _view(facts: Facts) -> dict[str, Any]:
     return view
 
 
-def _floor(comparison: Facts) -> str | None:
+def _floor(comparison: ComparisonFacts) -> str | None:
     """What a perfect generator would measure, with the decimals of the first row."""
-    if comparison.get("floor") is None:
+    floor = comparison.get("floor")
+    if floor is None:
         return None
     first = comparison["differences"][0]
     decimals = _decimals(first["standard_error"], first["before"], first["after"])
-    return _number(comparison["floor"], decimals)
+    return _number(floor, decimals)
 
 
-def _image_sentences(images: Facts | None) -> list[str]:
+def _image_sentences(images: ImageFacts | None) -> list[str]:
     if not images:
         return []
     drift, count = images["drift"], f"{images['num_images']:,}"
@@ -177,7 +172,7 @@ def _image_sentences(images: Facts | None) -> list[str]:
     return sentences
 
 
-def _row(difference: Facts) -> dict[str, str]:
+def _row(difference: DifferenceFacts) -> dict[str, str]:
     """One difference in words, with as many decimals as its standard error supports."""
     d = difference
     decimals = _decimals(d["standard_error"], d["before"], d["after"])
@@ -211,7 +206,7 @@ def _number(value: float, decimals: int, *, sign: str = "-") -> str:
     return f"{value:{sign},.{decimals}f}".replace("-", MINUS)
 
 
-def _disclaimer(comparison: Facts) -> str:
+def _disclaimer(comparison: ComparisonFacts) -> str:
     """What the numbers must not be taken for."""
     name, count = comparison["space"]["name"], comparison["num_images"]
     if not comparison["space"]["is_inception"]:
@@ -228,7 +223,7 @@ def _disclaimer(comparison: Facts) -> str:
     )
 
 
-def _protocol(comparison: Facts) -> list[tuple[str, str]]:
+def _protocol(comparison: ComparisonFacts) -> list[tuple[str, str]]:
     reference, space = comparison["reference"], comparison["space"]
     count, label = reference["num_images"], comparison["label"]
     return [

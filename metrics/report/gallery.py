@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 import image_sets
 from metrics.compare import Comparison
-from metrics.distances.neighbours import nearest_rows
+from metrics.distances.changes import SHOWN
+from metrics.distances.neighbours import nearest
 from metrics.reference import Reference, extract, sample_indices
-from metrics.report.changes import SHOWN
-from metrics.sampling import Student, draw_between, draw_some
+from metrics.sampling import draw_between, draw_some
+from roles import Student
 
 
 def draw_gallery(before: Student, after: Student, comparison: Comparison) -> dict[str, np.ndarray]:
@@ -55,13 +57,15 @@ def draw_gallery(before: Student, after: Student, comparison: Comparison) -> dic
     }
 
 
-def _nearest_real(images: Tensor, reference: Reference) -> Tensor | None:
+def _nearest_real(
+    images: UInt8[Tensor, "n c h w"], reference: Reference
+) -> UInt8[Tensor, "n c h w"] | None:
     """The image of the reference nearest to each of images, in their size; None without any."""
-    sample, source = reference.statistics.features, Path(reference.source)
+    sample, source = reference.rows, Path(reference.source)
     if sample is None or not (source.is_dir() or source.suffix == ".zip"):
         return None
     features, _ = extract(reference.extractor, images)
-    rows = nearest_rows(features, torch.from_numpy(sample).double())[:, 0]
+    _, rows = nearest(features, sample)
     folder = image_sets.ImageFolder(source)
     indices = sample_indices(len(folder))
     found = [_fitted(folder[indices[int(row)]][0], tuple(images.shape[1:])) for row in rows]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-from metrics.measurement import Measurement
+from metrics.measure import Measurement
 
 # A name that others read as FID is kept for what they mean by it (formats of StyleGAN2-ADA).
 FID_IMAGES = 50_000
@@ -19,7 +18,7 @@ def metric_name(measurement: Measurement) -> str:
 
 def metric_line(
     measurement: Measurement, *, kimg: float, snapshot: str | None, num_processes: int = 1
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """One line: StyleGAN's keys, and under "protocol" all that the number depends on.
 
     `snapshot` is the network's file, relative to the run folder, None where none was written.

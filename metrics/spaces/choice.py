@@ -19,9 +19,10 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 import checkpoints
@@ -93,8 +94,8 @@ class NetworkFeatures:
         return self
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features [n, dim] and class probabilities [n, k] or None; ValueError on other images."""
+    def __call__(self, images: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"] | None]:
+        """Features and class probabilities (or None) of uint8 images; ValueError on others."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
                 f"images are {images.dtype} {tuple(images.shape)}: give uint8 [n, c, h, w] with "
@@ -274,7 +275,9 @@ def _download(url: str, name: str) -> Path:
         ) from error
 
 
-def _named(path: Path, load: Callable[[Mapping[str, Tensor]], N], weights: dict[str, Any]) -> N:
+def _named(
+    path: Path, load: Callable[[Mapping[str, Tensor]], N], weights: Mapping[str, Tensor]
+) -> N:
     try:
         return load(weights)
     except ValueError as error:

@@ -16,10 +16,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from metrics.distances.statistics import Statistics
+from metrics.statistics import Statistics
 from metrics.storage import Arrays, read_arrays, text, write_arrays
+from roles.pixels import from_uint8
 
 
 class FeatureExtractor(Protocol):
@@ -40,18 +42,15 @@ class FeatureExtractor(Protocol):
         """Hash of the weights, in hexadecimal."""
         ...
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features [n, d] and class probabilities [n, k] (or None) of uint8 images [n, c, h, w]."""
+    def __call__(
+        self, images: UInt8[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"] | None]:
+        """Features and class probabilities (or None) of images."""
         ...
 
 
 # A plain function of images will do: it is called by its own name, and may return features alone.
 AnyExtractor = FeatureExtractor | Callable[[Tensor], Tensor | tuple[Tensor, Tensor | None]]
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Float images in about [-1, 1] to uint8, as StyleGAN's metrics and PNG writers round."""
-    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 class Classifier(nn.Module):
@@ -82,8 +81,10 @@ class Classifier(nn.Module):
             layers.append(nn.Linear(num_features, num_classes))
         self.c = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features [n, d] and class logits [n, k] (or None) of float x [n, c, h, w] in [-1, 1]."""
+    def forward(
+        self, x: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"] | None]:
+        """Features and class logits (or None) of x in [-1, 1]."""
         features = self.c[:9](x)
         return features, self.c[9](features) if len(self.c) > 9 else None
 
@@ -107,7 +108,7 @@ class ClassifierFeatures:
         return self
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, images: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"] | None]:
         """Features and class probabilities of uint8 [n, c, h, w]; ValueError on other images."""
         channels, grid = self.classifier.img_channels, self.classifier.grid
         if images.dtype != torch.uint8 or images.ndim != 4:
@@ -122,7 +123,7 @@ class ClassifierFeatures:
                 f"{8 * grid} x {8 * grid}: choose features made for these images"
             )
         device = next(self.classifier.parameters()).device
-        features, logits = self.classifier(images.to(device).float() / 127.5 - 1)
+        features, logits = self.classifier(from_uint8(images.to(device)))
         return features, None if logits is None else logits.softmax(1)
 
 

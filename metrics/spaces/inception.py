@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -162,7 +163,9 @@ class Inception(nn.Module):
             width = sum(conv.width for conv in side_by_side)
         return width
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         """Features [n, 2048], the mean over the last block's places, and logits [n, 1008]."""
         x = self._branch("", STEM, x)
         for block, branches in BLOCKS.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,8 +41,8 @@ class SamePadded(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(before, after, kernel, stride=stride, groups=groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, before, h, w] to [n, after, ceil(h / stride), ceil(w / stride)]."""
+    def forward(self, x: Float[Tensor, "n before h w"]) -> Float[Tensor, "n after h2 w2"]:
+        """To ceil(h / stride) times ceil(w / stride) places."""
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         if kernel > 1:
             down, across = (
@@ -62,8 +63,8 @@ class InvertedBottleneck(nn.Module):
         self.project = SamePadded(wide, after, 1)
         self.adds = stride == 1 and before == after
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, before, h, w] to [n, after, h / stride, w / stride]."""
+    def forward(self, x: Float[Tensor, "n before h w"]) -> Float[Tensor, "n after h2 w2"]:
+        """To h / stride times w / stride places."""
         y = x if isinstance(self.expand, nn.Identity) else F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(y)))
         return x + y if self.adds else y
@@ -88,7 +89,9 @@ class Lite0(nn.Module):
         self.head = SamePadded(width, FEATURES, 1)
         self.classes = nn.Linear(FEATURES, CLASSES)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         """Features, the mean of the last layer over its places, and class logits [n, 1000]."""
         x = F.relu6(self.head(self.blocks(F.relu6(self.stem(x)))))
         features = x.mean((2, 3))

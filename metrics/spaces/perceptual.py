@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,8 +66,10 @@ class Lpips(nn.Module):
             self.weights.append(nn.Parameter(weight.reshape(-1).clone()))
         self.eval().requires_grad_(False)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the distance [n] of images [n, 1 or 3, h, w] in [-1, 1]."""
+    def forward(
+        self, x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, " n"]:
+        """Return the distance of gray or colour images in [-1, 1]."""
         a, b = (self._prepared(images) for images in (x, y))
         total = x.new_zeros(len(x))
         for k, (stage, weight) in enumerate(zip(self.stages, self.weights, strict=True)):
@@ -101,8 +104,10 @@ class Lite0Distance(nn.Module):
         self.network = network
         self.name = "EfficientNet-Lite0 features"
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the distance [n] of images [n, 1 or 3, h, w] in [-1, 1]."""
+    def forward(
+        self, x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, " n"]:
+        """Return the distance of gray or colour images in [-1, 1]."""
         total = x.new_zeros(len(x))
         # The network's own scaling of levels 0 to 255: (level - 127) / 128.
         a, b = ((in_colour(images) * 127.5 + 0.5) / 128 for images in (x, y))
@@ -113,15 +118,17 @@ class Lite0Distance(nn.Module):
         return total
 
 
-def layer_distance(a: Tensor, b: Tensor, weight: Tensor | None) -> Tensor:
-    """Return one layer's part [n] of features [n, c, h, w] (Eq. 1); no weight is 1 everywhere."""
+def layer_distance(
+    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], weight: Float[Tensor, " c"] | None
+) -> Float[Tensor, " n"]:
+    """Return one layer's part of the distance of features (Eq. 1); no weight is 1 everywhere."""
     difference = (F.normalize(a, dim=1, eps=1e-10) - F.normalize(b, dim=1, eps=1e-10)).square()
     if weight is not None:
         difference = difference * weight[:, None, None]
     return difference.sum(dim=1).mean(dim=[1, 2])
 
 
-def in_colour(images: Tensor) -> Tensor:
+def in_colour(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
     """Return images [n, 3, h, w]; gray has its channel three times.
 
     Raises:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,7 +49,7 @@ class VisionTransformer(nn.Module):
         self.network = network
         self.name, self.dim, self.size = name, dim, size
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+    def forward(self, x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], None]:
         """The class token, or the embedding of unit length."""
         found = self.network(pixel_values=x)
         embedding = found.get("image_embeds")
@@ -57,7 +58,7 @@ class VisionTransformer(nn.Module):
         return F.normalize(embedding, dim=1), None
 
 
-def require_package() -> Any:
+def require_package() -> ModuleType:
     """The package transformers; ValueError saying how to install it where it is not."""
     try:
         import transformers  # pyright: ignore[reportMissingImports]  # optional
@@ -144,7 +145,7 @@ def _positions(table: Tensor, grid: int) -> Tensor:
     return torch.cat([table[:, :1].float(), resampled.flatten(2).transpose(1, 2)], dim=1)
 
 
-def _built(kind: str, model: str, weights: Mapping[str, Tensor], **sizes: Any) -> nn.Module:
+def _built(kind: str, model: str, weights: Mapping[str, Tensor], **sizes: int) -> nn.Module:
     """A network of the package with these weights, every one of them and no other."""
     transformers = require_package()
     odd = next((n for n, t in weights.items() if not t.isfinite().all()), None)
@@ -166,7 +167,7 @@ def _built(kind: str, model: str, weights: Mapping[str, Tensor], **sizes: Any) -
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def _quiet(transformers: ModuleType) -> Iterator[None]:
     """Without the package's progress bar and its table of weights that do not fit: we say which."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

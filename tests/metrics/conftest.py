@@ -13,6 +13,8 @@ class Toy(nn.Module):
     """Images around `mean`, of spread 0.25 from the latent and `noise` drawn inside, per class."""
 
     z_dim = 8
+    img_resolution = 8
+    img_channels = 1
 
     def __init__(self, mean: float = 0.0, *, noise: float = 0.1, c_dim: int = 0) -> None:
         super().__init__()

@@ -10,7 +10,6 @@ import torch
 
 import metrics
 from metrics import Difference, Moments, Statistics
-from metrics.distances.extrapolation import frechet_infinities
 from metrics.evaluate import evaluate
 from metrics.sampling import draw_classes
 
@@ -132,7 +131,7 @@ def test_measure_gives_the_numbers_of_compare_for_the_same_seed(toy, features, r
     found = metrics.compare(toy(), toy(), reference, features=features, num_images=120, seed=4)
     one = metrics.measure(toy(), reference, features=features, num_images=120, seed=4)
     assert one.frechet_distance == pytest.approx(found["frechet_distance"].before, rel=1e-9)
-    assert one.inception_score == pytest.approx(found["inception_score"].before, rel=1e-9)
+    assert one.values["inception_score"] == pytest.approx(found["inception_score"].before, rel=1e-9)
     assert (one.num_images, one.seed, one.space) == (120, 4, "six pixels (toy)")
 
 
@@ -159,7 +158,7 @@ def test_metrics_asked_for_by_name_equal_their_definitions(toy, features, refere
 class Collapsed(torch.nn.Module):
     """All images alike, but for one in 40 or so where `outliers` are wanted."""
 
-    z_dim, c_dim = 8, 0
+    z_dim, c_dim, img_resolution, img_channels = 8, 0, 8, 1
 
     def __init__(self, *, outliers: bool) -> None:
         super().__init__()
@@ -194,24 +193,9 @@ def test_a_generator_that_collapsed_has_its_numbers_like_any_other(
         metrics.open_reference(reference, features),
         groups=20,
         batch=50,
-        metrics=[],
+        metrics=["frechet_distance"],
     )
     assert side.values["frechet_distance"][1:] == pytest.approx(parts, rel=1e-6)
-
-
-def test_infinity_without_each_group_is_a_line_through_the_other_groups():
-    torch.manual_seed(3)
-    x = torch.randn(200, 3, dtype=torch.float64) + 0.3
-    mu, sigma = torch.zeros(3), torch.eye(3)
-    groups = [Moments.of(x[i::10]) for i in range(10)]
-    found = frechet_infinities(groups, mu, sigma)
-    for left_out, value in zip(range(-1, 10), found, strict=True):
-        kept = [x[i::10] for i in range(10) if i != left_out]
-        counts = [round(len(kept) * share) for share in (0.2, 0.4, 0.6, 0.8, 1.0)]
-        parts = [torch.cat(kept[:count]) for count in counts]
-        distances = [metrics.frechet_distance(p.mean(0), p.T.cov(), mu, sigma) for p in parts]
-        line = np.polyfit([1 / len(p) for p in parts], distances, 1)
-        assert value == pytest.approx(line[1], rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +363,7 @@ def test_images_that_came_nearer_and_moved_away_are_told_apart(toy, features, re
     best = found.images.improved(3)
     assert best == np.argsort(nearest[1] - nearest[0])[:3].tolist()
     facts = found.images.facts()
-    assert facts["improved_share"] > 0.9
+    assert (facts.get("improved_share") or 0) > 0.9
     back = metrics.compare(toy(0.0), toy(0.4), reference, features=features, num_images=200)
     assert back.images.worsened(3) == best
 
@@ -406,7 +390,7 @@ def test_every_class_with_enough_images_has_its_own_paired_difference(toy, featu
     want = metrics.kernel_distance(real.features[real.labels == 1], values)
     assert found.classes[1][1].before == pytest.approx(want, rel=1e-9)
     assert found.classes[1][1].verdict == "better"
-    assert found.facts()["classes"][1]["name"] == "one"
+    assert [c["name"] for c in found.facts().get("classes", [])] == ["0", "one"]
 
 
 def test_without_labels_there_is_no_table_of_classes(toy, features, reference):
@@ -441,8 +425,9 @@ def test_a_line_of_the_metrics_file_has_the_originals_keys_and_our_protocol(
     line = metrics.metric_line(found, kimg=2, snapshot="network-snapshot-000002.pkl")
     assert line["results"] == {"frechet_distance": found.frechet_distance}
     assert line["metric"] == "frechet_distance"
-    assert line["protocol"]["kimg"] == 2
-    assert line["protocol"]["space"] == features.name
+    protocol = line["protocol"]
+    assert isinstance(protocol, dict)
+    assert (protocol["kimg"], protocol["space"]) == (2, features.name)
     keys = "results metric total_time total_time_str num_gpus snapshot_pkl timestamp protocol"
     assert list(line) == keys.split()
 
@@ -456,7 +441,7 @@ def test_a_line_of_the_metrics_file_has_the_originals_keys_and_our_protocol(
     ],
 )
 def test_only_50000_images_in_inceptions_features_are_called_fid(inception, num, name):
-    found = metrics.Measurement(2.0, None, num, 0, "space", 3723.4, inception)
+    found = metrics.Measurement({"frechet_distance": 2.0}, num, 0, "space", 3723.4, inception)
     line = metrics.metric_line(found, kimg=0, snapshot=None)
     assert line["metric"] == name
     assert line["total_time_str"] == "1h 02m 03s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,26 +14,32 @@ import torch
 
 import image_sets
 import metrics
-from metrics.distances.statistics import GroupedMoments, GroupedScore, Moments
-from metrics.ranks import ALONE
+from metrics import Moments
+from metrics.distances.streams import GroupedClasses, GroupedMoments
 from metrics.sampling import BLOCK, first_image
+from roles import Processes
+
+
+def one_of(rank: int, size: int) -> Processes:
+    """One of several processes that only shares out work."""
+    processes = Processes()
+    processes.rank, processes.size = rank, size
+    return processes
 
 
 def test_shares_are_everything_once_in_order():
-    parts = [metrics.Ranks(rank, 3).share(11) for rank in range(3)]
+    parts = [one_of(rank, 3).share(11) for rank in range(3)]
     assert [i for part in parts for i in part] == list(range(11))
     with pytest.raises(ValueError, match="3 processes cannot share 2 parts; start at most 2"):
-        metrics.Ranks(0, 3).share(2)
-    with pytest.raises(ValueError, match="rank 3 of 3"):
-        metrics.Ranks(3, 3)
+        one_of(0, 3).share(2)
 
 
 def test_the_processes_draw_the_images_that_one_would(toy):
     alone = torch.cat(list(metrics.draw_images(toy(), 130)))
     for rank in range(2):
-        ranks = metrics.Ranks(rank, 2)
-        mine = torch.cat(list(metrics.draw_images(toy(), 130, ranks=ranks)))
-        first = first_image(130, ranks)
+        processes = one_of(rank, 2)
+        mine = torch.cat(list(metrics.draw_images(toy(), 130, processes=processes)))
+        first = first_image(130, processes)
         assert first == rank * 3 * BLOCK
         assert torch.equal(mine, alone[first : first + len(mine)])
 
@@ -41,15 +48,15 @@ def test_the_processes_draw_the_images_that_one_would(toy):
 def test_a_stream_that_begins_later_puts_its_samples_into_their_groups(first):
     x, p = torch.randn(203, 5), torch.randn(203, 4).softmax(1)
     whole, parts = GroupedMoments(5, 4), [GroupedMoments(5, 4), GroupedMoments(5, 4, first=first)]
-    score = GroupedScore(203, 4, num_groups=4, splits=10)
-    scores = [GroupedScore(203, 4, num_groups=4, splits=10, first=start) for start in (0, first)]
+    score = GroupedClasses(203, 4, num_groups=4, splits=10)
+    scores = [GroupedClasses(203, 4, num_groups=4, splits=10, first=start) for start in (0, first)]
     whole.update(x)
     score.update(p)
     for index, rows in enumerate((slice(0, first), slice(first, 203))):
         parts[index].update(x[rows])
         scores[index].update(p[rows])
     for stream in (whole, *parts):
-        stream.finish(ALONE)
+        stream.finish(Processes())
     for group, (a, b) in enumerate(zip(*(part.groups for part in parts), strict=True)):
         merged = a.merge(b)
         torch.testing.assert_close(merged.mean, whole.groups[group].mean)
@@ -57,13 +64,12 @@ def test_a_stream_that_begins_later_puts_its_samples_into_their_groups(first):
     torch.testing.assert_close(scores[0].mass + scores[1].mass, score.mass)
 
 
-def measure(rank: int, size: int, folder: Path, toy, pixels) -> None:
-    """What process `rank` finds, to folder/SIZE-RANK.json."""
-    ranks = metrics.Ranks(rank, size)
+def measure(processes: Processes, folder: Path, toy, pixels) -> None:
+    """What a process finds, to folder/SIZE-RANK.json."""
     x = torch.randn(101, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    share = ranks.share(101)
-    moments = Moments.of(x[share.start : share.stop] + 1000).over(ranks)
-    real = metrics.open_reference(folder / "real.zip", pixels(), batch=16, ranks=ranks)
+    share = processes.share(101)
+    moments = Moments.of(x[share.start : share.stop] + 1000).over(processes)
+    real = metrics.open_reference(folder / "real.zip", pixels(), batch=16, processes=processes)
     sample, labels = real.statistics.features, real.statistics.labels
     assert sample is not None and labels is not None
     seen = []
@@ -74,30 +80,29 @@ def measure(rank: int, size: int, folder: Path, toy, pixels) -> None:
         num_images=330,
         groups=7,
         metrics=["all"],
-        ranks=ranks,
+        processes=processes,
         progress=lambda done, total: seen.append((done, total)),
     )
-    one = metrics.measure(toy(0.2), real, num_images=330, ranks=ranks)
-    facts = found.facts() | {"one": one.frechet_distance, "seen": seen[-1]}
+    one = metrics.measure(toy(0.2), real, num_images=330, processes=processes)
+    facts = {**found.facts(), "one": one.frechet_distance, "seen": seen[-1]}
     facts |= {"mean": moments.mean.tolist(), "scatter": moments.scatter.tolist()}
     facts |= {"sample": sample.tolist(), "labels": labels.tolist()}
     facts |= {"mu": real.statistics.mu.tolist()}
     del facts["seconds"]
-    (folder / f"{size}-{rank}.json").write_text(json.dumps(facts))
+    (folder / f"{processes.size}-{processes.rank}.json").write_text(json.dumps(facts))
 
 
 CHILD = """
 import sys
 from pathlib import Path
-rank, folder, tests = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+folder, tests = Path(sys.argv[1]), sys.argv[2]
 sys.path[:0] = [tests, str(Path(tests).parents[1])]
-import torch.distributed as dist
 from conftest import Pixels, Toy
+from roles.processes import join
 from test_several import measure
-store = dist.FileStore(str(folder / "store"), 2)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-measure(rank, 2, folder, Toy, Pixels)
-dist.destroy_process_group()
+processes = join("cpu")
+measure(processes, folder, Toy, Pixels)
+processes.leave()
 """
 
 
@@ -115,13 +120,11 @@ def test_two_processes_measure_what_one_does(tmp_path, toy, features):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (143, 1, 8, 8), dtype=np.uint8)
     image_sets.write_zip(tmp_path / "real.zip", pictures, np.arange(143) % 3)
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(rank), str(tmp_path), str(Path(__file__).parent)]
-        )
-        for rank in range(2)
-    ]
-    measure(0, 1, tmp_path, toy, type(features))
+    port = str(20000 + os.getpid() % 20000)
+    here = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    child = [sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent)]
+    started = [subprocess.Popen(child, env=here | {"RANK": str(rank)}) for rank in range(2)]
+    measure(Processes(), tmp_path, toy, type(features))
     assert [process.wait(120) for process in started] == [0, 0]
     alone, first, second = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 import checkpoints
 import teachers
-from metrics.distances.statistics import Moments, Statistics
+from metrics import Moments, Statistics
 from metrics.spaces.features import Classifier, ClassifierFeatures, save_features
 from refine import main
 from students.stylegan2.generator import SOURCE, Generator

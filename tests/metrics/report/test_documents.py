@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from metrics import Difference
+from metrics.facts import DifferenceFacts
 from metrics.report import documents as report
 from metrics.report.curve import curve_chart, interval_bars
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> | `a` "q" \'&amp;'
 
 
-def difference(metric: str, before: float, after: float, error: float) -> dict:
+def difference(metric: str, before: float, after: float, error: float) -> DifferenceFacts:
     change = after - before
     made = Difference(metric, before, after, error, change - 2 * error, change + 2 * error, 5000)
     return made.facts()
@@ -251,7 +252,7 @@ def test_what_is_no_picture_is_refused(tmp_path, facts, picture):
 def test_a_curve_places_points_in_proportion_and_starts_at_zero():
     chart = curve_chart([(10, 4.0), (0, 8.0), (20, 2.0)])
     assert chart is not None
-    x, y = ([point[axis] for point in chart["points"]] for axis in "xy")
+    x, y = zip(*((point["x"], point["y"]) for point in chart["points"]), strict=True)
     assert x[0] == chart["left"]
     assert x[2] == chart["right"]
     assert x[1] == pytest.approx((x[0] + x[2]) / 2, abs=0.1)

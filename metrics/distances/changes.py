@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
-from metrics.distances.jackknife import kernel_distances
-from metrics.distances.squared import BLOCK, squared_distances
+from metrics.distances.kernel_distance import kernel_distances
+from metrics.distances.neighbours import nearest
+from metrics.facts import ImageFacts
 
 SHOWN = 8  # images of each kind that a report shows
 CLASS_GROUPS = 10
@@ -27,27 +28,33 @@ MIN_PER_CLASS = 2 * CLASS_GROUPS  # fewer give an interval that says nothing
 
 @dataclass(frozen=True)
 class ImageChanges:
-    """Of images 0 to m - 1, in units of the features: float64 [m] each.
+    """Of images 0 to m - 1, in units of the features.
 
     drift   distance between the features of an image before and after
     before  distance to the nearest of the reference's images; None where it holds no features
     after   the same after
     """
 
-    drift: np.ndarray
-    before: np.ndarray | None
-    after: np.ndarray | None
+    drift: Float64[np.ndarray, " m"]
+    before: Float64[np.ndarray, " m"] | None
+    after: Float64[np.ndarray, " m"] | None
 
     @classmethod
-    def of(cls, before: Tensor, after: Tensor, real: Tensor | None) -> ImageChanges:
-        """From float64 features [m, d] of both sides and [n, d] of the reference."""
+    def of(
+        cls,
+        before: Float64[Tensor, "m d"],
+        after: Float64[Tensor, "m d"],
+        real: Float64[Tensor, "n d"] | None,
+    ) -> ImageChanges:
+        """From the features of both sides and of the reference."""
         drift = (after - before).norm(dim=1).numpy()
         if real is None:
             return cls(drift, None, None)
-        return cls(drift, _nearest_distances(before, real), _nearest_distances(after, real))
+        sides = [nearest(side, real)[0].sqrt().numpy() for side in (before, after)]
+        return cls(drift, sides[0], sides[1])
 
     @property
-    def gains(self) -> np.ndarray:
+    def gains(self) -> Float64[np.ndarray, " m"]:
         """How much nearer to the real images each one came; without a reference 0 for all."""
         if self.before is None or self.after is None:
             return np.zeros_like(self.drift)
@@ -63,22 +70,22 @@ class ImageChanges:
         order = np.argsort(self.gains, kind="stable")[:count]
         return [int(i) for i in order if self.gains[i] < 0]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ImageFacts:
         """Plain data for report.json."""
-        quantiles = np.quantile(self.drift, [0.1, 0.5, 0.9])
-        facts: dict[str, Any] = {
-            "num_images": len(self.drift),
-            "drift": dict(zip(("p10", "median", "p90"), map(float, quantiles), strict=True)),
-        }
+        p10, median, p90 = map(float, np.quantile(self.drift, [0.1, 0.5, 0.9]))
+        facts = ImageFacts(
+            num_images=len(self.drift), drift={"p10": p10, "median": median, "p90": p90}
+        )
         if self.before is None:
             return facts
         moved = self.gains != 0
         share = float((self.gains[moved] > 0).mean()) if moved.any() else None
         # Normal approximation of the binomial; images of one seed are independent.
-        reach = None if share is None else 1.96 * (share * (1 - share) / moved.sum()) ** 0.5
-        return facts | {
+        reach = None if share is None else float(1.96 * (share * (1 - share) / moved.sum()) ** 0.5)
+        return {
+            **facts,
             "improved_share": share,
-            "improved_reach": None if reach is None else float(reach),
+            "improved_reach": reach,
             "improved": self.improved(),
             "worsened": self.worsened(),
         }
@@ -96,18 +103,18 @@ class ClassResult:
 
 
 def by_class(
-    before: Tensor,
-    after: Tensor,
-    classes: Tensor,
-    real: Tensor,
-    real_classes: np.ndarray,
+    before: Float64[Tensor, "m d"],
+    after: Float64[Tensor, "m d"],
+    classes: Int64[Tensor, " images"],
+    real: Float64[Tensor, "n d"],
+    real_classes: Int[np.ndarray, " n"],
     *,
     names: Mapping[int, str] | None = None,
 ) -> list[ClassResult]:
     """Kernel distance of every class that has enough images on all sides.
 
-    before, after [m, d] and real [n, d] are float64 features, `classes` [m] and `real_classes` [n]
-    their labels. Frechet distances of so few images would be bias alone.
+    before, after and real are features, `classes` are those of all images, of which these are the
+    first, and `real_classes` those of real. Frechet distances of so few images would be bias alone.
     """
     rows = []
     for label in sorted(set(classes.tolist())):
@@ -115,15 +122,7 @@ def by_class(
         among = real[torch.from_numpy(np.asarray(real_classes) == label)]
         if int(chosen.sum()) < MIN_PER_CLASS or len(among) < MIN_PER_CLASS:
             continue
-        values = [
-            kernel_distances(among, side[chosen], groups=CLASS_GROUPS) for side in (before, after)
-        ]
+        values = [kernel_distances(among, side[chosen], CLASS_GROUPS) for side in (before, after)]
         name = (names or {}).get(label, str(label))
         rows.append(ClassResult(label, name, int(chosen.sum()), values[0], values[1]))
     return rows
-
-
-def _nearest_distances(points: Tensor, real: Tensor) -> np.ndarray:
-    origin = real.mean(0)
-    tables = (squared_distances(p - origin, real - origin) for p in points.split(BLOCK))
-    return torch.cat([table.min(1).values for table in tables]).sqrt().numpy()

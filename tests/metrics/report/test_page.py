@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from metrics import Difference
+from metrics.facts import DifferenceFacts
 from metrics.report import documents as report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -148,7 +149,7 @@ def open_browser(executable: str, profile: Path) -> Iterator[Browser]:
 MARKUP = "<script>alert(1)</script><b>7</b>"
 
 
-def difference(metric: str, before: float, after: float) -> dict:
+def difference(metric: str, before: float, after: float) -> DifferenceFacts:
     change = after - before
     return Difference(metric, before, after, 0.2, change - 0.4, change + 0.4, 5000).facts()
 

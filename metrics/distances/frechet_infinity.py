@@ -11,12 +11,21 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
-from metrics.distances.frechet import covariance_root, frechet_of_roots, gaussian, sample_root
-from metrics.distances.squared import Array, float64
-from metrics.distances.statistics import Moments
+from metrics.distances.arrays import Array, float64
+from metrics.distances.frechet_distance import (
+    covariance_root,
+    frechet_of_roots,
+    gaussian,
+    sample_root,
+)
+from metrics.distances.metric import Metric
+from metrics.distances.moments import Moments
+from metrics.distances.streams import Stream
 
-POINTS = 5  # of a line over counts of groups; each costs a distance for every group left out
+# Of a line over counts of groups, without any one of them; each costs a distance for every group.
+POINTS = 5
 
 
 def frechet_infinity(
@@ -50,18 +59,16 @@ def frechet_infinity(
     return _intercept(1 / np.array(sizes), np.array(values))
 
 
-def frechet_infinities(groups: Sequence[Moments], mu: Array, sigma: Array) -> Iterator[float]:
-    """Yield the distance at N = infinity of all groups of images, then without group 0, 1, ...
+def frechet_infinities(stream: Stream, left_out: Sequence[int]) -> Iterator[float]:
+    """Yield the distance at N = infinity of a stream without each of these groups.
 
     The line is through the first fifth of the groups, two fifths ... all: disjoint random subsets
-    of a stream, so no features are kept. ValueError on fewer than POINTS + 1 groups.
+    of the stream, so no features are kept.
     """
-    mu, sigma = gaussian("", mu, sigma)
-    check_groups(len(groups))
-    root, trace = covariance_root(sigma), sigma.trace()
-    for left_out in range(-1, len(groups)):
-        kept = [group for i, group in enumerate(groups) if i != left_out]
-        sizes, distances, union = [], [], Moments.empty(len(mu))
+    root, trace = covariance_root(stream.sigma), stream.sigma.trace()
+    for without in left_out:
+        kept = [group for i, group in enumerate(stream.moments.groups) if i != without]
+        sizes, distances, union = [], [], Moments.empty(len(stream.mu))
         ends = {round(len(kept) * (i + 1) / POINTS) for i in range(POINTS)}
         for count, group in enumerate(kept, 1):
             union = union.merge(group)
@@ -70,21 +77,12 @@ def frechet_infinities(groups: Sequence[Moments], mu: Array, sigma: Array) -> It
                 own = covariance_root(covariance)
                 sizes.append(union.num)
                 distances.append(
-                    frechet_of_roots(union.mean, own, covariance.trace(), mu, root, trace)
+                    frechet_of_roots(union.mean, own, covariance.trace(), stream.mu, root, trace)
                 )
         yield _intercept(1 / np.array(sizes), np.array(distances))[0]
 
 
-def check_groups(groups: int) -> None:
-    """ValueError on fewer groups than a line of POINTS points without one of them needs."""
-    if groups <= POINTS:
-        raise ValueError(
-            f"frechet_infinity with {groups} groups; a line of {POINTS} points without any one of "
-            f"them needs at least {POINTS + 1}"
-        )
-
-
-def _intercept(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def _intercept(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"]) -> tuple[float, float]:
     """Least squares: the line's value at x = 0, and its standard error."""
     centred = x - x.mean()
     slope = centred @ y / (centred @ centred)
@@ -92,3 +90,14 @@ def _intercept(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     variance = np.square(y - intercept - slope * x).sum() / (len(x) - 2)
     error = math.sqrt(variance * (1 / len(x) + x.mean() ** 2 / (centred @ centred)))
     return float(intercept), error
+
+
+METRIC = Metric(
+    title="Fréchet distance at infinity",
+    help="the Fréchet distance, extrapolated to infinitely many images",
+    unit="squared features",
+    lower_is_better=True,
+    needs="moments",
+    values=frechet_infinities,
+    least_groups=POINTS + 1,
+)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from metrics.distances.frechet import covariance_root, frechet_of_roots, gaussian
-from metrics.distances.squared import Array
+from metrics.distances.arrays import Array
+from metrics.distances.frechet_distance import covariance_root, frechet_of_roots, gaussian
 
 
 def frechet_floor(mu: Array, sigma: Array, num_images: int, *, seed: int = 0) -> float:

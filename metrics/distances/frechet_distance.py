@@ -11,13 +11,16 @@ square root of S1 S2 is never formed, and no multiple of the identity is ever ad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
-from metrics.distances.squared import Array, features_pair, float64
+from metrics.distances.arrays import Array, float64, two_samples
+from metrics.distances.metric import Metric
+from metrics.distances.streams import Stream
 
 # Covariances come from files that may hold float32: they are symmetric and positive only to this.
 SYMMETRY_TOLERANCE = 1e-6
@@ -53,12 +56,28 @@ def frechet_distance_of_features(x: Array, y: Array, *, ddof: int = 1) -> float:
     A sample of fewer rows than columns is its own root (S = X^T X / (n - ddof), X centred): neither
     its covariance nor a factorisation of it is needed, and its null space costs no accuracy.
     """
-    x, y = features_pair(x, y, at_least=ddof + 1)
+    x, y = two_samples(x, y, at_least=ddof + 1)
     return frechet_of_roots(*sample_root(x, ddof=ddof), *sample_root(y, ddof=ddof))
 
 
-def gaussian(which: str, mu: Array, sigma: Array) -> tuple[Tensor, Tensor]:
-    """Mean [d] and symmetric covariance [d, d] in float64, checked; `which` is for messages."""
+def frechet_distances(stream: Stream, left_out: Sequence[int]) -> Iterator[float]:
+    """Yield the distance of a stream to its reference without each of these groups."""
+    root, trace = covariance_root(stream.sigma), stream.sigma.trace()
+    whole = stream.moments.without(-1)
+    # What taking a group from the whole leaves where the other images are all alike.
+    size = whole.covariance().trace() + whole.mean.square().sum()
+    rounding = torch.finfo(size.dtype).eps * size.item()
+    for group in left_out:
+        part = stream.moments.without(group)
+        own = part.covariance()
+        own_root = covariance_root(own, rounding=rounding if group >= 0 else 0.0)
+        yield frechet_of_roots(part.mean, own_root, own.trace(), stream.mu, root, trace)
+
+
+def gaussian(
+    which: str, mu: Array, sigma: Array
+) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
+    """Mean and symmetric covariance in float64, checked; `which` is for messages."""
     mu, sigma = float64(f"mu{which}", mu, ndim=1), float64(f"sigma{which}", sigma, ndim=2)
     if sigma.shape != (len(mu), len(mu)):
         raise ValueError(
@@ -72,8 +91,10 @@ def gaussian(which: str, mu: Array, sigma: Array) -> tuple[Tensor, Tensor]:
     return mu, (sigma + sigma.T) / 2
 
 
-def sample_root(x: Tensor, *, ddof: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, a root and the trace of the covariance of a float64 sample [n, d]."""
+def sample_root(
+    x: Float64[Tensor, "n d"], *, ddof: int = 1
+) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d rank"], Float64[Tensor, ""]]:
+    """Mean, a root and the trace of the covariance of a sample."""
     mean = x.mean(0)
     root = (x - mean) / (len(x) - ddof) ** 0.5
     trace = root.square().sum()
@@ -96,8 +117,10 @@ def _one_thread() -> Iterator[None]:
 
 
 @_one_thread()
-def covariance_root(sigma: Tensor, *, rounding: float = 0.0) -> Tensor:
-    """R with R R^T = sigma, float64 [d, rank]: Cholesky's, or eigenvectors where it is not safe.
+def covariance_root(
+    sigma: Float64[Tensor, "d d"], *, rounding: float = 0.0
+) -> Float64[Tensor, "d rank"]:
+    """R with R R^T = sigma: Cholesky's, or eigenvectors where it is not safe.
 
     Eigenvalues of at most `rounding` count as zeros, of either sign: what is left of a difference
     of matrices that are much larger. ValueError where one is more negative than rounding explains.
@@ -121,22 +144,27 @@ def covariance_root(sigma: Tensor, *, rounding: float = 0.0) -> Tensor:
 
 @_one_thread()
 def frechet_of_roots(
-    mu1: Tensor, root1: Tensor, trace1: Tensor, mu2: Tensor, root2: Tensor, trace2: Tensor
+    mu1: Float64[Tensor, " d"],
+    root1: Float64[Tensor, "d rank1"],
+    trace1: Float64[Tensor, ""],
+    mu2: Float64[Tensor, " d"],
+    root2: Float64[Tensor, "d rank2"],
+    trace2: Float64[Tensor, ""],
 ) -> float:
-    """Frechet distance of Gaussians by mean [d], root of the covariance [d, any], and trace."""
+    """Frechet distance of Gaussians by mean, root of the covariance, and trace."""
     is_even = _is_even(root1) and _is_even(root2)
     overlap = _nuclear_norm(root1.T @ root2, is_even=is_even)
     return ((mu1 - mu2).square().sum() + trace1 + trace2 - 2 * overlap).item()
 
 
-def _is_even(root: Tensor) -> bool:
+def _is_even(root: Float64[Tensor, "d rank"]) -> bool:
     """Whether the squared spectrum might still say it all: the pivots of a square root tell."""
     pivots = root.diagonal().square()
     return root.shape[0] != root.shape[1] or bool(pivots.min() > EVEN_SPECTRUM * pivots.max())
 
 
-def _nuclear_norm(product: Tensor, *, is_even: bool) -> Tensor:
-    """Sum of the singular values of a matrix [n, m], which may be empty."""
+def _nuclear_norm(product: Float64[Tensor, "n m"], *, is_even: bool) -> Float64[Tensor, ""]:
+    """Sum of the singular values of a matrix, which may be empty."""
     if not product.numel():
         return product.sum()
     wide = product if len(product) <= product.shape[1] else product.T
@@ -144,7 +172,7 @@ def _nuclear_norm(product: Tensor, *, is_even: bool) -> Tensor:
     return torch.linalg.svdvals(product).sum() if norm is None else norm
 
 
-def _norm_by_eigenvalues(wide: Tensor) -> Tensor | None:
+def _norm_by_eigenvalues(wide: Float64[Tensor, "n m"]) -> Float64[Tensor, ""] | None:
     """Sum of the roots of the eigenvalues of W W^T, None where these do not say it to 1e-11."""
     # Numpy sees that this is symmetric and computes half of it.
     gram = torch.from_numpy(wide.numpy() @ wide.numpy().T)
@@ -155,3 +183,14 @@ def _norm_by_eigenvalues(wide: Tensor) -> Tensor | None:
         return None
     roots = values.sqrt()
     return roots.sum() if (error / roots).sum() <= NORM_TOLERANCE * roots.sum() else None
+
+
+METRIC = Metric(
+    title="Fréchet distance",
+    help="between Gaussians fitted to both sets; too large by about 1 / count",
+    unit="squared features",
+    lower_is_better=True,
+    needs="moments",
+    values=frechet_distances,
+    by_default=True,
+)
