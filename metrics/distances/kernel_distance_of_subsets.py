@@ -47,7 +47,12 @@ def draw_subsets(
 
 
 def mean_kernel_distances(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"], groups: int
+    real: Float64[Tensor, "n d"],
+    fake: Float64[Tensor, "m d"],
+    groups: int,
+    *,
+    subsets: int = SUBSETS,
+    size: int = SUBSET_SIZE,
 ) -> list[float]:
     """Mean of `kernel_distance_of_subsets` of all, then without group 0, 1, ...
 
@@ -65,7 +70,7 @@ def mean_kernel_distances(
             groups,
             unbiased=True,
         )
-        for i, j in draw_subsets(len(real), len(fake))
+        for i, j in draw_subsets(len(real), len(fake), subsets=subsets, size=size)
     ]
     return torch.tensor(found, dtype=torch.float64).mean(0).tolist()
 

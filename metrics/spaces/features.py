@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from metrics.storage import Arrays, read_arrays, text, write_arrays
 from roles.pixels import from_uint8
 
 
+@runtime_checkable
 class FeatureExtractor(Protocol):
     """A feature space. An extractor of the 2015 Inception network may set `is_inception = True`."""
 

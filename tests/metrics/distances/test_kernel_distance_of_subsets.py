@@ -25,17 +25,16 @@ def test_subsets_estimate_the_kernel_distance_and_depend_on_their_seed_alone(nor
     assert metrics.kernel_distance_of_subsets(x, y, subsets=60, size=80, seed=1)[0] != mean
 
 
-def test_subsets_keep_their_images_when_a_group_is_left_out_of_them(sets, monkeypatch):
-    # Smaller than both sets, so that every subset is another one.
-    monkeypatch.setattr(draw_subsets, "__kwdefaults__", {"subsets": 6, "size": 40, "seed": 0})
+def test_subsets_keep_their_images_when_a_group_is_left_out_of_them(sets):
     real, fake = sets
     group = torch.arange(len(fake)) % 5
-    subsets = list(draw_subsets(90, 83))
+    # Smaller than both sets, so that every subset is another one.
+    subsets = list(draw_subsets(90, 83, subsets=6, size=40))
     want = [
         sum(metrics.kernel_distance(real[i], fake[j[group[j] != k]]) for i, j in subsets) / 6
         for k in range(-1, 5)
     ]
-    found = mean_kernel_distances(real, fake, 5)
+    found = mean_kernel_distances(real, fake, 5, subsets=6, size=40)
     assert found == pytest.approx(want, rel=1e-10)
     whole, _ = metrics.kernel_distance_of_subsets(real, fake, subsets=6, size=40)
     assert found[0] == pytest.approx(whole, rel=1e-10)
