@@ -54,7 +54,7 @@ def bias_act(
         alpha: slope of lrelu; None means the activation's own.
         gain: factor after the activation; None means the activation's own.
         clamp: limit to [-clamp, clamp], at least 0; None means no limit.
-        impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels, or an error).
+        impl: "auto", "reference" (this file) or "cpu" (a kernel, or an error).
 
     Returns:
         The shape and dtype of x.

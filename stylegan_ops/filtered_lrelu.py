@@ -44,8 +44,8 @@ def filtered_lrelu(
         slope: of the activation below zero.
         clamp: limit to [-clamp, clamp]; None means no limit.
         flip_filter: False convolves with both filters, True correlates.
-        impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels, or an error; they take
-            both filters, short enough for a GPU's shared memory, without their gradients).
+        impl: "auto", "reference" (this file) or "cpu" (a kernel, or an error; it takes
+            both filters, without their gradients).
 
     Returns:
         [n, c, (h * up + y0 + y1 - (taps_u - 1) - (taps_d - 1) + down - 1) // down, likewise for w].
@@ -93,8 +93,7 @@ def _fused(
         x.shape[2] * up + y0 + y1 - fu.shape[0] - fd.shape[0],
         x.shape[3] * up + x0 + x1 - fu.shape[-1] - fd.shape[-1],
     )
-    element_bytes = 8 if x.dtype == torch.float64 else 4
-    if smallest < -1 or not kernel.fits(fu, fd, up, down, element_bytes=element_bytes):
+    if smallest < -1:
         return None
     up_taps, down_taps = fu.float() * (up**2) ** (fu.ndim / 2), fd.float()
     if not flip_filter:

@@ -56,7 +56,7 @@ def modulated_conv2d(
         act: as in bias_act.
         gain: as in bias_act.
         clamp: as in bias_act.
-        impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels scale, or an error).
+        impl: "auto", "reference" (this file) or "cpu" (kernels scale, or an error).
 
     Returns:
         [n, out, h', w'].

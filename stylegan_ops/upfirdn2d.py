@@ -131,8 +131,8 @@ def upfirdn2d(
             values crop.
         flip_filter: False convolves, True correlates.
         gain: overall factor.
-        impl: "auto", "reference" (this file), "cpu" or "cuda" (kernels, or an error; they have
-            no gradient of f).
+        impl: "auto", "reference" (this file) or "cpu" (a kernel, or an error; it has no
+            gradient of f).
 
     Returns:
         [n, c, (h * up + y0 + y1 - taps) // down + 1, likewise for w].

@@ -6,7 +6,7 @@ import torch
 
 from stylegan_ops.kernels.native import call, define, differentiate, empty, layout
 
-# In the order of arithmetic.h.
+# In the order of cpu.cpp.
 ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 PIECEWISE_LINEAR = (0, 1, 2)
 

@@ -22,11 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
-HEADERS = ("arithmetic.h", "threads.h")
-CPU_SOURCES = ("cpu.cpp", "winograd.cpp", "panels.cpp")
-CUDA_SOURCES = ("cuda.cu",)
-CPU_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
-CUDA_FLAGS = ("-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+HEADERS = ("threads.h",)
+FILES = ("cpu.cpp", "winograd.cpp", "panels.cpp")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 COMPILE_SECONDS = 240  # after which a compiler is given up
 STALE_SECONDS = 300  # after which a lock's owner must be dead: longer than any compiler may take
 POLL_SECONDS = 0.1
@@ -43,59 +41,43 @@ def cache_folder() -> Path:
     return (Path(own) if own else Path(shared) / "refine-gan") / "kernels"
 
 
-def cpu_compiler() -> str | None:
+def compiler() -> str | None:
     """The C++ compiler: $CXX, else the first of g++, clang++, c++ that is installed."""
     given = os.environ.get("CXX")
     names = [given] if given else ["g++", "clang++", "c++"]
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
-def cuda_compiler() -> str | None:
-    """The CUDA compiler: that of $CUDA_HOME, else the nvcc on the path or in its usual place."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    places = [Path(home) / "bin"] if home else []
-    for place in (*map(str, places), None, "/usr/local/cuda/bin"):
-        if found := shutil.which("nvcc", path=place):
-            return found
-    return None
-
-
-def command(target: str) -> list[str]:
-    """The compiler call for a target, "cpu" or "sm_90" and the like, without its output file.
+def command() -> list[str]:
+    """The compiler call, without its output file.
 
     Raises:
         BuildError: there is no compiler, or not for this system.
     """
-    is_cpu = target == "cpu"
-    compiler = cpu_compiler() if is_cpu else cuda_compiler()
+    found = compiler()
     if os.name != "posix":
         raise BuildError(f"kernels are built on Linux and macOS, not on {platform.system()}")
-    if compiler is None:
-        missing = "C++ compiler (install g++)" if is_cpu else "nvcc (install the CUDA toolkit)"
-        raise BuildError(f"no {missing} was found")
-    if is_cpu:
-        native = [] if platform.machine() == "arm64" else ["-march=native"]
-        flags = [*CPU_FLAGS, *native, "-fPIC", "-shared", "-pthread"]
-    else:
-        flags = [*CUDA_FLAGS, f"-arch={target}", "-shared"]
-    names = CPU_SOURCES if is_cpu else CUDA_SOURCES
-    return [compiler, *flags, *(str(SOURCES / name) for name in names)]
+    if found is None:
+        raise BuildError("no C++ compiler (install g++) was found")
+    native = [] if platform.machine() == "arm64" else ["-march=native"]
+    flags = [*FLAGS, *native, "-fPIC", "-shared", "-pthread"]
+    return [found, *flags, *(str(SOURCES / name) for name in FILES)]
 
 
 @functools.cache
-def library(target: str) -> ctypes.CDLL:
-    """Load the kernels for a target, "cpu" or "sm_90" and the like; compile them if need be.
+def library() -> ctypes.CDLL:
+    """Load the kernels; compile them if need be.
 
     Raises:
         BuildError: no compiler, a compiler that fails (with its first error), no place to write.
     """
     try:
-        path = cache_folder() / f"{target}-{fingerprint(target)}.so"
+        path = cache_folder() / f"cpu-{fingerprint()}.so"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with alone(path.with_suffix(".lock")):
                 if not path.exists():
-                    compile_to(path, command(target))
+                    compile_to(path, command())
         return ctypes.CDLL(str(path))
     except BuildError:
         raise
@@ -104,10 +86,10 @@ def library(target: str) -> ctypes.CDLL:
 
 
 @functools.cache
-def fingerprint(target: str) -> str:
+def fingerprint() -> str:
     """Hash of all that makes one library differ from another."""
-    digest = hashlib.sha256("\0".join([*command(target), processor(), sys.platform]).encode())
-    for name in (*HEADERS, *(CPU_SOURCES if target == "cpu" else CUDA_SOURCES)):
+    digest = hashlib.sha256("\0".join([*command(), processor(), sys.platform]).encode())
+    for name in (*HEADERS, *FILES):
         digest.update((SOURCES / name).read_bytes())
     return digest.hexdigest()[:16]
 

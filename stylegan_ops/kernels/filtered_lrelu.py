@@ -12,9 +12,6 @@ import stylegan_ops.kernels.upfirdn2d  # noqa: F401  the derivative calls its op
 from stylegan_ops.kernels.bias_act import ACTS
 from stylegan_ops.kernels.native import call, define, differentiate, empty
 
-SMALLEST_TILE = 4  # as in arithmetic.h
-SHARED_BYTES = 48 * 1024  # as in cuda.cu
-
 
 def filtered_lrelu(
     x: torch.Tensor,
@@ -34,15 +31,6 @@ def filtered_lrelu(
     numbers = [up, down, *padding]
     op = torch.ops.stylegan_ops.filtered_lrelu
     return op(x, fu, fd, b, numbers, float(gain), float(slope), limit)
-
-
-def fits(fu: torch.Tensor, fd: torch.Tensor, up: int, down: int, *, element_bytes: int) -> bool:
-    """Whether the smallest tile fits into a GPU's shared memory: scratch_floats, arithmetic.h."""
-    (uh, uw), (dh, dw) = _height_width(fu), _height_width(fd)
-    mh, mw = (SMALLEST_TILE - 1) * down + dh, (SMALLEST_TILE - 1) * down + dw
-    sh, sw = (mh + uh - 2) // up + 2, (mw + uw - 2) // up + 2
-    count = sh * sw + mh * sw + mh * mw + SMALLEST_TILE * mw
-    return count * element_bytes <= SHARED_BYTES
 
 
 def _height_width(taps):

@@ -1,15 +1,14 @@
-"""Call a compiled kernel: dtype, tensors, integers, reals, and the CUDA stream or thread count."""
+"""Call a compiled kernel: dtype, tensors, integers, reals, and the number of threads."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 from collections.abc import Sequence
 
 import torch
 
 from stylegan_ops.kernels.build import library
-from stylegan_ops.kernels.choice import DTYPES, target
+from stylegan_ops.kernels.choice import DTYPES
 
 # From here on the first touch of small pages is a cost worth avoiding.
 LARGE_BYTES = 1 << 22
@@ -24,11 +23,7 @@ def call(
     integers: Sequence[int] = (),
     reals: Sequence[float] = (),
 ) -> None:
-    """Run a kernel on tensors of one device; the first decides dtype and device.
-
-    Raises:
-        RuntimeError: the kernel refuses, with CUDA's error code.
-    """
+    """Run a kernel on tensors of a CPU; the first decides the dtype."""
     x = tensors[0]
     assert x is not None
     pointers = (ctypes.c_void_p * len(tensors))(
@@ -36,15 +31,10 @@ def call(
     )
     ints = (ctypes.c_int64 * max(1, len(integers)))(*integers)
     doubles = (ctypes.c_double * max(1, len(reals)))(*reals)
-    function = getattr(library(target(x.device)), f"{name}_kernel")
-    if x.device.type == "cuda":
-        guard, where = torch.cuda.device(x.device), torch.cuda.current_stream(x.device).cuda_stream
-    else:
-        guard, where = contextlib.nullcontext(), torch.get_num_threads()
-    with guard:
-        code = function(DTYPES.index(x.dtype), pointers, ints, doubles, ctypes.c_int64(where))
-    if code != 0:
-        raise RuntimeError(f"the kernel {name} on {x.device} ended with error {code}")
+    function = getattr(library(), f"{name}_kernel")
+    threads = ctypes.c_int64(torch.get_num_threads())
+    code = function(DTYPES.index(x.dtype), pointers, ints, doubles, threads)
+    assert code == 0, f"the kernel {name} has no {x.dtype}"
 
 
 def empty(
@@ -52,8 +42,8 @@ def empty(
 ) -> torch.Tensor:
     """Return memory for a result, of the dtype and device of another tensor."""
     y = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=form)
-    if y.device.type == "cpu" and y.nbytes >= LARGE_BYTES:
-        library("cpu").prefer_large_pages(ctypes.c_void_p(y.data_ptr()), ctypes.c_int64(y.nbytes))
+    if y.nbytes >= LARGE_BYTES:
+        library().prefer_large_pages(ctypes.c_void_p(y.data_ptr()), ctypes.c_int64(y.nbytes))
     return y
 
 
@@ -66,11 +56,10 @@ def layout(x: torch.Tensor) -> torch.memory_format:
 
 
 def define(schema: str, function, fake) -> None:
-    """Register an operation for CPU and CUDA with its shape rule."""
+    """Register an operation with its shape rule."""
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
     LIBRARY.impl(name, function, "CPU")
-    LIBRARY.impl(name, function, "CUDA")
     torch.library.register_fake(f"stylegan_ops::{name}", fake, lib=LIBRARY)
 
 

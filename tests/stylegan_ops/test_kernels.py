@@ -1,8 +1,4 @@
-"""CPU kernels against their definitions: values, derivatives, registration, refusals.
-
-In double and half precision a CPU runs the arithmetic that the GPU's kernels run (arithmetic.h); in
-single precision its own vector code.
-"""
+"""CPU kernels against their definitions: values, derivatives, registration, refusals."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ import stylegan_ops as ops
 from stylegan_ops.kernels.choice import available
 from stylegan_ops.modulate import modulate
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-# Rounding of one result of order one to ten; sums of half precision are made in single.
-TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 1e-2, torch.bfloat16: 1e-1}
+DTYPES = [torch.float32, torch.float64]
+# Rounding of one result of order one to ten.
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
 UP_TO_8 = st.integers(min_value=1, max_value=8)
 FACTOR = st.integers(min_value=1, max_value=4)
 SIDE = st.integers(min_value=-2, max_value=5)
@@ -26,7 +22,7 @@ SEED = st.integers(min_value=0, max_value=2**31)
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> None:
-    if not available(torch.device("cpu")):
+    if not available():
         pytest.skip("no C++ compiler here, so no CPU kernels")
 
 
@@ -230,7 +226,8 @@ def modulated(x, **dtypes):
     ("call", "words"),
     [
         (lambda x: ops.bias_act(x, impl="fast"), "impl is 'fast'"),
-        (lambda x: ops.bias_act(x, impl="cuda"), "impl is 'cuda', but x is on cpu"),
+        (lambda x: ops.bias_act(x, impl="cuda"), "impl is 'cuda'; allowed are auto, ref"),
+        (lambda x: ops.bias_act(x.half(), impl="cpu"), "x is torch.float16"),
         (lambda x: ops.bias_act(x.int(), impl="cpu"), "x is torch.int32"),
         (lambda x: ops.bias_act(x, clamp=-1, impl="cpu"), "clamp is -1"),
         (lambda x: ops.bias_act(x, torch.ones(3).half(), impl="cpu"), "b is"),
@@ -261,22 +258,3 @@ def modulated(x, **dtypes):
 def test_a_kernel_refuses_what_it_cannot_do_by_the_name_of_the_argument(call, words):
     with pytest.raises(ValueError, match=words):
         call(torch.zeros(1, 3, 4, 4))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_kernels_of_a_gpu_equal_those_of_the_cpu(dtype):
-    x, b = normal(0, 2, 3, 17, 19, dtype=dtype), normal(1, 3, dtype=dtype)
-    f = ops.setup_filter([1.0, 3, 3, 1])
-    weight, styles = normal(2, 4, 3, 3, 3, dtype=dtype), normal(3, 2, 3, dtype=dtype)
-    calls = [
-        (ops.bias_act, (x, b), {"act": "lrelu", "clamp": 0.7}),
-        (ops.upfirdn2d, (x, f), {"up": 2, "down": 3, "padding": [2, -1, 1, 3]}),
-        (ops.filtered_lrelu, (x, f, f, b), {"up": 2, "down": 2, "padding": 3, "clamp": 0.7}),
-        (ops.modulated_conv2d, (x, weight, styles), {"padding": 1}),
-    ]
-    for op, tensors, arguments in calls:
-        on_cpu = op(*tensors, **arguments, impl="cpu")
-        on_gpu = op(*(t.cuda() for t in tensors), **arguments, impl="cuda").cpu()
-        tolerance = TOLERANCES[dtype]
-        torch.testing.assert_close(on_gpu, on_cpu, rtol=tolerance, atol=tolerance)
