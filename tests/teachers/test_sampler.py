@@ -42,6 +42,42 @@ def test_the_error_falls_with_the_order_of_the_solver(solver, order):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
 
 
+def test_the_state_is_float64_and_images_of_float32_latents_are_rounded_once():
+    """Heun's method in numpy's float64, of a Gaussian (Karras et al. 2022, Algorithm 1)."""
+    denoiser = Gaussian(torch.full([1, 4, 4], 0.3, dtype=torch.float64), 0.5)
+    latents = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    levels = noise_levels(denoiser, 40, sigma_min=0.002, sigma_max=80.0, rho=7.0)
+
+    def slope(x: np.ndarray, t: float) -> np.ndarray:
+        return (x - (0.25 * x + t**2 * 0.3) / (0.25 + t**2)) / t
+
+    x = latents.numpy() * levels[0]
+    for t, after in pairwise(levels):
+        first = slope(x, t)
+        euler = x + (after - t) * first
+        x = euler if after == 0 else x + (after - t) * (first + slope(euler, after)) / 2
+    got = sample(denoiser, latents, num_steps=40)
+    torch.testing.assert_close(got, torch.from_numpy(x), rtol=0, atol=1e-12)
+    short = latents.float()
+    assert torch.equal(sample(denoiser, short), sample(denoiser, short.double()).float())
+
+
+def test_however_much_churn_is_asked_for_a_step_at_most_doubles_the_noises_variance():
+    """gamma is at most sqrt(2) - 1 (Karras et al. 2022, Algorithm 2)."""
+    seen: list[float] = []
+
+    class Spy(Denoiser):
+        def forward(self, x, sigma, labels=None):
+            seen.append(float(sigma))
+            return x
+
+    options: Any = {"sigma_min": 0.1, "sigma_max": 10.0, "rho": 7.0}
+    spy = Spy(1, 2)
+    sample(spy, torch.randn(1, 1, 2, 2), num_steps=5, s_churn=1e6, solver="euler", **options)
+    levels = noise_levels(spy, 5, **options)[:-1]
+    assert [sigma**2 for sigma in seen] == pytest.approx([2 * level**2 for level in levels])
+
+
 @pytest.mark.parametrize("s_churn", [0.0, 10.0])
 def test_samples_of_an_exact_mixture_have_its_mean_and_covariance(s_churn):
     n, means = 5_000, torch.tensor([[-1.0, 0.5, 0.0, 1.0], [0.8, 0.5, -1.0, 0.0]])
