@@ -14,8 +14,9 @@ import torch
 
 import checkpoints
 import teachers
+from students import originals
 from students.stylegan2.discriminator import Discriminator
-from students.stylegan2.generator import SOURCE, Generator
+from students.stylegan2.generator import Generator
 from teachers.edm import EDMPrecond
 
 SIZES: dict[str, Any] = {"img_resolution": 32, "img_channels": 3}
@@ -63,7 +64,7 @@ def write_cifar_files(folder: Path) -> list[Path]:
         "D": discriminator.eval().requires_grad_(False),
         "G_ema": copy.deepcopy(generator),
     }
-    records = {name: checkpoints.describe(net, source=SOURCE) for name, net in networks.items()}
+    records = {name: originals.describe(net) for name, net in networks.items()}
     checkpoints.write({"training_set_kwargs": {}, **records, "augment_pipe": None}, student)
     teachers.save(cifar_teacher(), teacher)
     return [student, teacher]

@@ -13,6 +13,7 @@ written.
 from checkpoints.atomic import replacing
 from checkpoints.json_files import read_json
 from checkpoints.modules import (
+    Program,
     buffers,
     describe,
     named_modules,
@@ -31,6 +32,7 @@ from checkpoints.web.cache import fetch, local, sha256
 
 __all__ = [
     "EasyDict",
+    "Program",
     "Record",
     "UnsafeCheckpoint",
     "buffers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -132,10 +132,28 @@ def _rebuilt(record: Record, changed: dict[int, torch.Tensor], done: dict[int, R
     return result
 
 
-def describe(module: torch.nn.Module, *, source: str) -> Record:
+class Program(NamedTuple):
+    """A program whose classes a pickle may name, so that it loads there and needs nothing of ours.
+
+    Attributes:
+        package: its module that has the classes, which are called as ours are.
+        attributes: for the parts of a network, what theirs keep and ours do not, or otherwise;
+            `init_kwargs` among them is the constructor call.
+    """
+
+    package: str
+    attributes: Callable[[torch.nn.Module], Mapping[torch.nn.Module, Mapping[str, Any]]] = (
+        lambda network: {}
+    )
+
+
+def describe(
+    module: torch.nn.Module, *, source: str | None = None, program: Program | None = None
+) -> Record:
     """The record of a module born here, in the layout that PyTorch and the StyleGAN code pickle.
 
-    A module of torch.nn becomes a plain record, any other a persistent one that carries `source`.
+    A module of torch.nn becomes a plain record; any other names a class of `program`, or is a
+    persistent one that carries the text `source`: give one of them.
     Its public attributes are kept in assignment order; those whose name begins with an underscore
     are not. The constructor call is `module.init_kwargs` where there is one. Tensors share memory
     with the module.
@@ -144,14 +162,25 @@ def describe(module: torch.nn.Module, *, source: str) -> Record:
         ValueError: a public attribute is no plain value, or a module of torch.nn is of an unlisted
             class.
     """
-    return _described(module, source, {})
+    others = program.attributes(module) if program else {}
+    where = {"source": source, "module": program and program.package}
+
+    def name(part: torch.nn.Module, state: dict[str, Any]) -> Record:
+        call = {"init_kwargs": getattr(part, "init_kwargs", {}), **others.get(part, {})}
+        init_kwargs = dict(call.pop("init_kwargs"))
+        return Record(type(part).__name__, (), init_kwargs, {**state, **call}, **where)
+
+    return _described(module, name, {})
 
 
-def _described(module: torch.nn.Module, source: str, done: dict[int, Any]) -> Record:
+Name = Callable[[torch.nn.Module, dict[str, Any]], Record]  # makes the record of these attributes
+
+
+def _described(module: torch.nn.Module, name: Name, done: dict[int, Any]) -> Record:
     if id(module) in done:
         return done[id(module)]
     kind = type(module)
-    state = _module_state(module, source, done)
+    state = _module_state(module, name, done)
     if kind.__module__.startswith("torch.nn."):
         if (kind.__module__, kind.__name__) not in PLAIN_CLASSES:
             raise ValueError(
@@ -159,34 +188,33 @@ def _described(module: torch.nn.Module, source: str, done: dict[int, Any]) -> Re
             )
         record = Record(kind.__name__, None, None, state, module=kind.__module__)
     else:
-        init_kwargs = dict(getattr(module, "init_kwargs", {}))
-        record = Record(kind.__name__, (), init_kwargs, state, source=source)
+        record = name(module, state)
     done[id(module)] = record
     return record
 
 
-def _module_state(module: torch.nn.Module, source: str, done: dict[int, Any]) -> dict[str, Any]:
+def _module_state(module: torch.nn.Module, name: Name, done: dict[int, Any]) -> dict[str, Any]:
     attributes = vars(module)
-    hooked = [name for name in (*HOOKS_BEFORE_FLAG, *HOOKS_AFTER_FLAG) if attributes.get(name)]
+    hooked = [key for key in (*HOOKS_BEFORE_FLAG, *HOOKS_AFTER_FLAG) if attributes.get(key)]
     if hooked:
         raise ValueError(f"{type(module).__name__} has {hooked[0]}, which no file may hold")
     state: dict[str, Any] = {
         "training": module.training,
         "_parameters": {
-            name: _once(done, value, lambda value: torch.nn.Parameter(value.detach(), False))
-            for name, value in module._parameters.items()
+            key: _once(done, value, lambda value: torch.nn.Parameter(value.detach(), False))
+            for key, value in module._parameters.items()
         },
         "_buffers": {
-            name: _once(done, value, torch.Tensor.detach) for name, value in module._buffers.items()
+            key: _once(done, value, torch.Tensor.detach) for key, value in module._buffers.items()
         },
         "_non_persistent_buffers_set": set(attributes["_non_persistent_buffers_set"]),
     }
-    state |= {name: OrderedDict() for name in HOOKS_BEFORE_FLAG}
+    state |= {key: OrderedDict() for key in HOOKS_BEFORE_FLAG}
     state["_is_full_backward_hook"] = None
-    state |= {name: OrderedDict() for name in HOOKS_AFTER_FLAG}
+    state |= {key: OrderedDict() for key in HOOKS_AFTER_FLAG}
     state["_modules"] = {
-        name: child if child is None else _described(child, source, done)
-        for name, child in module._modules.items()
+        key: child if child is None else _described(child, name, done)
+        for key, child in module._modules.items()
     }
     for key, value in attributes.items():
         if not key.startswith("_") and key not in ("training", "init_kwargs"):

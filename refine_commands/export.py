@@ -15,6 +15,7 @@ SUFFIXES = {
     ".pt": "rosinality",
     ".onnx": "onnx",
 }
+PROGRAMS = ("stylegan2-ada", "stylegan3", "edm", "edm2")
 
 CARD = """\
 ---
@@ -46,11 +47,23 @@ images = student(student.sample_latents(4){labels})  # float [4, {channels}, h, 
     help="Default: from the suffix of FILE (.pkl, .safetensors, .onnx; .pt is rosinality).",
 )
 @click.option("--network", default="G_ema", show_default=True, help="Which network of SOURCE.")
-def export(source: str, out: Path, form: str | None, network: str) -> None:
-    """Write a generator in another format, and compare its images with the source's."""
+@click.option(
+    "--for",
+    "program",
+    type=click.Choice(PROGRAMS),
+    help="Write all networks of SOURCE as a pickle that loads in this program's own checkout and "
+    "needs nothing of this project. It names the program's classes and carries no program text.",
+)
+def export(source: str, out: Path, form: str | None, network: str, program: str | None) -> None:
+    """Write a generator in another format, and compare its images with the source's.
+
+    With --for edm or edm2, a teacher or a one-step student, and what it makes of noise.
+    """
     import students
 
     form = form or SUFFIXES.get(out.suffix.lower())
+    if program and form != "pkl":
+        raise ValueError(f"--for {program} writes a pickle; --out {out} is none, so end it in .pkl")
     if form is None:
         raise ValueError(
             f"--out {out} has no known suffix; use {', '.join(SUFFIXES)}, or give --format"
@@ -58,21 +71,66 @@ def export(source: str, out: Path, form: str | None, network: str) -> None:
     if form == "safetensors" and out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}; safetensors need the suffix .safetensors to be read")
     out.parent.mkdir(parents=True, exist_ok=True)
+    if program in ("edm", "edm2"):
+        report(write_denoiser(source, out, program), source, out, "what it makes of 4 noises")
+        return
     student = students.load(source, network=network)
     if not isinstance(student, students.Student):
         raise ValueError(f"{network} of {source} makes no images; export a generator")
-    difference = WRITERS[form](student, source, out, network)
-    print(f"{out}: largest difference of the images of {len(SEEDS)} seeds {difference:.2e}")
-    if not difference <= TOLERANCE:
+    if form == "pkl":
+        worst = write_pickle(student, source, out, network, program)
+    else:
+        worst = WRITERS[form](student, source, out, network)
+    report(worst, source, out, f"the images of {len(SEEDS)} seeds")
+
+
+def report(worst: float, source: str, out: Path, what: str) -> None:
+    """Print the largest difference, and raise ValueError where it is not that of rounding."""
+    print(f"{out}: largest difference of {what} {worst:.2e}")
+    if not worst <= TOLERANCE:
         raise ValueError(f"{out} does not give the images of {source}; it was kept for inspection")
 
 
-def write_pickle(student: Any, source: str, out: Path, network: str) -> float:
-    """Write `source` again as a pickle; return the largest difference of the images."""
-    import students
+def write_pickle(student: Any, source: str, out: Path, network: str, program: str | None) -> float:
+    """Write `source` as a pickle; return the largest difference of the images.
 
-    students.save(student, out, like=source, network=network)
+    What carried a program's text or names passes through, unless another program was asked for.
+    """
+    import checkpoints
+    import students
+    from students.files import find_network
+
+    record = find_network(checkpoints.read(source), network, source)
+    if program is None and record.source != "":
+        students.save(student, out, like=source, network=network)
+    else:
+        missing = students.save_for(program, source, out)
+        if "D" in missing:
+            print(f"{source} has no D, so {out} makes images but cannot be trained on")
     return difference(student, students.load(out, network=network))
+
+
+def write_denoiser(source: str, out: Path, program: str) -> float:
+    """Write a teacher, or a one-step student, for EDM's programs; return the largest difference."""
+    import torch
+
+    import teachers
+    from students.adapters.one_step import recorded_sigma
+
+    denoiser = teachers.load(source)
+    if teachers.program_of(denoiser) != program:
+        raise ValueError(f"{source} is a network of {teachers.program_of(denoiser)}, not {program}")
+    sigma = recorded_sigma(source)
+    teachers.save(denoiser, out, extra={} if sigma is None else {"init_sigma": sigma})
+    written = teachers.load(out)
+    r = denoiser.img_resolution
+    noise = torch.Generator().manual_seed(0)
+    x = torch.randn([len(SEEDS), denoiser.img_channels, r, r], generator=noise)
+    n = denoiser.label_dim
+    labels = torch.eye(n)[torch.tensor(SEEDS) % n] if n else None
+    with torch.no_grad():
+        pair = [network(x, 1.0, labels) for network in (denoiser, written)]
+    return (pair[0] - pair[1]).abs().max().item()
 
 
 def write_safetensors(student: Any, source: str, out: Path, network: str) -> float:
@@ -119,7 +177,6 @@ def write_onnx(student: Any, source: str, out: Path, network: str) -> float:
 
 WRITERS = {
     "onnx": write_onnx,
-    "pkl": write_pickle,
     "safetensors": write_safetensors,
     "rosinality": write_rosinality,
 }

@@ -41,8 +41,9 @@ from refine_demo.stages import (
     stage,
 )
 from refiners.training.optimiser import follow
+from students import originals
 from students.stylegan2.discriminator import Discriminator
-from students.stylegan2.generator import SOURCE, Generator
+from students.stylegan2.generator import Generator
 from teachers.edm import EDMPrecond
 
 HERE = Path(__file__).parent
@@ -240,7 +241,7 @@ def student(
             save_state(path, state, seen)
     networks = {"G": generator.cpu(), "D": discriminator.cpu(), "G_ema": average.cpu()}
     records = {
-        name: checkpoints.describe(network.eval().requires_grad_(False), source=SOURCE)
+        name: originals.describe(network.eval().requires_grad_(False))
         for name, network in networks.items()
     }
     file = {"training_set_kwargs": {}, **records, "augment_pipe": None}

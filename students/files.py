@@ -15,6 +15,7 @@ import torch
 
 import checkpoints
 from checkpoints import Record
+from students import originals
 from students.filling import filled, keep_frozen
 from students.foreign import rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
@@ -228,3 +229,41 @@ def save(
     checkpoints.check_finite(weights)
     changed = checkpoints.with_tensors(record, weights)
     layout_of(data).replace(data, network, changed, path)
+
+
+def save_for(program: str | None, source: str | Path, path: str | Path) -> list[str]:
+    """Write the networks of a file as a pickle that loads in a program's checkout, without ours.
+
+    Args:
+        program: a key of students.originals.PROGRAMS, whose classes the pickle names; None is the
+            first that has such networks.
+        source: a file that `load` reads.
+        path: the file to write, as a whole or not at all.
+
+    Returns:
+        Those of the networks G, D and G_ema that the source lacks. The programs ask for all three:
+        a generator is then the other one, and the discriminator a module that does nothing.
+
+    Raises:
+        ValueError: the program has no such networks, or the source has none.
+        OSError: a file cannot be read or written.
+    """
+    data = checkpoints.read(source)
+    held = networks(data)
+    if not held.keys() & {"G", "G_ema"}:
+        find_network(data, "G_ema", source)  # which says what there is instead
+    records = {}
+    for name in tensorflow.NETWORKS:
+        record = find_network(data, name, source) if name in held else None
+        if record is not None and record.class_name != "Identity":
+            try:
+                records[name] = originals.describe(build(record), program)
+            except ValueError as error:
+                raise ValueError(f"{source}: network {name}: {error}") from error
+    missing = [name for name in tensorflow.NETWORKS if name not in records]
+    other = {name: records.get("G_ema", records.get("G")) for name in ("G", "G_ema")}
+    other["D"] = checkpoints.describe(torch.nn.Identity().eval())
+    records = {name: records.get(name, other[name]) for name in tensorflow.NETWORKS}
+    about = data.get("training_set_kwargs") if isinstance(data, Mapping) else None
+    checkpoints.write({"training_set_kwargs": about, **records, "augment_pipe": None}, path)
+    return missing

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from teachers.denoiser import Denoiser
 from teachers.features import EncoderFeatures
-from teachers.files import FAMILIES, load, save
+from teachers.files import FAMILIES, load, program_of, save
 from teachers.gaussian import ImageSet
 from teachers.guidance import autoguidance, classifier_free
 from teachers.pairs import PairFolder, make_pairs
@@ -31,6 +31,7 @@ __all__ = [
     "generate",
     "load",
     "make_pairs",
+    "program_of",
     "sample",
     "save",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import checkpoints
-from checkpoints import Record
+from checkpoints import Program, Record
 from teachers import diffusers, edm2
 from teachers.denoiser import Denoiser
 from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
@@ -38,19 +38,14 @@ BROKEN_CALL = (
     MemoryError,
 )
 
-# Original tools run the source text that a file carries; this one leads them to the classes here.
-SOURCE = """\
-# Written by stylegan-refiner (Apache-2.0), whose packages must be on the Python path to run this.
-from teachers.networks.blocks import Conv2d, FourierEmbedding, GroupNorm
-from teachers.networks.blocks import Linear, PositionalEmbedding
-from teachers.networks.blocks import UNetBlock
-from teachers.networks.dhariwal import DhariwalUNet
-from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
-from teachers.edm2 import Precond
-from teachers.networks.edm2_blocks import Block, MPConv, MPFourier
-from teachers.networks.edm2_unet import UNet
-from teachers.networks.song import SongUNet
-"""
+
+# Whose classes a file written here names; their objects keep nothing that ours do not.
+PROGRAMS = {"edm": Program("training.networks"), "edm2": Program("training.networks_edm2")}
+
+
+def program_of(denoiser: Denoiser) -> str:
+    """Return the key of PROGRAMS of the program that has such a denoiser."""
+    return "edm2" if isinstance(denoiser, edm2.Precond) else "edm"
 
 
 def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> Denoiser:
@@ -133,7 +128,9 @@ def build(record: Record) -> Denoiser:
 
 
 def save(denoiser: Denoiser, path: str | Path, *, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a denoiser of teachers.edm as a network file in EDM's layout.
+    """Write a denoiser of FAMILIES as a network file in EDM's layout.
+
+    The file names the classes of the EDM or EDM2 checkout, where it loads without this project.
 
     Args:
         denoiser: the network; it is not changed.
@@ -153,6 +150,6 @@ def save(denoiser: Denoiser, path: str | Path, *, extra: Mapping[str, Any] | Non
     network = copy.deepcopy(denoiser).cpu().eval().requires_grad_(False)
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.contiguous()
-    record = checkpoints.describe(network, source=SOURCE)
+    record = checkpoints.describe(network, program=PROGRAMS[program_of(denoiser)])
     data = {"ema": record, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
     checkpoints.write({**data, **(extra or {})}, path)

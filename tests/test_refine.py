@@ -23,7 +23,8 @@ from refine_commands.generate import parse_seeds
 from refiners import REFINERS
 from refiners.base import WithPairs
 from refiners.runs.recipes import GAN_KNOBS, METHODS, PRESETS
-from students.stylegan2.generator import SOURCE, Generator
+from students import originals
+from students.stylegan2.generator import Generator
 from teachers.edm import EDMPrecond
 
 
@@ -39,9 +40,9 @@ def write_student(path, *, c_dim=0, resolution=32, channels=1):
         synthesis_kwargs={"channel_base": 64, "channel_max": 4},
     )
     network.requires_grad_(False).eval()
-    generators = [checkpoints.describe(network, source=SOURCE) for _ in range(2)]
+    generators = [originals.describe(network) for _ in range(2)]
     discriminator = checkpoints.describe(
-        torch.nn.ModuleDict({"layer": torch.nn.Linear(2, 2)}).requires_grad_(False), source=SOURCE
+        torch.nn.ModuleDict({"layer": torch.nn.Linear(2, 2)}).requires_grad_(False)
     )
     file = {
         "training_set_kwargs": {"path": "x.zip"},

@@ -38,6 +38,18 @@ class Token:
 
 # Classes that a file may name without bringing their source. Reading makes a `Record` of such an
 # object and imports nothing, so an entry here gives a file no power.
+_STYLEGAN2 = (
+    "Conv2dLayer Discriminator DiscriminatorBlock DiscriminatorEpilogue FullyConnectedLayer "
+    "Generator MappingNetwork MinibatchStdLayer SynthesisBlock SynthesisLayer SynthesisNetwork "
+    "ToRGBLayer"
+)
+_STYLEGAN3 = (
+    "FullyConnectedLayer Generator MappingNetwork SynthesisInput SynthesisLayer SynthesisNetwork"
+)
+_EDM = (
+    "Conv2d DhariwalUNet EDMPrecond FourierEmbedding GroupNorm Linear PositionalEmbedding SongUNet "
+    "UNetBlock VEPrecond VPPrecond iDDPMPrecond"
+)
 _MODULES = {
     "torch.nn.modules": (
         "activation.GELU activation.LeakyReLU activation.ReLU activation.SiLU activation.Sigmoid "
@@ -47,7 +59,17 @@ _MODULES = {
         "normalization.LayerNorm pooling.AdaptiveAvgPool2d pooling.AvgPool2d pooling.MaxPool2d "
         "sparse.Embedding upsampling.Upsample"
     ),
-    "training": "networks.Generator networks.Discriminator",
+    # Of the checkouts of StyleGAN2-ADA and EDM, which share a name, of StyleGAN3 and of EDM2.
+    "training": " ".join(
+        f"{module}.{name}"
+        for module, names in {
+            "networks": f"{_STYLEGAN2} {_EDM}",
+            "networks_stylegan2": _STYLEGAN2,
+            "networks_stylegan3": _STYLEGAN3,
+            "networks_edm2": "Block MPConv MPFourier Precond UNet",
+        }.items()
+        for name in names.split()
+    ),
     "R3GAN": (
         "Networks.Generator Networks.Discriminator Networks.GeneratorStage "
         "Networks.DiscriminatorStage Networks.ResidualBlock Networks.Convolution "

@@ -16,6 +16,7 @@ import torch
 
 import checkpoints
 from checkpoints import Record
+from students import originals
 from students.filling import filled, shape_of
 from students.foreign.rosinality_names import (
     FILTER,
@@ -30,7 +31,7 @@ from students.foreign.rosinality_names import (
 )
 from students.stylegan2 import calls
 from students.stylegan2.discriminator import Discriminator
-from students.stylegan2.generator import SOURCE, Generator
+from students.stylegan2.generator import Generator
 
 KEYS = {"G_ema": "g_ema", "G": "g", "D": "d"}
 AVERAGE = "latent_avg"
@@ -70,9 +71,9 @@ def record(data: Any, network: str) -> Record:
     if odd:
         raise ValueError(f"{str(odd[0])[:100]!a} is no tensor")
     if network == "D":
-        return checkpoints.describe(_discriminator(state), source=SOURCE)
+        return originals.describe(_discriminator(state))
     average = data.get(AVERAGE) if network == "G_ema" else None
-    return checkpoints.describe(_generator(state, average), source=SOURCE)
+    return originals.describe(_generator(state, average))
 
 
 def sizes(network: str, state: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -18,6 +18,7 @@ import torch
 
 import checkpoints
 from checkpoints import Record
+from students import originals
 from students.filling import filled
 from students.foreign.tensorflow_names import (
     DISCRIMINATOR_LAYERS,
@@ -31,7 +32,7 @@ from students.foreign.tensorflow_names import (
 from students.options import WHOLE, brief
 from students.stylegan2 import calls
 from students.stylegan2.discriminator import Discriminator
-from students.stylegan2.generator import SOURCE, Generator
+from students.stylegan2.generator import Generator
 
 NETWORKS = ("G", "D", "G_ema")  # what the tuple's places are called elsewhere
 COMPONENTS = ("mapping", "synthesis")
@@ -131,7 +132,7 @@ def record(data: Any, network: str) -> Record:
             "and more"
         )
     make = _discriminator if network == "D" else _generator
-    return checkpoints.describe(make(held), source=SOURCE)
+    return originals.describe(make(held))
 
 
 def replace(data: Any, network: str, changed: Record, path: str | Path) -> None:

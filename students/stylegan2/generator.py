@@ -15,20 +15,6 @@ from students.base import Student
 from students.stylegan2.mapping import MappingNetwork
 from students.stylegan2.synthesis import SynthesisNetwork
 
-# What files born here carry as their source: programs that run it find these classes where this
-# project is importable.
-SOURCE = """\
-# Written by stylegan-refiner (Apache-2.0), whose packages must be on the Python path to run this.
-from students.stylegan2.discriminator import Discriminator, DiscriminatorBlock
-from students.stylegan2.discriminator import DiscriminatorEpilogue
-from students.stylegan2.discriminator import MinibatchStdLayer
-from students.layers import Conv2dLayer, FullyConnectedLayer
-from students.stylegan2.mapping import MappingNetwork
-from students.stylegan2.generator import Generator
-from students.stylegan2.synthesis import SynthesisBlock, SynthesisLayer
-from students.stylegan2.synthesis import SynthesisNetwork, ToRGBLayer
-"""
-
 
 class Generator(Student):
     """The StyleGAN2 generator: mapping and synthesis.

@@ -16,15 +16,6 @@ from students.base import Student
 from students.stylegan2.mapping import MappingNetwork
 from students.stylegan3.synthesis import SynthesisNetwork, plan_layers
 
-# As in students.stylegan2.generator: what files born here carry as their source.
-SOURCE = """\
-# Written by stylegan-refiner (Apache-2.0), whose packages must be on the Python path to run this.
-from students.layers import FullyConnectedLayer
-from students.stylegan2.mapping import MappingNetwork
-from students.stylegan3.generator import Generator
-from students.stylegan3.layers import SynthesisLayer
-from students.stylegan3.synthesis import SynthesisInput, SynthesisNetwork
-"""
 # With the options that the program has where a call names none.
 make_default_mapping = partial(MappingNetwork, num_layers=2, lr_multiplier=0.01, w_avg_beta=0.998)
 

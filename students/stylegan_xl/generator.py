@@ -15,16 +15,6 @@ from students.stylegan3.layers import LayerPlan
 from students.stylegan3.synthesis import SynthesisNetwork
 from students.stylegan_xl.mapping import EMBEDDING, MappingNetwork
 
-# As in students.stylegan2.generator: what files born here carry as their source.
-SOURCE = """\
-# Written by stylegan-refiner (Apache-2.0), whose packages must be on the Python path to run this.
-from students.layers import FullyConnectedLayer
-from students.stylegan3.layers import SynthesisLayer
-from students.stylegan3.synthesis import SynthesisInput, SynthesisNetwork
-from students.stylegan_xl.generator import Generator, SuperresGenerator
-from students.stylegan_xl.mapping import MappingNetwork
-"""
-
 
 class Generator(stylegan3.Generator):
     """The StyleGAN-XL stem: a mapping with class embedding and StyleGAN3's synthesis."""

@@ -14,7 +14,8 @@ import teachers
 from metrics import Moments, Statistics
 from metrics.spaces.features import Classifier, ClassifierFeatures, save_features
 from refine import main
-from students.stylegan2.generator import SOURCE, Generator
+from students import originals
+from students.stylegan2.generator import Generator
 from teachers.edm import EDMPrecond
 
 
@@ -47,7 +48,7 @@ def write_student(path: Path, *, c_dim: int = 0, size: int = 16, channels: int =
         mapping_kwargs={"num_layers": 1},
         synthesis_kwargs={"channel_base": 64, "channel_max": 4},
     )
-    record = checkpoints.describe(network.requires_grad_(False).eval(), source=SOURCE)
+    record = originals.describe(network.requires_grad_(False).eval())
     checkpoints.write({"G_ema": record}, path)
 
 

@@ -10,7 +10,8 @@ import torch
 
 import checkpoints
 import students
-from students.stylegan2.generator import SOURCE, Generator
+from students import originals
+from students.stylegan2.generator import Generator
 
 
 def colour(folder):
@@ -25,7 +26,7 @@ def colour(folder):
         mapping_kwargs={"num_layers": 2, "lr_multiplier": 0.01},
         synthesis_kwargs={"channel_base": 32, "channel_max": 4},
     )
-    record = checkpoints.describe(network.eval().requires_grad_(False), source=SOURCE)
+    record = originals.describe(network.eval().requires_grad_(False))
     checkpoints.write({"G_ema": record, "training_set_kwargs": {"path": "x.zip"}}, folder / "g.pkl")
     return folder / "g.pkl"
 

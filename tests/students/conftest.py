@@ -11,8 +11,9 @@ import torch
 
 import checkpoints
 from checkpoints import Record
+from students import originals
 from students.stylegan2.discriminator import Discriminator
-from students.stylegan2.generator import SOURCE, Generator
+from students.stylegan2.generator import Generator
 
 WIDTH = {"channel_base": 64, "channel_max": 6}
 
@@ -65,7 +66,7 @@ def make_discriminator() -> Callable[..., Discriminator]:
 @pytest.fixture
 def record_of() -> Callable[[torch.nn.Module], Record]:
     """The record that a file would hold of a network."""
-    return lambda module: checkpoints.describe(module, source=SOURCE)
+    return lambda module: originals.describe(module)
 
 
 @pytest.fixture

@@ -97,9 +97,9 @@ def test_a_saved_student_is_its_teachers_file_with_other_weights(path, make):
     again = OneStep(loaded, sigma_init=1.5)
     torch.testing.assert_close(again(z, c), student(z, c), rtol=0, atol=0)
     assert not torch.allclose(OneStep(teacher, sigma_init=1.5)(z, c), student(z, c))
-    # What runs the text in the file gets the text of the teacher's.
+    # What loads the teacher's file loads this one.
     theirs, ours = (checkpoints.read(p)["ema"] for p in (path, saved))
-    assert ours.source == theirs.source and ours.class_name == theirs.class_name
+    assert ours.module == theirs.module and ours.class_name == theirs.class_name
     # A student is saved on a student's file too.
     one_step.save(student, path.with_name("second.pkl"), like=saved)
     assert path.with_name("second.pkl").read_bytes() == saved.read_bytes()

@@ -15,8 +15,9 @@ import torch
 import checkpoints
 import students
 from checkpoints import Record
+from students import originals
 from students.files import build
-from students.stylegan3.generator import SOURCE, Generator
+from students.stylegan3.generator import Generator
 from students.stylegan3.synthesis import plan_layers
 
 SMALL: dict[str, Any] = {"channel_base": 64, "channel_max": 6, "num_layers": 4}
@@ -46,7 +47,7 @@ def inputs(generator: Any, n: int = 3) -> tuple[torch.Tensor, torch.Tensor | Non
 
 
 def as_record(generator: Generator, **call: Any) -> Record:
-    record = checkpoints.describe(generator, source=SOURCE)
+    record = originals.describe(generator)
     kwargs = {**record.init_kwargs, **call}
     return record.with_state({**record.state, "_init_kwargs": kwargs})
 

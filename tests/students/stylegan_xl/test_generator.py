@@ -14,7 +14,7 @@ import students
 from checkpoints import Record
 from students.files import build
 from students.stylegan3.synthesis import plan_layers
-from students.stylegan_xl.generator import SOURCE, Generator, SuperresGenerator
+from students.stylegan_xl.generator import Generator, SuperresGenerator
 
 EMBEDDING = (7, 6)
 SMALL: dict[str, Any] = {"channel_base": 64, "channel_max": 6, "num_layers": 4, "conv_kernel": 3}
@@ -61,7 +61,7 @@ def inputs(generator: Any, *classes: int) -> tuple[torch.Tensor, torch.Tensor | 
 
 
 def as_record(generator: Any) -> Record:
-    return checkpoints.describe(generator, source=SOURCE)
+    return checkpoints.describe(generator, source="")
 
 
 def with_part(record: Record, name: str, **attributes: Any) -> Record:
