@@ -88,6 +88,7 @@ def test_the_auxiliary_of_a_guided_teacher_starts_from_the_unguided_one(files, c
     torch.testing.assert_close(
         pair.teacher(x, sigma, labels), without + 3 * (with_label - without), rtol=1e-4, atol=1e-5
     )
+    assert pair.auxiliary is not None
     torch.testing.assert_close(pair.auxiliary(x, sigma, labels), with_label)
     assert whole(pair.student) is student
 

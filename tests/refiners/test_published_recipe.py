@@ -92,7 +92,7 @@ def recipe(teacher: torch.nn.Module) -> tuple[Any, Any, Any]:
     return generator, auxiliary, generator_ema
 
 
-def relative_error(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
+def relative_error(ours: Any, theirs: Any) -> float:
     """Largest error of a tensor, in norm, relative to that tensor."""
     pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
     return max(((a - b).norm() / b.norm()).item() for a, b in pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_durations_are_written_as_stylegan_does(seconds: float, text: str) -> No
 
 
 def test_a_statistics_line_has_stylegans_form() -> None:
-    line = as_stats({"Loss/auxiliary": 0.5})
+    line: Any = as_stats({"Loss/auxiliary": 0.5})
     assert line["Loss/auxiliary"] == {"num": 1, "mean": 0.5, "std": 0.0}
     assert line["timestamp"] > 1e9
 

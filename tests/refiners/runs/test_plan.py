@@ -40,7 +40,9 @@ def test_the_plan_grows_with_what_is_held_at_a_time_and_leaves_the_networks_alon
     def start(method: Any, given: Any) -> Refinement:
         return Refinement(student, teacher, method, given, inputs=inputs)
 
-    plans = {n: plan_run(start, method, settings(batch=64, batch_gpu=n)) for n in (0, 16)}
+    plans: dict[int, Any] = {
+        n: plan_run(start, method, settings(batch=64, batch_gpu=n)) for n in (0, 16)
+    }
     held = {n: plan["memory_mib"]["activations"] for n, plan in plans.items()}
     assert held[0] == pytest.approx(4 * held[16], abs=0.21)  # rounded to tenths
     step = plans[0]["step"]
@@ -54,7 +56,7 @@ def test_the_plan_grows_with_what_is_held_at_a_time_and_leaves_the_networks_alon
 
 def test_a_method_begins_with_few_images_and_keeps_what_a_step_depends_on() -> None:
     moments = REFINERS["diff-instruct-moments"](moments=0.7)
-    small = few(moments)
+    small: Any = few(moments)
     assert (small.num_reference, small.num_features, small.moments) == (100, 32, 0.7)
     assert few(DiffInstruct()) == DiffInstruct()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import image_sets
-from refine_commands.real_images import make_teacher_images
+from refiners.runs.teacher_images import make_teacher_images
 from teachers.gaussian import Gaussian
 
 
