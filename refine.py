@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from typing import Any
@@ -18,10 +19,20 @@ from refine_commands.gan import gan
 from refine_commands.generate import generate
 from refine_commands.inspect import inspect
 from refine_commands.report import report
+from refiners.runs.provenance import software
 
 
 class OneLineErrors(click.Group):
     """Bad input ends with one line and exit code 2, a run that failed with one and 1."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Give a command; installed as `refine`, its help starts the module, not a file."""
+        command = super().get_command(ctx, cmd_name)
+        if command is None or ctx.info_name != "refine":
+            return command
+        shown = copy.copy(command)
+        shown.help = (command.help or "").replace("-- refine.py", "-m refine")
+        return shown
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -37,7 +48,22 @@ class OneLineErrors(click.Group):
             ctx.exit(2)
 
 
+def show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    """Print the version, and the commit where there is one, and end."""
+    if wanted and not ctx.resilient_parsing:
+        click.echo(" ".join(["stylegan-refiner", *software().values()]))
+        ctx.exit()
+
+
 @click.group(cls=OneLineErrors, context_settings={"max_content_width": 110})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the version, in a git checkout with the commit, and exit.",
+)
 def main() -> None:
     """Make a pretrained StyleGAN generator better by following a diffusion model."""
 

@@ -22,6 +22,7 @@ from refine import main
 from refine_commands.generate import parse_seeds
 from refiners import REFINERS
 from refiners.base import WithPairs
+from refiners.runs.provenance import software
 from refiners.runs.recipes import GAN_KNOBS, METHODS, PRESETS
 from students import originals
 from students.stylegan2.generator import Generator
@@ -152,6 +153,8 @@ def test_a_run_ends_with_every_file_it_promises(finished):
     }
     assert promised <= names
     report = json.loads((folder / "report.json").read_text())
+    options = json.loads((folder / "training_options.json").read_text())
+    assert software().items() <= report["provenance"].items() & options.items()
     assert report["comparison"]["num_images"] == 100
     assert report["comparison"]["space"]["name"] == "test space"
     kimg = [point["kimg"] for point in report["curve"]]

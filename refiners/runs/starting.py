@@ -17,6 +17,7 @@ from refiners.base import WithHead, WithMemory
 from refiners.runs.boards import check_wandb, tensorboard, wandb_board
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.plan import AnyMethod, Start, measured_batch_gpu
+from refiners.runs.provenance import software
 from refiners.runs.recipes import warmup_for
 from refiners.runs.session import Board
 from refiners.training.inputs import ImageSet
@@ -129,7 +130,7 @@ def open_folder(
         folder, state = RunFolder.to_continue(resume, outdir)
     else:
         folder, state = RunFolder.create(outdir, name), None
-        folder.write_json(OPTIONS_FILE, options)
+        folder.write_json(OPTIONS_FILE, {**options, **software()})
     folder.log(f"{'continuing' if resume else 'writing'} {folder.path}")
     return folder, state or bool(resume)
 
