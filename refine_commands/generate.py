@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from roles.device import pick_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +121,7 @@ def generate(
     import numpy as np
 
     import image_sets
+    from roles.device import pick_device
 
     chosen = parse_seeds(seeds)
     wishes = Wishes(trunc, noise_mode, steps, init_sigma)
