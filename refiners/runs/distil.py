@@ -492,4 +492,4 @@ def class_frequencies(real_images: ImageSet, source: str | None) -> torch.Tensor
     return real_images.labels.sum(dim=0)
 
 
-distil = door(DistilJob)
+distil = door(DistilJob, "distil")

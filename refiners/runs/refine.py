@@ -387,4 +387,4 @@ class CheckedJob:
         )
 
 
-refine = door(RefineJob)
+refine = door(RefineJob, "refine")

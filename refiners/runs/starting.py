@@ -43,13 +43,14 @@ class Job(Protocol):
         ...
 
 
-def door(job: Callable[Asked, Job]) -> Callable[Asked, Student]:
-    """Return the function that takes what a job takes and carries it out."""
+def door(job: Callable[Asked, Job], name: str) -> Callable[Asked, Student]:
+    """Return the function of this name that takes what a job takes and carries it out."""
 
     @functools.wraps(job)
     def carry_out(*args: Asked.args, **kwargs: Asked.kwargs) -> Student:
         return job(*args, **kwargs).run()
 
+    carry_out.__name__ = carry_out.__qualname__ = name
     return carry_out
 
 

@@ -210,7 +210,7 @@ class Distillation:
         networks = {"student": self.student, "average": self.average, "teacher": self.teacher}
         return Parts(networks, {"student_adam": self.student_adam})
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> State:
         # The length decides where the stages are, so it may not change.
         method = {"method": type(self.method).__name__, **vars(self.method)}
         method["steps_per_stage"] = self.steps_per_stage

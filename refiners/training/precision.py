@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
 from refiners.training.settings import Settings
 from roles import Network
+
+# Images, or maps of features, of a network.
+Pass = Callable[..., torch.Tensor | list[torch.Tensor]]
 
 
 @contextlib.contextmanager
@@ -72,7 +74,7 @@ def prepare(network: Network, settings: Settings, device: torch.device) -> None:
             network.__dict__[name] = method
 
 
-def in_bfloat16(method: Callable[..., Any], device_type: str) -> Callable[..., Any]:
+def in_bfloat16(method: Pass, device_type: str) -> Pass:
     """Return a function under autocast, whose results are float32 again."""
 
     def run(*args: object, **kwargs: object) -> torch.Tensor | list[torch.Tensor]:

@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -420,7 +420,7 @@ class Refinement:
             optimisers["auxiliary_adam"] = self.auxiliary_adam
         return Parts(networks, optimisers)
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> State:
         """Return what a state was made with."""
         method = {"method": type(self.method).__name__, **vars(self.method)}
         if isinstance(self.method, WithPairs):

@@ -71,7 +71,7 @@ class Counts:
 
 
 def state_of(
-    parts: Parts, counts: Counts, options: Mapping[str, Any], num_images: int, num_processes: int
+    parts: Parts, counts: Counts, options: State, num_images: int, num_processes: int
 ) -> State:
     """Return the state of a run."""
     named = {**parts.networks, **parts.optimisers}
@@ -86,7 +86,7 @@ def state_of(
 
 
 def restore(
-    state: State, parts: Parts, counts: Counts, options: Mapping[str, Any], num_processes: int
+    state: State, parts: Parts, counts: Counts, options: State, num_processes: int
 ) -> list[str]:
     """Load networks, optimisers and counts from a state, and return what to tell of it.
 
@@ -136,7 +136,7 @@ def check_format(state: State) -> None:
 
 def check_networks(
     state: State, networks: Mapping[str, Network], *, starts: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+) -> dict[str, State]:
     """Return the state of each network.
 
     Args:
@@ -155,7 +155,7 @@ def check_networks(
     return {name: state[theirs] for name, theirs in names.items()}
 
 
-def check_layout(state: Any, like: Mapping[str, Any]) -> None:
+def check_layout(state: object, like: Mapping[str, object]) -> None:
     """Raise ValueError in one line unless the state has every entry, each of its kind.
 
     Args:
@@ -171,7 +171,7 @@ def check_layout(state: Any, like: Mapping[str, Any]) -> None:
             )
 
 
-def check_drift(state: Mapping[str, Any], like: Mapping[str, Any]) -> None:
+def check_drift(state: State, like: State) -> None:
     """Raise ValueError with the differences where a state was made with other options."""
     mine, theirs = ({**s["settings"], **s["method"]} for s in (like, state))
     drift = [f"{k} {theirs.get(k)} -> {v}" for k, v in mine.items() if theirs.get(k) != v]
@@ -180,7 +180,7 @@ def check_drift(state: Mapping[str, Any], like: Mapping[str, Any]) -> None:
         raise ValueError(f"the state was made with other options ({', '.join(drift)})")
 
 
-def check_tensors(what: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+def check_tensors(what: str, theirs: Mapping[str, object], mine: Mapping[str, object]) -> None:
     """Raise ValueError naming the first tensor that is missing, is too many, or is another's."""
     for key in [*mine, *theirs]:
         a, b = _described(mine.get(key)), _described(theirs.get(key))
@@ -190,7 +190,7 @@ def check_tensors(what: str, theirs: Mapping[str, Any], mine: Mapping[str, Any])
             )
 
 
-def check_adam(name: str, theirs: Mapping[str, Any], optimiser: torch.optim.Optimizer) -> None:
+def check_adam(name: str, theirs: State, optimiser: torch.optim.Optimizer) -> None:
     """Raise ValueError unless an optimiser's state is that of these parameters."""
     groups = theirs.get("param_groups")
     moments = theirs.get("state")
@@ -221,7 +221,7 @@ def check_adam(name: str, theirs: Mapping[str, Any], optimiser: torch.optim.Opti
                 )
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     if not isinstance(value, torch.Tensor):
         return "nothing" if value is None else type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
