@@ -77,7 +77,7 @@ def ours(folder: Path, kimg: float) -> list[str]:
     """Return the command of a refinement with the published settings."""
     return [
         *("refine.py", "gan", f"--student={STUDENT}", f"--teacher={TEACHER}", "--preset=published"),
-        *(f"--outdir={folder}", f"--kimg={kimg}", f"--batch={BATCH}", "--warmup=0"),
+        *(f"--outdir={folder}", f"--kimg={kimg}", f"--batch={BATCH}", "--warmup-kimg=0"),
         *("--keep=last", "--device=cpu", f"--tick={kimg}", "--snap=1"),
     ]
 

@@ -26,7 +26,7 @@ from scipy.special import stdtrit
 
 from benchmarks import machine
 from refiners.runs.progress import stage_bar
-from refiners.runs.recipes import METHODS, PRESETS, method_class
+from refiners.runs.recipes import GAN_PRESETS, method_class, methods_of
 from refiners.runs.teacher_images import make_teacher_images
 
 DEMO = Path(__file__).parent.parent / "refine_demo"
@@ -137,9 +137,9 @@ def chosen(text: str, allowed: Collection[str]) -> tuple[str, ...]:
 
 @click.command()
 @click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
-@click.option("--methods", metavar="LIST", default=",".join(METHODS), show_default=True)
+@click.option("--methods", metavar="LIST", default=",".join(methods_of("gan")), show_default=True)
 @click.option("--seeds", metavar="INT", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--preset", type=click.Choice(tuple(PRESETS)), help="[default: SHORT]")
+@click.option("--preset", type=click.Choice(tuple(GAN_PRESETS)), help="[default: SHORT]")
 @click.option("--kimg", metavar="KIMG", type=float, help="[default: SHORT's or the preset's]")
 @click.option("--warmup", metavar="KIMG", type=float, help="[default: likewise]")
 @click.option("--batch", metavar="INT", type=click.IntRange(min=1), help="[default: likewise]")
@@ -173,8 +173,8 @@ def main(
     """Refine a student by every method of gan, over seeds, and write a table of the results."""
     if threads is not None:
         torch.set_num_threads(threads)
-    names = chosen(methods, METHODS)
-    settings = {**(SHORT if preset is None else PRESETS[preset])}
+    names = chosen(methods, methods_of("gan"))
+    settings = {**(SHORT if preset is None else GAN_PRESETS[preset])}
     given = {"kimg": kimg, "warmup_kimg": warmup, "batch": batch}
     settings |= {name: value for name, value in given.items() if value is not None}
     job = Job(

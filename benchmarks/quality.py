@@ -18,7 +18,7 @@ import torch
 from refine_commands.journey import Job
 
 from benchmarks.methods import DEMO, SHORT, chosen, run_rows
-from refiners.runs.recipes import METHODS
+from refiners.runs.recipes import USUAL_METHOD
 
 BASE: dict[str, Any] = {**SHORT, "kimg": 4.5, "warmup_kimg": 2.0}
 # What lets one pass serve both: one law, and the auxiliary itself followed, not its average. Row
@@ -83,7 +83,7 @@ def main(
         teacher_steps=5,
         keep="last",
     )
-    rows = {name: (METHODS[0], {**settings, **OPTIONS[name]}) for name in names}
+    rows = {name: (USUAL_METHOD["gan"], {**settings, **OPTIONS[name]}) for name in names}
     run_rows(rows, job, settings, seeds)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from refiners.runs.recipes import PRESETS
+from refiners.runs.recipes import GAN_PRESETS
 
 DEMO = Path(__file__).resolve().parent.parent / "refine_demo"
 
@@ -24,7 +24,7 @@ def demo(outdir: Path, seed: int) -> None:
     """Refine the embedded MNIST generator: the whole journey, offline, on a CPU."""
     from refiners.runs.refine import RefineJob
 
-    settings = {**PRESETS["demo"], "seed": seed}
+    settings = {**GAN_PRESETS["demo"], "seed": seed}
     knobs = settings.pop("knobs")
     job = RefineJob(
         student=str(DEMO / "student.pkl"),

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from refine_commands.options import (
+    RunCommand,
     carry_out,
     image_options,
     outdir_option,
@@ -16,19 +17,17 @@ from refine_commands.options import (
     run_options,
     settings_options,
 )
-from refiners.runs.recipes import DISTILL_METHODS, DISTILL_PRESETS
 
 
-@click.command()
+@click.command(cls=RunCommand)
 @click.option("--teacher", metavar="PKL|URL", required=True, help="The EDM pickle to distil.")
 @outdir_option
-@recipe_options(DISTILL_METHODS, DISTILL_PRESETS)
+@recipe_options("distill")
 @click.option(
     "--init-sigma",
     metavar="SIGMA",
     type=float,
-    help="Where G(z) = D(SIGMA z; SIGMA) begins. [default: as published, 1 for diff-instruct, 2.5 "
-    "for sid, 80 for dmd]",
+    help="Where G(z) = D(SIGMA z; SIGMA) begins.  [default: the method's, docs/methods.md]",
 )
 @click.option(
     "--labels",

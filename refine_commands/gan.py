@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from refine_commands.options import (
+    RunCommand,
     carry_out,
     image_options,
     outdir_option,
@@ -17,15 +18,14 @@ from refine_commands.options import (
     run_options,
     settings_options,
 )
-from refiners.runs.recipes import METHODS, PRESETS
 
 
-@click.command()
+@click.command(cls=RunCommand)
 @click.option("--student", metavar="PKL|URL", required=True, help="The StyleGAN pickle to refine.")
 @click.option("--teacher", metavar="PKL|URL", required=True, help="The EDM pickle to follow.")
 @outdir_option
-@recipe_options(METHODS, PRESETS)
-@settings_options("ema_rampup_ratio")
+@recipe_options("gan")
+@settings_options()
 @image_options(
     num_images=None,
     steps=6,

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from refine_commands.knobs import SETTINGS, show_knobs
-from refiners.runs.recipes import IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES
+from refiners.knob import explain, knob_of
+from refiners.methods import DISTILLERS, REFINERS
+from refiners.runs.recipes import (
+    IMAGES_PER_KIMG,
+    LEAST_IMAGES,
+    MOST_IMAGES,
+    PRESETS,
+    USUAL_METHOD,
+    method_class,
+)
+from refiners.training.settings import Settings
 
 if TYPE_CHECKING:
     from refiners.runs.distil import DistilJob
@@ -18,6 +28,89 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
+
+
+# What flags were called before each had the name of its Python parameter and JSON key.
+RENAMED = {
+    "--rampup": "--rampup-kimg",
+    "--decay": "--decay-kimg",
+    "--ema-rampup": "--ema-rampup-ratio",
+    "--warmup": "--warmup-kimg",
+    "--aux-steps": "--auxiliary-steps",
+    "--aux-ema": "--auxiliary-ema",
+}
+
+
+# What --help shows of `gan` and `distill`; --help-all shows the rest.
+GROUPS = {
+    "What": ("student", "teacher", "method", "knobs", "explained", "preset", "data"),
+    "How long": ("kimg", "batch", "glr", "lr", "ema", "snap", "seed", "max_hours"),
+    "Where": ("outdir", "resume", "device", "dry_run"),
+    "Report": ("reference", "features", "num", "keep"),
+}
+SETTINGS = {field.name: field for field in fields(Settings)}
+HELP = ("--help", "--help-all")
+WHOLE = f"{__name__}.whole"
+
+
+class RunCommand(click.Command):
+    """A command with a short and a whole --help, whose flags of before still work."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; those that ask for help come last, as they show a preset's row."""
+        args = sorted(map(renamed, args), key=lambda argument: argument in HELP)
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in groups."""
+        params = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        helps = [option for option in params if option.opts[-1] in HELP]
+        options = {option.name: option for option in params if option not in helps}
+        shown = {title: [options.pop(n, None) for n in names] for title, names in GROUPS.items()}
+        settings = [options.pop(name, None) for name in SETTINGS]
+        if ctx.meta.get(WHOLE):
+            shown |= {"Settings": settings, "Others": list(options.values())}
+        for title, group in {**shown, "Help": helps}.items():
+            with formatter.section(title):
+                formatter.write_dl([record_of(option, ctx) for option in group if option])
+
+
+def record_of(option: click.Option, ctx: click.Context) -> tuple[str, str]:
+    """Return an option's flags and help, with what a preset or the settings have for it."""
+    flags, text = option.get_help_record(ctx) or ("", "")
+    default = (ctx.default_map or {}).get(option.name or "")
+    if default is None and option.name in SETTINGS:
+        default = SETTINGS[option.name].default
+    if option.show_default or default in (None, ""):
+        return flags, text
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    default = " ".join(default) if isinstance(default, tuple) else default
+    return flags, f"{text}  [default: {default}]"
+
+
+def show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Print the whole help and end the command."""
+    if value and not ctx.resilient_parsing:
+        ctx.meta[WHOLE] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+def show_knobs(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Print the help on a method's knobs and end the command."""
+    if value is not None and not ctx.resilient_parsing:
+        click.echo(explain(method_class(value)))
+        ctx.exit()
+
+
+def renamed(argument: str) -> str:
+    """Return an argument with the flag of today, and say so where it was another."""
+    flag, equals, value = argument.partition("=")
+    if flag not in RENAMED:
+        return argument
+    click.echo(f"{flag} is {RENAMED[flag]} now", err=True)
+    return RENAMED[flag] + equals + value
 
 
 def in_order(*options: Decorator) -> Callable[[Command], Command]:
@@ -41,51 +134,13 @@ class IntOrAuto(click.ParamType):
         return value if value == "auto" else click.INT.convert(value, param, ctx)
 
 
-def setting(flag: str, name: str, kind: Any, metavar: str) -> Decorator:
-    """Return an option that sets a field of refiners.Settings, where the defaults are."""
-    help_text = SETTINGS[name].in_one_line()
-    return click.option(flag, name, type=kind, metavar=metavar, default=None, help=help_text)
-
-
-def switch(flag: str, name: str) -> Decorator:
-    """Return an option that sets a field of refiners.Settings to True."""
-    help_text = SETTINGS[name].in_one_line()
-    return click.option(flag, name, is_flag=True, default=None, help=help_text)
-
-
-SETTING_OPTIONS = {
-    "kimg": setting("--kimg", "kimg", float, "KIMG"),
-    "batch": setting("--batch", "batch", int, "INT"),
-    "glr": setting("--glr", "glr", float, "FLOAT"),
-    "lr": setting("--lr", "lr", float, "FLOAT"),
-    "rampup_kimg": setting("--rampup", "rampup_kimg", float, "KIMG"),
-    "decay_kimg": setting("--decay", "decay_kimg", float, "KIMG"),
-    "ema": setting("--ema", "ema", float, "KIMG"),
-    "ema_rampup_ratio": setting("--ema-rampup", "ema_rampup_ratio", float, "SHARE"),
-    "warmup_kimg": setting("--warmup", "warmup_kimg", float, "KIMG"),
-    "auxiliary_steps": setting("--aux-steps", "auxiliary_steps", int, "INT"),
-    "auxiliary_ema": setting("--aux-ema", "auxiliary_ema", float, "UPDATES"),
-    "train": setting("--train", "train", str, "PART"),
-    "seed": setting("--seed", "seed", int, "INT"),
-    "tick": setting("--tick", "tick", float, "KIMG"),
-    "snap": setting("--snap", "snap", int, "TICKS"),
-    "max_hours": setting("--max-hours", "max_hours", float, "HOURS"),
-    "stop_if": setting("--stop-if", "stop_if", str, "NAME>NUMBER"),
-    "batch_gpu": setting("--batch-gpu", "batch_gpu", IntOrAuto(), "INT|auto"),
-    "precision": setting("--precision", "precision", str, "fp32|tf32|bf16"),
-    "compile": switch("--compile", "compile"),
-    "channels_last": switch("--channels-last", "channels_last"),
-    "share_pass": switch("--share-pass", "share_pass"),
-}
-
-
 def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a job is made of, and the settings that were given, of a command's options.
 
     --metrics none is a job without its reference.
     """
-    settings = {k: v for k, v in options.items() if k in SETTING_OPTIONS and v is not None}
-    job = {k: v for k, v in options.items() if k not in SETTING_OPTIONS and k != "metrics"}
+    settings = {k: v for k, v in options.items() if k in SETTINGS and v is not None}
+    job = {k: v for k, v in options.items() if k not in SETTINGS and k != "metrics"}
     if options["metrics"] == "none":
         job["reference"] = None
     return job, settings
@@ -103,15 +158,27 @@ def carry_out(job: RefineJob | DistilJob, *, dry_run: bool) -> None:
         click.echo(json.dumps(plan, indent=2))
 
 
+def setting_option(field: Field[Any]) -> Decorator:
+    """Return an option that sets a field of refiners.Settings, where the defaults are."""
+    flag, knob, kind = f"--{field.name.replace('_', '-')}", knob_of(field), type(field.default)
+    shown: dict[str, Any] = {"type": kind, "metavar": knob.unit}
+    if kind is bool:
+        shown = {"is_flag": True}
+    elif knob.unit == IntOrAuto.name:
+        shown["type"] = IntOrAuto()
+    return click.option(flag, field.name, default=None, help=knob.in_one_line(), **shown)
+
+
 def settings_options(*leave_out: str) -> Callable[[Command], Command]:
     """Add the options that set fields of refiners.Settings, but for those left out."""
-    return in_order(*(o for name, o in SETTING_OPTIONS.items() if name not in leave_out))
+    return in_order(*(setting_option(f) for name, f in SETTINGS.items() if name not in leave_out))
 
 
-def recipe_options(
-    methods: Sequence[str], presets: Mapping[str, Mapping[str, Any]]
-) -> Callable[[Command], Command]:
-    """Add --method, --set, --knobs and --preset; the first method is the default."""
+def recipe_options(command: str) -> Callable[[Command], Command]:
+    """Add --method, --set, --knobs and --preset of `gan` or `distill`, and --help-all."""
+    presets = PRESETS[command]
+    # Which of them needs pairs is not asked here, as the classes cost a torch.
+    names = (*REFINERS, *DISTILLERS) if command == "distill" else (*REFINERS,)
 
     def apply_preset(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         """Let a preset's row stand in for the defaults; a flag beats it, in any order."""
@@ -121,10 +188,10 @@ def recipe_options(
     return in_order(
         click.option(
             "--method",
-            type=click.Choice(methods),
-            default=methods[0],
+            metavar="METHOD",
+            default=USUAL_METHOD[command],
             show_default=True,
-            help="The method; docs/methods.md compares them.",
+            help=f"{', '.join(names)}; docs/methods.md compares them, --knobs explains one.",
         ),
         click.option(
             "--set",
@@ -137,7 +204,6 @@ def recipe_options(
             "--knobs",
             "explained",
             metavar="METHOD",
-            type=click.Choice(methods),
             callback=show_knobs,
             is_eager=True,
             expose_value=False,
@@ -150,6 +216,14 @@ def recipe_options(
             is_eager=True,
             expose_value=False,
             help="A row of settings; flags beat it.",
+        ),
+        click.option(
+            "--help-all",
+            is_flag=True,
+            callback=show_all,
+            is_eager=True,
+            expose_value=False,
+            help="Show every option and exit.",
         ),
     )
 

@@ -1,7 +1,8 @@
 """Refiners: one published method, one file; what a step is in training/, what a run is in runs/.
 
 A method gives the pixel gradient g = dL/dx_0 and a loss for its auxiliary network. base states the
-protocols, sigma_laws the laws of sigma, methods the table. `refine` makes a GAN better by a
+protocols, sigma_laws the laws of sigma, knob what a method says of itself, methods
+the tables. `refine` makes a GAN better by a
 teacher, `distil` makes a one-step generator of one; both are whole runs. Refinement and
 Distillation are their steps in memory.
 """
@@ -12,13 +13,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from refiners.methods import REFINERS
+    from refiners.methods import DISTILLERS, REFINERS
     from refiners.runs.distil import distil
     from refiners.runs.folder import RunFolder, read_state
     from refiners.runs.refine import refine
     from refiners.runs.schedule import run
     from refiners.runs.session import Session
-    from refiners.training.distillation import DISTILLERS, Distillation
+    from refiners.training.distillation import Distillation
     from refiners.training.fit import check_pair
     from refiners.training.inputs import ImageSet, Inputs, PairSet
     from refiners.training.refinement import Refinement
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # Imported when they are asked for: the command line reads the table of options without torch.
 _HOMES = {
-    "DISTILLERS": "refiners.training.distillation",
+    "DISTILLERS": "refiners.methods",
     "Distillation": "refiners.training.distillation",
     "ImageSet": "refiners.training.inputs",
     "Inputs": "refiners.training.inputs",

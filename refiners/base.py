@@ -1,8 +1,8 @@
-"""What the refinement loop asks of a student, a denoiser and a method, stated as protocols.
+"""What the refinement loop asks of a method, stated as protocols.
 
 The student enters every method only through x_0 = G(z): a method returns the pixel gradient
-g = dL/dx_0 and the loop calls x_0.backward(g / n). Whatever has these shapes can be refined, can
-teach, or can be a method.
+g = dL/dx_0 and the loop calls x_0.backward(g / n). Whatever has these shapes can be a method; what
+is asked of student and teacher is in roles.
 
 A method is at least `Method`. What it needs beyond is said by the functions that it has, and the
 loop asks for nothing else: an auxiliary network (`WithAuxiliary`), a head on that network and real
@@ -16,44 +16,18 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 
-# (x, y), both [n, c, h, w] -> [n], differentiable in x.
-Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from roles import Denoiser
 
+Images = Float[torch.Tensor, "n c h w"]
+Levels = Float[torch.Tensor, "n"]  # of noise
+Labels = Float[torch.Tensor, "n label_dim"] | None  # one-hot
+Scalar = Float[torch.Tensor, ""]
+Memory = torch.nn.Module
 
-@runtime_checkable
-class Student(Protocol):
-    """A torch.nn.Module (z [n, z_dim], c one-hot [n, c_dim] or None) -> images [n, c, h, w]."""
-
-    z_dim: int
-    c_dim: int
-    img_resolution: int
-    img_channels: int
-
-    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw latents [n, z_dim]."""
-        ...
-
-    def __call__(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """Return images [n, c, h, w] in about [-1, 1]."""
-        ...
-
-
-@runtime_checkable
-class Denoiser(Protocol):
-    """(x [n, c, h, w], sigma [n], one-hot labels [n, label_dim] or None) -> D(x; sigma)."""
-
-    img_resolution: int
-    img_channels: int
-    label_dim: int
-    sigma_min: float
-    sigma_max: float
-
-    def __call__(
-        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return D(x; sigma) [n, c, h, w]."""
-        ...
+# (x, y) -> [n], differentiable in x.
+Distance = Callable[[Images, Images], Levels]
 
 
 @runtime_checkable
@@ -63,14 +37,9 @@ class Method(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def pixel_gradient(
-        self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        *,
-        teacher: Denoiser,
-        auxiliary: Denoiser,
-    ) -> torch.Tensor:
-        """Return g = dL/dx_0 per sample, in the shape of x_0 [n, c, h, w], detached."""
+        self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
+    ) -> Images:
+        """Return g = dL/dx_0 per sample, detached."""
         ...
 
 
@@ -78,10 +47,8 @@ class Method(Protocol):
 class WithAuxiliary(Protocol):
     """A method that trains an auxiliary denoiser; without it the loop makes and trains none."""
 
-    def auxiliary_loss(
-        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
-    ) -> torch.Tensor:
-        """Return the auxiliary network's scalar loss on the student's samples x_0 (detached)."""
+    def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:
+        """Return the auxiliary network's loss on the student's samples x_0 (detached)."""
         ...
 
 
@@ -99,10 +66,8 @@ class WithSharedPass(WithAuxiliary, Protocol):
         """The law of sigma in the auxiliary's loss."""
         ...
 
-    def gradient_of(
-        self, x_0: torch.Tensor, d_teacher: torch.Tensor, d_auxiliary: torch.Tensor
-    ) -> torch.Tensor:
-        """Return g = dL/dx_0 per sample, all [n, c, h, w], of the denoised x_0 + sigma eps."""
+    def gradient_of(self, x_0: Images, d_teacher: Images, d_auxiliary: Images) -> Images:
+        """Return g = dL/dx_0 per sample of the denoised x_0 + sigma eps."""
         ...
 
 
@@ -110,20 +75,20 @@ class WithSharedPass(WithAuxiliary, Protocol):
 class WithHead(Protocol):
     """A method whose auxiliary also tells the student's images from real ones."""
 
-    def with_head(self, auxiliary: torch.nn.Module) -> torch.nn.Module:
+    def with_head(self, auxiliary: Denoiser) -> Denoiser:
         """Return the auxiliary with what judges images; it stays a Denoiser, and is trained."""
         ...
 
     def head_loss(
         self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        real: torch.Tensor,
-        real_labels: torch.Tensor | None,
+        x_0: Images,
+        labels: Labels,
+        real: Float[torch.Tensor, "m c h w"],
+        real_labels: Float[torch.Tensor, "m label_dim"] | None,
         *,
         auxiliary: Denoiser,
-    ) -> torch.Tensor:
-        """Return the scalar that is added to auxiliary_loss; real are images [m, c, h, w]."""
+    ) -> Scalar:
+        """Return what is added to auxiliary_loss."""
         ...
 
 
@@ -131,10 +96,8 @@ class WithHead(Protocol):
 class WithPairs(Protocol):
     """A method that also regresses the student on images that the teacher made for its latents."""
 
-    def pair_gradient(
-        self, images: torch.Tensor, targets: torch.Tensor, *, distance: Distance
-    ) -> torch.Tensor:
-        """Return dL/dimages per sample, [m, c, h, w], detached."""
+    def pair_gradient(self, images: Images, targets: Images, *, distance: Distance) -> Images:
+        """Return dL/dimages per sample, detached."""
         ...
 
 
@@ -144,16 +107,14 @@ class WithMemory(Protocol):
 
     def new_memory(
         self,
-        draw_student: Callable[[int], torch.Tensor],
-        draw_reference: Callable[[int], torch.Tensor],
+        draw_student: Callable[[int], Images],
+        draw_reference: Callable[[int], Images],
         *,
         teacher: Denoiser,
-    ) -> torch.nn.Module:
-        """Return what is remembered, as buffers; both sources are n -> images [n, c, h, w]."""
+    ) -> Memory:
+        """Return what is remembered, as buffers; both sources are n -> n images."""
         ...
 
-    def join(
-        self, g: torch.Tensor, x_0: torch.Tensor, *, teacher: Denoiser, memory: torch.nn.Module
-    ) -> torch.Tensor:
-        """Return the gradient g [n, c, h, w] with the memory's part; the memory is updated."""
+    def join(self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory) -> Images:
+        """Return the gradient g with the memory's part; the memory is updated."""
         ...

@@ -14,58 +14,54 @@ The published distance is LPIPS; here whatever the run is given, pseudo-Huber un
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from refiners.base import Denoiser, Distance
+from refiners.base import Distance, Images, Labels, Scalar
 from refiners.diff_instruct import difference, dmd
-from refiners.sigma_laws import check_knobs, check_weights, denoising_loss
+from refiners.knob import check_knobs, knob
+from refiners.sigma_laws import auxiliary_law, data_spread, denoising_loss, student_law
+from roles import Denoiser
 
 
 @dataclass(frozen=True)
 class DMD:
-    """DMD's knobs; the defaults are the published ones.
+    """DMD's knobs; the defaults are the published ones."""
 
-    Attributes:
-        student_sigma: law of sigma in the student's gradient: uniform times without the ends.
-        auxiliary_sigma: law of sigma in the auxiliary's loss.
-        regression: lambda, the weight of the regression on pairs; 0.25 for conditional CIFAR-10
-            and ImageNet-64, 0.5 for unconditional CIFAR-10.
-        sigma_data: the teacher's sigma_data, for the auxiliary's loss.
-    """
+    equation: ClassVar = "(D_q - D_p) / |x_0 - D_p|_1; on pairs also λ c h w ∇ d(G(z), y)"
+    source: ClassVar = "Yin et al. 2024, [2311.18828](https://arxiv.org/abs/2311.18828), Eq. 7, 8"
+    init_sigma: ClassVar = 80.0
 
-    student_sigma: str = "karras:0.0032,72.1"
-    auxiliary_sigma: str = "karras:0.002,80"
-    regression: float = 0.25
-    sigma_data: float = 0.5
+    student_sigma: str = student_law("karras:0.0032,72.1")  # uniform times without the ends
+    auxiliary_sigma: str = auxiliary_law("karras:0.002,80")
+    regression: float = knob(
+        0.25,
+        "Weight of the regression on the teacher's pairs.",
+        useful="0.25 (with classes) to 0.5 (without), published with LPIPS",
+        outside="0 may lose modes; too high and the images blur.",
+        symbol="lambda_reg",
+        at_least=0,
+    )
+    sigma_data: float = data_spread()
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        check_weights(self, "regression")
 
     def pixel_gradient(
-        self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        *,
-        teacher: Denoiser,
-        auxiliary: Denoiser,
-    ) -> torch.Tensor:
+        self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
+    ) -> Images:
         """Return (D_q - D_p) / mean |x_0 - D_p| at one noise level per sample."""
         law = self.student_sigma
         return difference(x_0, labels, teacher=teacher, auxiliary=auxiliary, law=law, weight=dmd)
 
-    def auxiliary_loss(
-        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
-    ) -> torch.Tensor:
+    def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:
         """Return EDM's denoising loss on the student's samples."""
         return denoising_loss(
             auxiliary, x_0, labels, law=self.auxiliary_sigma, sigma_data=self.sigma_data
         )
 
-    def pair_gradient(
-        self, images: torch.Tensor, targets: torch.Tensor, *, distance: Distance
-    ) -> torch.Tensor:
+    def pair_gradient(self, images: Images, targets: Images, *, distance: Distance) -> Images:
         """Return lambda c h w times the slope of the distance at the student's images."""
         x = images.detach().requires_grad_()
         with torch.enable_grad():

@@ -17,51 +17,74 @@ Samples of the teacher may stand for the real images; then the method needs no d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch.nn.functional import softplus
 
-from refiners.base import Denoiser
+from refiners.base import Images, Labels, Scalar
 from refiners.diff_instruct import difference, dmd
-from refiners.head import HeadedDenoiser
-from refiners.sigma_laws import add_noise, check_knobs, check_weights, denoising_loss, draw_sigma
+from refiners.head import HeadedDenoiser, judge
+from refiners.knob import check_knobs, knob
+from refiners.sigma_laws import (
+    add_noise,
+    auxiliary_law,
+    data_spread,
+    denoising_loss,
+    draw_sigma,
+    parse_law,
+    student_law,
+)
+from roles import Denoiser
 
 
 @dataclass(frozen=True)
 class DMD2:
-    """DMD2's knobs; the defaults are those published for ImageNet-64.
+    """DMD2's knobs; the defaults are those published for ImageNet-64."""
 
-    Attributes:
-        student_sigma: law of sigma in the difference of the scores.
-        auxiliary_sigma: law of sigma in the auxiliary's denoising loss.
-        head_sigma: law of sigma where the head judges (diffusion-GAN).
-        student_gan: a, the weight of the head's judgement in the student's loss.
-        auxiliary_gan: b, the weight of the head's loss in the auxiliary's.
-        layer: the teacher's module whose output the head sees; see HeadedDenoiser.
-        sigma_data: the teacher's sigma_data, for the auxiliary's loss.
-    """
+    equation: ClassVar = "the first part of dmd's + a c h w ∇ softplus(-head(x))"
+    source: ClassVar = "Yin et al. 2024, [2405.14867](https://arxiv.org/abs/2405.14867), Eq. 4"
+    init_sigma: ClassVar = 80.0
 
-    student_sigma: str = "karras:0.0032,72.1"
-    auxiliary_sigma: str = "karras:0.002,80"
-    head_sigma: str = "karras:0.002,80"
-    student_gan: float = 3e-3
-    auxiliary_gan: float = 1e-2
-    layer: str = "model.enc"
-    sigma_data: float = 0.5
+    student_sigma: str = student_law("karras:0.0032,72.1")
+    auxiliary_sigma: str = auxiliary_law("karras:0.002,80")
+    head_sigma: str = knob(
+        "karras:0.002,80",
+        "Law of the noise level at which the head judges (diffusion-GAN).",
+        useful="karras:0.002,80 (published)",
+        outside="Low levels alone let it win at once, and its gradient vanishes.",
+        check=parse_law,
+    )
+    student_gan: float = knob(
+        3e-3,
+        "Weight of the head's judgement in the student's loss.",
+        useful="1e-3 to 1e-2; 3e-3 published",
+        outside="Too high and the run is a GAN's, with its instability.",
+        symbol="a",
+        at_least=0,
+    )
+    auxiliary_gan: float = knob(
+        1e-2,
+        "Weight of the head's loss in the auxiliary's.",
+        useful="1e-2 (published)",
+        outside="Too high and the auxiliary forgets to denoise.",
+        symbol="b",
+        at_least=0,
+    )
+    layer: str = knob(
+        "model.enc",
+        "The teacher's module whose output the head sees, see HeadedDenoiser.",
+        useful="model.enc for EDM's networks",
+        outside="Another name is refused, with those that there are.",
+    )
+    sigma_data: float = data_spread()
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        check_weights(self, "student_gan", "auxiliary_gan")
 
     def pixel_gradient(
-        self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        *,
-        teacher: Denoiser,
-        auxiliary: Any,
-    ) -> torch.Tensor:
+        self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
+    ) -> Images:
         """Return the normalised difference of the denoisers plus the GAN's slope."""
         law = self.student_sigma
         g = difference(x_0, labels, teacher=teacher, auxiliary=auxiliary, law=law, weight=dmd)
@@ -69,47 +92,40 @@ class DMD2:
             x_0, labels, auxiliary=auxiliary, law=self.head_sigma, weight=self.student_gan
         )
 
-    def auxiliary_loss(
-        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
-    ) -> torch.Tensor:
+    def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:
         """Return EDM's denoising loss on the student's samples."""
         return denoising_loss(
             auxiliary, x_0, labels, law=self.auxiliary_sigma, sigma_data=self.sigma_data
         )
 
-    def with_head(self, auxiliary: torch.nn.Module) -> HeadedDenoiser:
+    def with_head(self, auxiliary: Denoiser) -> HeadedDenoiser:
         """Return the auxiliary with a head on its innermost features."""
         return HeadedDenoiser(auxiliary, layer=self.layer)
 
     def head_loss(
         self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        real: torch.Tensor,
-        real_labels: torch.Tensor | None,
+        x_0: Images,
+        labels: Labels,
+        real: Images,
+        real_labels: Labels,
         *,
-        auxiliary: Any,
-    ) -> torch.Tensor:
+        auxiliary: Denoiser,
+    ) -> Scalar:
         """Return b c h w times the head's loss, images of both kinds noised alike."""
         sigma = draw_sigma(self.head_sigma, len(x_0), x_0.device)
-        _, theirs = auxiliary.judge(add_noise(x_0, sigma), sigma, labels)
-        _, true = auxiliary.judge(add_noise(real, sigma), sigma, real_labels)
+        _, theirs = judge(auxiliary, add_noise(x_0, sigma), sigma, labels)
+        _, true = judge(auxiliary, add_noise(real, sigma), sigma, real_labels)
         loss = softplus(theirs).mean() + softplus(-true).mean()
         return self.auxiliary_gan * x_0[0].numel() * loss
 
 
 def gan_gradient(
-    x_0: torch.Tensor,
-    labels: torch.Tensor | None,
-    *,
-    auxiliary: Any,
-    law: str,
-    weight: float,
-) -> torch.Tensor:
+    x_0: Images, labels: Labels, *, auxiliary: Denoiser, law: str, weight: float
+) -> Images:
     """Return weight c h w times the slope of softplus(-h(x_0 + sigma eps)) at each sample."""
     with torch.enable_grad():
         x_0 = x_0.detach().requires_grad_()
         sigma = draw_sigma(law, len(x_0), x_0.device)
-        _, logits = auxiliary.judge(add_noise(x_0, sigma), sigma, labels)
+        _, logits = judge(auxiliary, add_noise(x_0, sigma), sigma, labels)
         (slope,) = torch.autograd.grad(softplus(-logits).sum(), x_0)
     return weight * x_0[0].numel() * slope

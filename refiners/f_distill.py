@@ -14,17 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 
-from refiners.base import Denoiser
+from refiners.base import Images, Labels, Levels, Scalar
 from refiners.diff_instruct import dmd
 from refiners.dmd2 import DMD2, gan_gradient
-from refiners.head import HeadedDenoiser
+from refiners.head import HeadedDenoiser, judge
+from refiners.knob import check_knobs, knob, same_as
 from refiners.sigma_laws import add_noise, draw_sigma
+from roles import Denoiser
 
-WEIGHTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+WEIGHTS: dict[str, Callable[[Levels], Levels]] = {
     "rkl": torch.ones_like,
     "kl": lambda r: r,
     "js": lambda r: r / (1 + r),
@@ -34,46 +36,49 @@ RATIO = (0.1, 20.0)
 
 @dataclass(frozen=True)
 class FDistill:
-    """f-distill's knobs: the divergence, and DMD2's.
+    """f-distill's knobs: the divergence, and DMD2's."""
 
-    Attributes:
-        divergence: "rkl", "kl" or "js".
-        bins: how many groups of like sigma a batch is cut into; each has a mean weight of 1.
-        student_sigma, auxiliary_sigma, head_sigma, student_gan, auxiliary_gan, layer, sigma_data:
-            see DMD2.
-    """
+    equation: ClassVar = (
+        "dmd2's, its first part times h(r), r = exp(head(x)): 1 (rkl), r (kl), r / (1 + r) (js)"
+    )
+    source: ClassVar = "Xu et al. 2025, [2502.15681](https://arxiv.org/abs/2502.15681)"
+    init_sigma: ClassVar = 80.0
 
-    divergence: str = "js"
-    bins: int = 4
-    student_sigma: str = "karras:0.0032,72.1"
-    auxiliary_sigma: str = "karras:0.002,80"
-    head_sigma: str = "karras:0.002,80"
-    student_gan: float = 3e-3
-    auxiliary_gan: float = 1e-2
-    layer: str = "model.enc"
-    sigma_data: float = 0.5
+    divergence: str = knob(
+        "js",
+        "The divergence: rkl, kl or js.",
+        useful="js",
+        outside="rkl seeks modes; kl covers them, with a weight of high variance.",
+        symbol="f",
+        allowed=tuple(WEIGHTS),
+    )
+    bins: int = knob(
+        4,
+        "Groups of like sigma in which the weight's mean is 1 (ours).",
+        useful="4 to 10, with 8 samples or more in each",
+        outside="With one sample in each every weight is 1, which is rkl.",
+        at_least=1,
+    )
+    student_sigma: str = same_as(DMD2, "student_sigma")
+    auxiliary_sigma: str = same_as(DMD2, "auxiliary_sigma")
+    head_sigma: str = same_as(DMD2, "head_sigma")
+    student_gan: float = same_as(DMD2, "student_gan")
+    auxiliary_gan: float = same_as(DMD2, "auxiliary_gan")
+    layer: str = same_as(DMD2, "layer")
+    sigma_data: float = same_as(DMD2, "sigma_data")
 
     def __post_init__(self) -> None:
-        self._as_dmd2()
-        if self.divergence not in WEIGHTS:
-            raise ValueError(f"divergence is {self.divergence!r}; allowed are {', '.join(WEIGHTS)}")
-        if not self.bins >= 1:
-            raise ValueError(f"bins is {self.bins}; it must be at least 1")
+        check_knobs(self)
 
     def pixel_gradient(
-        self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        *,
-        teacher: Denoiser,
-        auxiliary: Any,
-    ) -> torch.Tensor:
+        self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
+    ) -> Images:
         """Return DMD2's gradient with each sample's difference weighted by h(r)."""
         with torch.no_grad():
             sigma = draw_sigma(self.student_sigma, len(x_0), x_0.device)
             x = add_noise(x_0, sigma)
             d_teacher = teacher(x, sigma, labels)
-            d_auxiliary, logits = auxiliary.judge(x, sigma, labels)
+            d_auxiliary, logits = judge(auxiliary, x, sigma, labels)
             low, high = (math.log(bound) for bound in RATIO)
             h = WEIGHTS[self.divergence](logits.clamp(low, high).exp())
             h = level_by_sigma(h, sigma, self.bins)[:, None, None, None]
@@ -82,25 +87,23 @@ class FDistill:
             x_0, labels, auxiliary=auxiliary, law=self.head_sigma, weight=self.student_gan
         )
 
-    def auxiliary_loss(
-        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
-    ) -> torch.Tensor:
+    def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:
         """Return EDM's denoising loss on the student's samples."""
         return self._as_dmd2().auxiliary_loss(x_0, labels, auxiliary=auxiliary)
 
-    def with_head(self, auxiliary: torch.nn.Module) -> HeadedDenoiser:
+    def with_head(self, auxiliary: Denoiser) -> HeadedDenoiser:
         """Return the auxiliary with a head on its innermost features."""
         return self._as_dmd2().with_head(auxiliary)
 
     def head_loss(
         self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        real: torch.Tensor,
-        real_labels: torch.Tensor | None,
+        x_0: Images,
+        labels: Labels,
+        real: Images,
+        real_labels: Labels,
         *,
-        auxiliary: Any,
-    ) -> torch.Tensor:
+        auxiliary: Denoiser,
+    ) -> Scalar:
         """Return DMD2's loss of the head."""
         return self._as_dmd2().head_loss(x_0, labels, real, real_labels, auxiliary=auxiliary)
 
@@ -109,8 +112,8 @@ class FDistill:
         return DMD2(**knobs)
 
 
-def level_by_sigma(h: torch.Tensor, sigma: torch.Tensor, bins: int) -> torch.Tensor:
-    """Divide weights [n] by their mean over each of `bins` groups of neighbouring sigma."""
+def level_by_sigma(h: Levels, sigma: Levels, bins: int) -> Levels:
+    """Divide weights by their mean over each of `bins` groups of neighbouring sigma."""
     levelled = torch.empty_like(h)
     for chosen in sigma.argsort().tensor_split(min(bins, len(h))):
         levelled[chosen] = h[chosen] / h[chosen].mean()

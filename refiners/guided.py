@@ -14,13 +14,16 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 
-from refiners.base import Denoiser
+from refiners.base import Images, Labels, Levels, Scalar
+from refiners.knob import check_knobs, knob, same_as
 from refiners.progressive import WEIGHTS, Progressive
 from refiners.sigma_laws import add_noise
+from roles import Denoiser
 
 FREQUENCIES = 32
 
@@ -39,8 +42,9 @@ class GuidedDenoiser(torch.nn.Module):
         ValueError: there is no such module, or its output is no [n, d].
     """
 
-    def __init__(self, denoiser: Any, *, layer: str, guidance: float = 1.0):
+    def __init__(self, denoiser: Denoiser, *, layer: str, guidance: float = 1.0):
         super().__init__()
+        assert isinstance(denoiser, torch.nn.Module)
         self.denoiser = denoiser
         self.layer = layer
         self.guidance = guidance
@@ -57,13 +61,13 @@ class GuidedDenoiser(torch.nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
-        sigma: torch.Tensor,
-        labels: torch.Tensor | None = None,
+        x: Images,
+        sigma: Levels,
+        labels: Labels = None,
         *,
-        guidance: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return D(x; sigma) [n, c, h, w] at the weights guidance [n]."""
+        guidance: Levels | None = None,
+    ) -> Images:
+        """Return D(x; sigma) at the weights guidance."""
         g = torch.full([len(x)], self.guidance, device=x.device) if guidance is None else guidance
         added = self.embed(fourier_features(g.to(self.embed.weight)))
         hook = self.denoiser.get_submodule(self.layer).register_forward_hook(
@@ -74,7 +78,7 @@ class GuidedDenoiser(torch.nn.Module):
         finally:
             hook.remove()
 
-    def at(self, g: float) -> Any:
+    def at(self, g: float) -> Denoiser:
         """Return a copy of the denoiser within, whatever it was, with the weight g built in.
 
         What one weight adds to the layer's output is a constant, so it joins the layer's bias.
@@ -118,8 +122,8 @@ class GuidedDenoiser(torch.nn.Module):
         return widths[0]
 
 
-def fourier_features(g: torch.Tensor) -> torch.Tensor:
-    """Return cosines and sines of g [n] at frequencies from 1/8 to 4 turns a unit, [n, 64]."""
+def fourier_features(g: Levels) -> Float[torch.Tensor, "n 64"]:
+    """Return cosines and sines of g at frequencies from 1/8 to 4 turns a unit."""
     powers = torch.linspace(-3, 2, FREQUENCIES, device=g.device, dtype=g.dtype)
     angles = 2 * math.pi * g[:, None] * 2**powers
     return torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -127,27 +131,49 @@ def fourier_features(g: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Guided:
-    """Guided distillation's knobs, and those of the halving.
+    """Guided distillation's knobs, and those of the halving."""
 
-    Attributes:
-        guidance_min: lowest weight g; 0 is no guidance, -1 the unconditional model.
-        guidance_max: highest weight; 4 for pixels where published.
-        guidance: the weight at which the result is sampled, where a call gives none.
-        layer: the teacher's module that embeds the noise level, see GuidedDenoiser.
-        num_steps, weight, sigma_min, sigma_max, stochastic: see Progressive.
-    """
+    equation: ClassVar = (
+        "stage 1: w |(1 + g) D_p(x; label) - g D_p(x) - D(x; g)|², g uniform; then as above"
+    )
+    source: ClassVar = "Meng et al. 2023, [2210.03142](https://arxiv.org/abs/2210.03142), Eq. 1, 2"
+    needs: ClassVar = "images, a conditional teacher with label dropout"
 
-    guidance_min: float = 0.0
-    guidance_max: float = 4.0
-    guidance: float = 1.0
-    layer: str = "model.map_layer0"
-    num_steps: int = 32
-    weight: str = "snr_trunc"
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    stochastic: bool = False
+    guidance_min: float = knob(
+        0.0,
+        "Lowest guidance weight.",
+        useful="0 is no guidance",
+        outside="-1 is the unconditional model.",
+        symbol="g_min",
+    )
+    guidance_max: float = knob(
+        4.0,
+        "Highest guidance weight.",
+        useful="4 for pixels (published)",
+        outside="Above, colours saturate.",
+        symbol="g_max",
+    )
+    guidance: float = knob(
+        1.0,
+        "Guidance weight of pictures, figures and the network that is written.",
+        useful="between guidance_min and guidance_max",
+        outside="Outside, the network was not trained, and it is refused.",
+        symbol="g",
+    )
+    layer: str = knob(
+        "model.map_layer0",
+        "The teacher's module that embeds the noise level, see GuidedDenoiser.",
+        useful="model.map_layer0 for EDM's networks",
+        outside="Another name is refused.",
+    )
+    num_steps: int = same_as(Progressive, "num_steps")
+    weight: str = same_as(Progressive, "weight")
+    sigma_min: float = same_as(Progressive, "sigma_min")
+    sigma_max: float = same_as(Progressive, "sigma_max")
+    stochastic: bool = same_as(Progressive, "stochastic")
 
     def __post_init__(self) -> None:
+        check_knobs(self)
         if not -1 <= self.guidance_min <= self.guidance_max < math.inf:
             raise ValueError(
                 f"guidance_min, guidance_max are {self.guidance_min}, {self.guidance_max}; "
@@ -172,11 +198,16 @@ class Guided:
         )
 
     @property
+    def init_sigma(self) -> float:
+        """Where the one step begins."""
+        return self.sigma_max
+
+    @property
     def stages(self) -> tuple[int, ...]:
         """Stage 1 as 0 steps, then the student's number of steps in each halving."""
         return (0, *self.halving.stages)
 
-    def new_student(self, teacher: Any) -> GuidedDenoiser:
+    def new_student(self, teacher: Denoiser) -> GuidedDenoiser:
         """Return a copy of the teacher with an input for g.
 
         Raises:
@@ -192,15 +223,16 @@ class Guided:
 
     def loss(
         self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
+        x_0: Images,
+        labels: Labels,
         *,
-        student: Any,
-        teacher: Any,
-        original: Any,
+        student: Denoiser,
+        teacher: Denoiser,
+        original: Denoiser,
         num_steps: int,
-    ) -> torch.Tensor:
-        """Return the scalar loss of stage 1 (num_steps 0) or of a halving, on clean images x_0."""
+    ) -> Scalar:
+        """Return the loss of stage 1 (num_steps 0) or of a halving, on clean images x_0."""
+        assert isinstance(student, GuidedDenoiser) and isinstance(teacher, GuidedDenoiser)
         low, high = self.guidance_min, self.guidance_max
         g = low + (high - low) * torch.rand([len(x_0)], device=x_0.device)
         if num_steps:
@@ -218,13 +250,7 @@ class Guided:
         return (WEIGHTS[self.weight](sigma) * error).mean()
 
 
-def guided(
-    denoiser: Denoiser,
-    x: torch.Tensor,
-    sigma: torch.Tensor,
-    labels: torch.Tensor | None,
-    g: torch.Tensor,
-) -> torch.Tensor:
-    """Return (1 + g) D(x; label) - g D(x; no label), g [n]."""
+def guided(denoiser: Denoiser, x: Images, sigma: Levels, labels: Labels, g: Levels) -> Images:
+    """Return (1 + g) D(x; label) - g D(x; no label)."""
     share = g[:, None, None, None]
     return (1 + share) * denoiser(x, sigma, labels) - share * denoiser(x, sigma)

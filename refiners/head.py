@@ -7,9 +7,12 @@ images of both kinds, so its encoder with a few convolutions on top is the discr
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
+from jaxtyping import Float
+
+from refiners.base import Images, Labels, Levels
+from roles import Denoiser
 
 GROUPS = 32
 
@@ -26,8 +29,9 @@ class HeadedDenoiser(torch.nn.Module):
         ValueError: there is no such module, or its output is no [n, c, h, w].
     """
 
-    def __init__(self, denoiser: Any, *, layer: str):
+    def __init__(self, denoiser: Denoiser, *, layer: str):
         super().__init__()
+        assert isinstance(denoiser, torch.nn.Module)
         self.denoiser = denoiser
         self.layer = layer
         self.img_resolution: int = denoiser.img_resolution
@@ -45,23 +49,19 @@ class HeadedDenoiser(torch.nn.Module):
             raise ValueError(f"{layer!r} returns {list(features.shape)}; name a layer of images")
         self.head = _head(features.shape[1], features.shape[2]).to(parameter)
 
-    def forward(
-        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return D(x; sigma) [n, c, h, w]."""
+    def forward(self, x: Images, sigma: Levels, labels: Labels = None) -> Images:
+        """Return D(x; sigma)."""
         return self.denoiser(x, sigma, labels)
 
-    def judge(
-        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return D(x; sigma) [n, c, h, w] and logits [n] of one pass."""
+    def judge(self, x: Images, sigma: Levels, labels: Labels = None) -> tuple[Images, Levels]:
+        """Return D(x; sigma) and a logit of each sample, of one pass."""
         denoised, features = self._with_features(x, sigma, labels)
         parameter = next(self.head.parameters())
         return denoised, self.head(features.to(parameter)).flatten()
 
     def _with_features(
-        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, x: Images, sigma: Levels, labels: Labels
+    ) -> tuple[Images, Float[torch.Tensor, "n d s s"]]:
         found: list[torch.Tensor] = []
 
         def note(module: torch.nn.Module, arguments: object, output: torch.Tensor) -> None:
@@ -75,6 +75,11 @@ class HeadedDenoiser(torch.nn.Module):
         if not found:
             raise ValueError(f"{self.layer!r} takes no part in denoising; name a layer that does")
         return denoised, found[-1]
+
+
+def judge(auxiliary: Denoiser, x: Images, sigma: Levels, labels: Labels) -> tuple[Images, Levels]:
+    """Return what an auxiliary with a head sees, see HeadedDenoiser."""
+    return auxiliary.judge(x, sigma, labels)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _innermost(denoiser: torch.nn.Module, layer: str) -> torch.nn.Module:

@@ -23,53 +23,99 @@ Each batch is far too small for a covariance: m and C are running means over the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
+from jaxtyping import Float, Float64
 
-from refiners.base import Denoiser
+from refiners.base import Images, Labels, Memory, Scalar
 from refiners.diff_instruct import DiffInstruct
-from refiners.sigma_laws import add_noise, check_weights
+from refiners.knob import check_knobs, knob, same_as
+from refiners.sigma_laws import add_noise
+from roles import Denoiser
 
 # Added to every variance, in units of the reference's: directions in which the teacher's samples
 # hardly vary would otherwise be followed without bound.
 RIDGE = 1e-3
 BATCH = 250  # images at a time where there is no gradient
 
+Features = Float[torch.Tensor, "n k"]
+Combinations = Float64[torch.Tensor, "n dim"]  # of features
+Matrix = Float64[torch.Tensor, "dim dim"]
+
+
+def parse_sigmas(text: str) -> tuple[float, ...]:
+    """Return the noise levels of "0.1,0.5"; ValueError unless each is above 0 and finite."""
+    try:
+        sigmas = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        sigmas = ()
+    if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas):
+        raise ValueError(f"feature_sigmas is {text!r}; allowed are levels above 0, as in 0.1,0.5")
+    return sigmas
+
 
 @dataclass(frozen=True)
 class DiffInstructMoments:
-    """Diff-Instruct's knobs and those of the moments.
+    """Diff-Instruct's knobs and those of the moments, which are ours."""
 
-    Attributes:
-        student_sigma, auxiliary_sigma, weight, sigma_data: those of DiffInstruct.
-        moments: a, the moments' share in the gradient, in units of Diff-Instruct's; 0.3 to 1.
-        feature_sigmas: noise levels at which the teacher's features are taken, comma separated.
-        num_features: how many random combinations of the features have their moments matched; the
-            teacher's own number of features is the most.
-        memory: images over which the student's running moments forget.
-        num_reference: reference images behind the moments to reach.
-    """
+    equation: ClassVar = (
+        "g_DI + a · rms(g_DI) / rms(h) · h, h = (df/dx_0)ᵀ (f - T(f)), f the teacher's features, "
+        "T the optimal transport of their moments"
+    )
+    source: ClassVar = (
+        "ours; Santos et al. 2019, [1904.02762](https://arxiv.org/abs/1904.02762); "
+        "Dowson and Landau 1982"
+    )
+    init_sigma: ClassVar = DiffInstruct.init_sigma
+    begins: ClassVar = {"gan": {**DiffInstruct.begins["gan"], "moments": 0.5}}
 
-    student_sigma: str = "lognormal:-1.2,1.2"
-    auxiliary_sigma: str = "lognormal:-1.2,1.2"
-    weight: str = "one"
-    sigma_data: float = 0.5
-    moments: float = 1.0
-    feature_sigmas: str = "0.1,0.5"
-    num_features: int = 256
-    memory: int = 1000
-    num_reference: int = 8000
+    student_sigma: str = same_as(DiffInstruct, "student_sigma")
+    auxiliary_sigma: str = same_as(DiffInstruct, "auxiliary_sigma")
+    weight: str = same_as(DiffInstruct, "weight")
+    sigma_data: float = same_as(DiffInstruct, "sigma_data")
+    moments: float = knob(
+        1.0,
+        "Share of the moments' gradient, in units of Diff-Instruct's.",
+        useful="0.3 to 1",
+        outside="0 is Diff-Instruct; far above 1 the features are matched and the images are not.",
+        symbol="a",
+        at_least=0,
+    )
+    feature_sigmas: str = knob(
+        "0.1,0.5",
+        "Noise levels at which the teacher's features are taken, comma separated.",
+        useful="0.1 to 1",
+        outside="Above, the features see layout alone; each level costs a pass.",
+        check=parse_sigmas,
+    )
+    num_features: int = knob(
+        256,
+        "Random combinations of the features whose moments are matched; the teacher's own number "
+        "of features is the most.",
+        useful="64 to 512",
+        outside="More than a third of memory and their covariance is noise.",
+        at_least=1,
+    )
+    memory: int = knob(
+        1000,
+        "Images over which the student's running moments forget.",
+        useful="500 to 5000",
+        outside="Too long and they are the student's of long ago.",
+        at_least=1,
+    )
+    num_reference: int = knob(
+        8000,
+        "Reference images behind the moments to reach.",
+        useful="ten times num_features or more",
+        outside="Too few and their covariance is noise.",
+        at_least=100,
+    )
 
     def __post_init__(self) -> None:
-        self.scores()  # checks the knobs that it shares
-        check_weights(self, "moments")
-        for name, least in (("num_features", 1), ("memory", 1), ("num_reference", 100)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        parse_sigmas(self.feature_sigmas)
+        check_knobs(self)
 
     def scores(self) -> DiffInstruct:
         """Return the part that follows the difference of the scores."""
@@ -81,40 +127,31 @@ class DiffInstructMoments:
         )
 
     def pixel_gradient(
-        self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        *,
-        teacher: Denoiser,
-        auxiliary: Denoiser,
-    ) -> torch.Tensor:
+        self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
+    ) -> Images:
         """Return Diff-Instruct's gradient, in the shape of x_0 [n, c, h, w]."""
         return self.scores().pixel_gradient(x_0, labels, teacher=teacher, auxiliary=auxiliary)
 
-    def gradient_of(
-        self, x_0: torch.Tensor, d_teacher: torch.Tensor, d_auxiliary: torch.Tensor
-    ) -> torch.Tensor:
+    def gradient_of(self, x_0: Images, d_teacher: Images, d_auxiliary: Images) -> Images:
         """Return Diff-Instruct's gradient of images that are denoised already."""
         return self.scores().gradient_of(x_0, d_teacher, d_auxiliary)
 
-    def auxiliary_loss(
-        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
-    ) -> torch.Tensor:
+    def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:
         """Return Diff-Instruct's loss of the auxiliary."""
         return self.scores().auxiliary_loss(x_0, labels, auxiliary=auxiliary)
 
     def new_memory(
         self,
-        draw_student: Callable[[int], torch.Tensor],
-        draw_reference: Callable[[int], torch.Tensor],
+        draw_student: Callable[[int], Images],
+        draw_reference: Callable[[int], Images],
         *,
         teacher: Denoiser,
     ) -> Moments:
         """Return the moments to reach and those to start from.
 
         Args:
-            draw_student: n -> images of the student, [n, c, h, w].
-            draw_reference: n -> reference images, [n, c, h, w] in [-1, 1].
+            draw_student: n -> images of the student.
+            draw_reference: n -> reference images in [-1, 1].
             teacher: a Denoiser that gives features.
 
         Raises:
@@ -132,10 +169,9 @@ class DiffInstructMoments:
         memory.follow(start, 1.0)
         return memory
 
-    def join(
-        self, g: torch.Tensor, x_0: torch.Tensor, *, teacher: Denoiser, memory: Any
-    ) -> torch.Tensor:
-        """Return the gradient g [n, c, h, w] with the moments' part; memory sees the batch."""
+    def join(self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory) -> Images:
+        """Return the gradient g with the moments' part; memory sees the batch."""
+        assert isinstance(memory, Moments)
         sigmas = parse_sigmas(self.feature_sigmas)
         with torch.enable_grad():
             x_0 = x_0.detach().requires_grad_()
@@ -149,7 +185,7 @@ class Moments(torch.nn.Module):
     """Running moments of projected features, and the moments to reach; all buffers, in float64.
 
     Args:
-        reference: features [m, k] of the reference images.
+        reference: of the reference images.
         num_features: how many random combinations to keep, at most k.
     """
 
@@ -159,7 +195,7 @@ class Moments(torch.nn.Module):
     root: torch.Tensor
     projection: torch.Tensor
 
-    def __init__(self, reference: torch.Tensor, num_features: int):
+    def __init__(self, reference: Features, num_features: int):
         super().__init__()
         k = reference.shape[1]
         self.dim = d = min(num_features, k)
@@ -174,25 +210,25 @@ class Moments(torch.nn.Module):
         self.register_buffer("mean", torch.zeros_like(self.reference_mean))
         self.register_buffer("second", torch.zeros_like(root))
 
-    def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Return features [n, k] as the combinations [n, dim] whose moments are matched."""
+    def project(self, features: Features) -> Combinations:
+        """Return features as the combinations whose moments are matched."""
         return (features @ self.projection.to(features)).double()
 
-    def follow(self, f: torch.Tensor, share: float) -> None:
-        """Move the running moments by a share of the way to those of f [n, dim]."""
+    def follow(self, f: Combinations, share: float) -> None:
+        """Move the running moments by a share of the way to those of f."""
         self.mean.lerp_(f.mean(dim=0), share)
         self.second.lerp_(f.T @ f / len(f), share)
 
-    def transport(self, f: torch.Tensor) -> torch.Tensor:
-        """Return T(f) [n, dim]: where the optimal transport of the moments takes features."""
+    def transport(self, f: Combinations) -> Combinations:
+        """Return T(f): where the optimal transport of the moments takes features."""
         covariance = self.second - torch.outer(self.mean, self.mean)
         covariance = covariance + RIDGE * torch.eye(self.dim).to(covariance)
         _, inverse = roots(self.root @ covariance @ self.root)
         return self.reference_mean + (f - self.mean) @ (self.root @ inverse @ self.root)
 
 
-def teacher_features(teacher: Any, x_0: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Tensor:
-    """Return the teacher's features [n, k] of images at each noise level, noise fresh.
+def teacher_features(teacher: Denoiser, x_0: Images, sigmas: tuple[float, ...]) -> Features:
+    """Return the teacher's features of images at each noise level, noise fresh.
 
     Of its encoder's two lowest resolutions: each channel's mean in the quarters of the image, over
     all of it, and its deviation.
@@ -200,7 +236,8 @@ def teacher_features(teacher: Any, x_0: torch.Tensor, sigmas: tuple[float, ...])
     Raises:
         ValueError: the teacher gives no features.
     """
-    if not callable(getattr(teacher, "features", None)):
+    features: Callable[..., Sequence[torch.Tensor]] | None = getattr(teacher, "features", None)
+    if features is None:
         raise ValueError(
             f"a {type(teacher).__name__} gives no features; choose a U-Net teacher, or a method "
             "without moments"
@@ -208,7 +245,7 @@ def teacher_features(teacher: Any, x_0: torch.Tensor, sigmas: tuple[float, ...])
     found = []
     for sigma in sigmas:
         level = torch.full([len(x_0)], sigma, device=x_0.device)
-        for maps in teacher.features(add_noise(x_0, level), level)[-2:]:
+        for maps in features(add_noise(x_0, level), level)[-2:]:
             maps = maps.to(x_0.dtype)
             quarters = torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1)
             deviation = (maps.var(dim=[2, 3]) + 1e-4).sqrt()
@@ -216,31 +253,20 @@ def teacher_features(teacher: Any, x_0: torch.Tensor, sigmas: tuple[float, ...])
     return torch.cat(found, dim=1)
 
 
-def parse_sigmas(text: str) -> tuple[float, ...]:
-    """Return the noise levels of "0.1,0.5"; ValueError unless each is above 0 and finite."""
-    try:
-        sigmas = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        sigmas = ()
-    if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas):
-        raise ValueError(f"feature_sigmas is {text!r}; allowed are levels above 0, as in 0.1,0.5")
-    return sigmas
-
-
 @torch.no_grad()
-def in_batches(features_of: Callable[[int], torch.Tensor], total: int) -> torch.Tensor:
+def in_batches(features_of: Callable[[int], Features], total: int) -> Features:
     """Return total rows of features_of(n), a few images at a time."""
     counts = [min(BATCH, total - done) for done in range(0, total, BATCH)]
     return torch.cat([features_of(n) for n in counts])
 
 
-def roots(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def roots(symmetric: Matrix) -> tuple[Matrix, Matrix]:
     """Return the square root of a symmetric positive matrix, and that root's inverse."""
     values, vectors = torch.linalg.eigh(symmetric)
     values = values.clamp(min=1e-12).sqrt()
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
-def rms(x: torch.Tensor) -> torch.Tensor:
+def rms(x: Images) -> Scalar:
     """Return the root mean square of all elements."""
     return x.square().mean().sqrt()

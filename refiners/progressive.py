@@ -16,11 +16,18 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 
-WEIGHTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+from refiners.base import Images, Labels, Levels, Scalar
+from refiners.knob import check_knobs, knob
+from roles import Denoiser
+
+Denoise = Callable[[Images, Levels], Images]
+Latents = Float[torch.Tensor, "n z_dim"]
+WEIGHTS: dict[str, Callable[[Levels], Levels]] = {
     "snr_trunc": lambda sigma: sigma.square().reciprocal().clamp(min=1),
     "snr_plus_1": lambda sigma: sigma.square().reciprocal() + 1,
 }
@@ -28,34 +35,64 @@ WEIGHTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Progressive:
-    """Progressive distillation's knobs.
+    """Progressive distillation's knobs."""
 
-    Attributes:
-        num_steps: of the first student, a power of two; its teacher makes twice as many. Published
-            are thousands; EDM's noise levels need fewer.
-        weight: of the loss over sigma: "snr_trunc" or "snr_plus_1".
-        sigma_min: where the schedule is cut off; the last step goes to 0.
-        sigma_max: where it starts; at least several times the data's spread.
-        stochastic: train for the stochastic sampler, whose steps are twice as long (Meng et al.
-            2023, arXiv:2210.03142, Section 3.3).
-    """
+    equation: ClassVar = (
+        "w |D~ - D(x_t; sigma_t)|², D~ = (x_u - r x_t) / (1 - r), r = sigma_u / sigma_t, "
+        "x_u after two DDIM steps of the last stage's student; N, N/2, ..., 1 steps"
+    )
+    source: ClassVar = (
+        "Salimans and Ho 2022, [2202.00512](https://arxiv.org/abs/2202.00512), Algorithm 2"
+    )
+    needs: ClassVar = "images"
 
-    num_steps: int = 32
-    weight: str = "snr_trunc"
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    stochastic: bool = False
+    # Published are thousands; EDM's noise levels need fewer.
+    num_steps: int = knob(
+        32,
+        "Steps of the first student, a power of two; its teacher makes twice as many.",
+        useful="8 to 1024",
+        outside="Too few and the first teacher is coarse; each halving takes its share of the run.",
+        symbol="N",
+    )
+    weight: str = knob(
+        "snr_trunc",
+        "Weight of the loss: snr_trunc (max(SNR, 1)) or snr_plus_1.",
+        useful="as published",
+        symbol="w",
+        allowed=tuple(WEIGHTS),
+    )
+    sigma_min: float = knob(
+        0.002,
+        "Where the schedule is cut off; the last step goes to 0.",
+        useful="0.002 (EDM)",
+        outside="Above, noise stays.",
+        above=0,
+    )
+    sigma_max: float = knob(
+        80.0,
+        "Where the schedule starts, and the one step's noise level.",
+        useful="80 (EDM)",
+        outside="Below several times the data's spread the start is not pure noise.",
+    )
+    # Whose steps are twice as long (Meng et al. 2023, arXiv:2210.03142, Section 3.3).
+    stochastic: bool = knob(
+        False, "Train for the stochastic sampler, 0 or 1.", useful="0 for a single step"
+    )
 
     def __post_init__(self) -> None:
+        check_knobs(self)
         if self.num_steps < 1 or self.num_steps & (self.num_steps - 1):
             raise ValueError(f"num_steps is {self.num_steps}; it must be a power of two, as 32")
-        if self.weight not in WEIGHTS:
-            raise ValueError(f"weight is {self.weight!r}; allowed are {', '.join(WEIGHTS)}")
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"sigma_min, sigma_max are {self.sigma_min}, {self.sigma_max}; "
                 "it must hold 0 < sigma_min < sigma_max"
             )
+
+    @property
+    def init_sigma(self) -> float:
+        """Where the one step begins."""
+        return self.sigma_max
 
     @property
     def halving(self) -> Progressive:
@@ -67,11 +104,11 @@ class Progressive:
         """The student's number of steps in each stage: N, N / 2, ..., 1."""
         return tuple(self.num_steps >> i for i in range(self.num_steps.bit_length()))
 
-    def new_student(self, teacher: Any) -> Any:
+    def new_student(self, teacher: Denoiser) -> Denoiser:
         """Return the network that is trained: a copy of the teacher."""
         return copy.deepcopy(teacher)
 
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+    def sigma(self, t: Levels) -> Levels:
         """Return the noise level at time t in [0, 1]; 0 at 0."""
         level = (t.double() * (math.pi / 2)).tan().clamp(self.sigma_min, self.sigma_max)
         # tan is negative beyond pi / 2, where rounding may put t = 1.
@@ -80,15 +117,15 @@ class Progressive:
 
     def loss(
         self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
+        x_0: Images,
+        labels: Labels,
         *,
-        student: Any,
-        teacher: Any,
-        original: Any,
+        student: Denoiser,
+        teacher: Denoiser,
+        original: Denoiser,
         num_steps: int,
-    ) -> torch.Tensor:
-        """Return the scalar loss of a student of num_steps steps on clean images x_0."""
+    ) -> Scalar:
+        """Return the loss of a student of num_steps steps on clean images x_0."""
         return self.loss_of(
             x_0,
             num_steps,
@@ -98,12 +135,12 @@ class Progressive:
 
     def loss_of(
         self,
-        x_0: torch.Tensor,
+        x_0: Images,
         num_steps: int,
         *,
-        student: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
+        student: Denoise,
+        teacher: Denoise,
+    ) -> Scalar:
         """Return the loss where both denoisers are functions of (x, sigma [n])."""
         i = torch.randint(1, num_steps + 1, [len(x_0)]).to(x_0.device)
         length = torch.where(i > 1, 2, 1) if self.stochastic else torch.ones_like(i)
@@ -115,20 +152,12 @@ class Progressive:
         return (WEIGHTS[self.weight](t) * error).mean()
 
 
-def ddim_step(
-    denoised: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, to: torch.Tensor
-) -> torch.Tensor:
-    """Return x at the noise levels `to` [n], from x [n, c, h, w] at sigma [n] and D(x; sigma)."""
+def ddim_step(denoised: Images, x: Images, sigma: Levels, to: Levels) -> Images:
+    """Return x at the noise levels `to`, from x at sigma and D(x; sigma)."""
     return denoised + _wide(to / sigma) * (x - denoised)
 
 
-def two_step_target(
-    teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
-    sigma: torch.Tensor,
-    mid: torch.Tensor,
-    end: torch.Tensor,
-) -> torch.Tensor:
+def two_step_target(teacher: Denoise, x: Images, sigma: Levels, mid: Levels, end: Levels) -> Images:
     """Return what D has to be for one step from sigma to end to equal the teacher's two by mid."""
     x_mid = ddim_step(teacher(x, sigma), x, sigma, mid)
     x_end = ddim_step(teacher(x_mid, mid), x_mid, mid, end)
@@ -138,13 +167,9 @@ def two_step_target(
 
 @torch.no_grad()
 def sample_in_steps(
-    denoiser: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    latents: torch.Tensor,
-    *,
-    method: Progressive,
-    num_steps: int,
-) -> torch.Tensor:
-    """Turn unit noise [n, c, h, w] into images by num_steps calls of the denoiser.
+    denoiser: Denoise, latents: Images, *, method: Progressive, num_steps: int
+) -> Images:
+    """Turn unit noise into images by num_steps calls of the denoiser.
 
     The stochastic sampler (Meng et al. 2023, Section 3.3) steps two intervals down and one back up,
     x_s = x_u + sqrt(sigma_s^2 - sigma_u^2) eps, with torch's random stream.
@@ -163,15 +188,16 @@ def sample_in_steps(
     return x
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
+def _wide(values: Levels) -> Float[torch.Tensor, "n 1 1 1"]:
     return values[:, None, None, None]
 
 
 class SteppedStudent(torch.nn.Module):
     """A distilled denoiser as a student: unit noise and labels -> images, in num_steps calls."""
 
-    def __init__(self, denoiser: Any, method: Progressive, num_steps: int):
+    def __init__(self, denoiser: Denoiser, method: Progressive, num_steps: int):
         super().__init__()
+        assert isinstance(denoiser, torch.nn.Module)
         self.denoiser = denoiser
         self.method = method
         self.num_steps = num_steps
@@ -180,13 +206,13 @@ class SteppedStudent(torch.nn.Module):
         self.c_dim: int = denoiser.label_dim
         self.z_dim = self.img_channels * self.img_resolution**2
 
-    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw unit Gaussian noise [n, z_dim]."""
+    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> Latents:
+        """Draw unit Gaussian noise."""
         device = "cpu" if generator is None else generator.device
         return torch.randn([n, self.z_dim], generator=generator, device=device)
 
-    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """Return images [n, c, h, w]; no gradient is kept."""
+    def forward(self, z: Latents, c: Labels = None) -> Images:
+        """Return images; no gradient is kept."""
         r = self.img_resolution
         return sample_in_steps(
             lambda x, sigma: self.denoiser(x, sigma, c),

@@ -13,56 +13,37 @@ blurs. So it is a limit to compare with, not a refinement to recommend.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from refiners.base import Denoiser
-from refiners.diff_instruct import DiffInstruct
-
-
-class Oracle:
-    """The denoiser of a law that is a Dirac at each sample: it returns the clean images."""
-
-    def __init__(self, x_0: torch.Tensor, teacher: Denoiser):
-        self.x_0 = x_0
-        self.img_resolution, self.img_channels = teacher.img_resolution, teacher.img_channels
-        self.label_dim = teacher.label_dim
-        self.sigma_min, self.sigma_max = teacher.sigma_min, teacher.sigma_max
-
-    def __call__(
-        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return x_0, whatever the noise."""
-        return self.x_0
+from refiners.base import Images, Labels
+from refiners.diff_instruct import WEIGHTS, DiffInstruct, weighted
+from refiners.knob import check_knobs, same_as
+from refiners.sigma_laws import add_noise, draw_sigma, student_law
+from roles import Denoiser
 
 
 @dataclass(frozen=True)
 class SDS:
-    """SDS' knobs; there is no auxiliary network, so no warm-up either.
+    """SDS' knobs; there is no auxiliary network, so no warm-up either."""
 
-    Attributes:
-        student_sigma: law of sigma. DreamFusion draws the time uniformly, without the ends.
-        weight: "one" (w = sigma^2) or "dmd"; see DiffInstruct.
-    """
+    equation: ClassVar = "x_0 - D_p"
+    source: ClassVar = "Poole et al. 2023, [2209.14988](https://arxiv.org/abs/2209.14988), Eq. 3"
+    init_sigma: ClassVar = 1.0
 
-    student_sigma: str = "karras:0.02,20"
-    weight: str = "one"
+    # DreamFusion draws the time uniformly, without the ends.
+    student_sigma: str = student_law("karras:0.02,20")
+    weight: str = same_as(DiffInstruct, "weight")
 
     def __post_init__(self) -> None:
-        self._as_diff_instruct()
+        check_knobs(self)
 
+    @torch.no_grad()
     def pixel_gradient(
-        self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        *,
-        teacher: Denoiser,
-        auxiliary: Denoiser,
-    ) -> torch.Tensor:
+        self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
+    ) -> Images:
         """Return w (x_0 - D_p) at one noise level per sample; the auxiliary is not asked."""
-        return self._as_diff_instruct().pixel_gradient(
-            x_0, labels, teacher=teacher, auxiliary=Oracle(x_0, teacher)
-        )
-
-    def _as_diff_instruct(self) -> DiffInstruct:
-        return DiffInstruct(student_sigma=self.student_sigma, weight=self.weight)
+        sigma = draw_sigma(self.student_sigma, len(x_0), x_0.device)
+        d_teacher = teacher(add_noise(x_0, sigma), sigma, labels)
+        return weighted(x_0, d_teacher, x_0, WEIGHTS[self.weight])

@@ -13,45 +13,55 @@ see it. alpha is 1.2 where published on CIFAR-10, 1 on AFHQ; above 1 the biased 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from refiners.base import Denoiser
-from refiners.sigma_laws import add_noise, check_knobs, denoising_loss, draw_sigma
+from refiners.base import Images, Labels, Scalar
+from refiners.knob import check_knobs, knob
+from refiners.sigma_laws import (
+    add_noise,
+    auxiliary_law,
+    data_spread,
+    denoising_loss,
+    draw_sigma,
+    student_law,
+)
+from roles import Denoiser
 
 
 @dataclass(frozen=True)
 class SiD:
-    """SiD's knobs; the defaults are the published ones.
+    """SiD's knobs; the defaults are the published ones."""
 
-    Attributes:
-        student_sigma: law of sigma in the student's loss: the lower 800 of the sampler's 1000
-            levels.
-        auxiliary_sigma: law of sigma in the auxiliary's loss.
-        alpha: weight of |D_p - D_q|^2; useful from 0.75 to 1.2, above 1.25 it diverges. Above 1 an
-            auxiliary that is nearly exact pushes the student away: a toy student of a mixture
-            diverged with 1.2 where 1 and 1.1 led it home.
-        sigma_data: the teacher's sigma_data, for the auxiliary's loss.
-    """
+    equation: ClassVar = "∇ Σ (D_p - D_q) · ((D_p - x_0) - alpha (D_p - D_q)) / [|x_0 - D_p|_1]"
+    source: ClassVar = (
+        "Zhou et al. 2024, [2404.04057](https://arxiv.org/abs/2404.04057), Eq. 23 to 25"
+    )
+    init_sigma: ClassVar = 2.5
 
-    student_sigma: str = "karras:0.002,24.4"
-    auxiliary_sigma: str = "lognormal:-1.2,1.2"
-    alpha: float = 1.2
-    sigma_data: float = 0.5
+    # The lower 800 of the sampler's 1000 levels.
+    student_sigma: str = student_law("karras:0.002,24.4")
+    auxiliary_sigma: str = auxiliary_law()
+    # A toy student of a mixture diverged with 1.2 where 1 and 1.1 led it home.
+    alpha: float = knob(
+        1.2,
+        "Weight of |D_p - D_q|^2.",
+        useful="0.75 to 1.2; 1 and 1.2 published",
+        outside="Above 1.25 it diverges, above 1 an auxiliary that is nearly exact pushes the "
+        "student away; below 0.5 it is slow.",
+        symbol="alpha",
+        at_least=-10,
+        at_most=10,
+    )
+    sigma_data: float = data_spread()
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if not -10 <= self.alpha <= 10:
-            raise ValueError(f"alpha is {self.alpha}; allowed: -10 to 10, published: 1 to 1.2")
 
     def pixel_gradient(
-        self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        *,
-        teacher: Denoiser,
-        auxiliary: Denoiser,
-    ) -> torch.Tensor:
+        self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
+    ) -> Images:
         """Return dL/dx_0 by autograd through the teacher and the auxiliary."""
         with torch.enable_grad():
             x_0 = x_0.detach().requires_grad_()
@@ -64,9 +74,7 @@ class SiD:
             loss = (gap * (error - self.alpha * gap) / size).sum()
             return torch.autograd.grad(loss, x_0)[0]
 
-    def auxiliary_loss(
-        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
-    ) -> torch.Tensor:
+    def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:
         """Return EDM's denoising loss on the student's samples."""
         return denoising_loss(
             auxiliary, x_0, labels, law=self.auxiliary_sigma, sigma_data=self.sigma_data

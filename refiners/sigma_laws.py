@@ -14,26 +14,28 @@ from collections.abc import Callable
 
 import torch
 
-from refiners.base import Denoiser
+from refiners.base import Images, Labels, Levels, Scalar
+from refiners.knob import knob
+from roles import Denoiser
 
 RHO = 7.0
 
 
-def _lognormal(n: int, device: torch.device, mean: float, std: float) -> torch.Tensor:
+def _lognormal(n: int, device: torch.device, mean: float, std: float) -> Levels:
     return (torch.randn([n], device=device) * std + mean).exp()
 
 
-def _loguniform(n: int, device: torch.device, low: float, high: float) -> torch.Tensor:
+def _loguniform(n: int, device: torch.device, low: float, high: float) -> Levels:
     u = torch.rand([n], device=device)
     return (math.log(low) + u * (math.log(high) - math.log(low))).exp()
 
 
-def _karras(n: int, device: torch.device, low: float, high: float) -> torch.Tensor:
+def _karras(n: int, device: torch.device, low: float, high: float) -> Levels:
     u = torch.rand([n], device=device)
     return (high ** (1 / RHO) + u * (low ** (1 / RHO) - high ** (1 / RHO))) ** RHO
 
 
-LAWS: dict[str, Callable[[int, torch.device, float, float], torch.Tensor]] = {
+LAWS: dict[str, Callable[[int, torch.device, float, float], Levels]] = {
     "lognormal": _lognormal,
     "loguniform": _loguniform,
     "karras": _karras,
@@ -62,50 +64,62 @@ def parse_law(law: str) -> tuple[str, float, float]:
     return name, a, b
 
 
-def draw_sigma(law: str, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def draw_sigma(law: str, n: int, device: torch.device | str = "cpu") -> Levels:
     """Draw n noise levels [n] from a law; the randomness is torch's stream on that device."""
     name, a, b = parse_law(law)
     return LAWS[name](n, torch.device(device), a, b)
 
 
-def add_noise(x_0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Return x = x_0 + sigma eps, with eps ~ N(0, I); x_0 [n, c, h, w], sigma [n]."""
+def add_noise(x_0: Images, sigma: Levels) -> Images:
+    """Return x = x_0 + sigma eps, with eps ~ N(0, I)."""
     return x_0 + sigma[:, None, None, None] * torch.randn_like(x_0)
 
 
-def denoising_weight(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
+def denoising_weight(sigma: Levels, sigma_data: float) -> Levels:
     """Return EDM's lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Table 1)."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
 def denoising_loss(
-    denoiser: Denoiser,
-    x_0: torch.Tensor,
-    labels: torch.Tensor | None,
-    *,
-    law: str,
-    sigma_data: float,
-) -> torch.Tensor:
-    """Return EDM's denoising loss (Karras et al. 2022, Eq. 8): pixel sum, sample mean, a scalar."""
+    denoiser: Denoiser, x_0: Images, labels: Labels, *, law: str, sigma_data: float
+) -> Scalar:
+    """Return EDM's denoising loss (Karras et al. 2022, Eq. 8): pixel sum, sample mean."""
     sigma = draw_sigma(law, len(x_0), x_0.device)
     error = denoiser(add_noise(x_0, sigma), sigma, labels) - x_0
     return (denoising_weight(sigma, sigma_data) * error.square().sum(dim=[1, 2, 3])).mean()
 
 
-def check_knobs(method: object) -> None:
-    """Raise ValueError unless a method's laws of sigma and its sigma_data can be used."""
-    knobs = vars(method)
-    for name, value in knobs.items():
-        if name.endswith("_sigma"):
-            parse_law(value)
-    sigma_data = knobs["sigma_data"]
-    if not 0 < sigma_data < math.inf:
-        raise ValueError(f"sigma_data is {sigma_data}; it must be above 0 and finite")
+def student_law(default: str) -> str:
+    """Return the knob of the law in a method's gradient."""
+    return knob(
+        default,
+        "Law of the noise level in the student's gradient: lognormal:P_MEAN,P_STD, "
+        "loguniform:MIN,MAX or karras:MIN,MAX.",
+        useful="sigma from 0.02 to 20 for images in [-1, 1]",
+        outside="Low levels alone move detail and never layout; high levels alone blur detail.",
+        symbol="p(sigma)",
+        check=parse_law,
+    )
 
 
-def check_weights(method: object, *names: str) -> None:
-    """Raise ValueError unless these knobs of a method are at least 0 and finite."""
-    for name in names:
-        value = getattr(method, name)
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value}; it must be at least 0 and finite")
+def auxiliary_law(default: str = "lognormal:-1.2,1.2") -> str:
+    """Return the knob of the law in the auxiliary's loss; EDM's own by default."""
+    return knob(
+        default,
+        "Law of the noise level in the auxiliary's denoising loss.",
+        useful="at least as wide as student_sigma",
+        outside="Where it is narrower the auxiliary is not trained, and the gradient is wrong.",
+        check=parse_law,
+    )
+
+
+def data_spread() -> float:
+    """Return the knob of the teacher's sigma_data."""
+    return knob(
+        0.5,
+        "Spread of the data that the teacher's preconditioning assumes.",
+        useful="the teacher's own, 0.5 for EDM",
+        outside="Another value weighs the auxiliary's loss wrongly over sigma.",
+        symbol="sigma_data",
+        above=0,
+    )

@@ -15,45 +15,45 @@ With |y|^2 for d, which is c to infinity, it is SiD at alpha = 1 without SiD's d
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from refiners.base import Denoiser
-from refiners.sigma_laws import add_noise, check_knobs, denoising_loss, draw_sigma
+from refiners.base import Images, Labels, Scalar
+from refiners.knob import check_knobs, knob, same_as
+from refiners.sid import SiD
+from refiners.sigma_laws import add_noise, denoising_loss, draw_sigma
+from roles import Denoiser
 
 
 @dataclass(frozen=True)
 class SIM:
-    """SIM's knobs; laws and weight are SiD's, as the method's are.
+    """SIM's knobs; laws and weight are SiD's, as the method's are."""
 
-    Attributes:
-        student_sigma: law of sigma in the student's loss.
-        auxiliary_sigma: law of sigma in the auxiliary's loss.
-        c: where the distance turns from square to linear, per square root of c h w; the default is
-            that of consistency models (Song and Dhariwal 2023, arXiv:2310.14189).
-        sigma_data: the teacher's sigma_data, for the auxiliary's loss.
-    """
+    equation: ClassVar = "-∇ Σ y · (D_q - x_0) / sqrt(|y|² + c² · dims), y = D_q - D_p"
+    source: ClassVar = "Luo et al. 2024, [2410.16794](https://arxiv.org/abs/2410.16794)"
+    init_sigma: ClassVar = SiD.init_sigma  # whose recipe it takes
 
-    student_sigma: str = "karras:0.002,24.4"
-    auxiliary_sigma: str = "lognormal:-1.2,1.2"
-    c: float = 0.00054
-    sigma_data: float = 0.5
+    student_sigma: str = same_as(SiD, "student_sigma")
+    auxiliary_sigma: str = same_as(SiD, "auxiliary_sigma")
+    # That of consistency models (Song and Dhariwal 2023, arXiv:2310.14189).
+    c: float = knob(
+        0.00054,
+        "Where the distance turns from square to linear, per square root of the pixels.",
+        useful="1e-4 to 1e-2",
+        outside="Very large it is SiD's square, very small the gradient has no scale.",
+        symbol="c",
+        above=0,
+    )
+    sigma_data: float = same_as(SiD, "sigma_data")
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if not 0 < self.c < math.inf:
-            raise ValueError(f"c is {self.c}; it must be above 0 and finite")
 
     def pixel_gradient(
-        self,
-        x_0: torch.Tensor,
-        labels: torch.Tensor | None,
-        *,
-        teacher: Denoiser,
-        auxiliary: Denoiser,
-    ) -> torch.Tensor:
+        self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
+    ) -> Images:
         """Return dL/dx_0 by autograd through the teacher and the auxiliary."""
         dims = [1, 2, 3]
         with torch.enable_grad():
@@ -66,9 +66,7 @@ class SIM:
             loss = -((y * (d_auxiliary - x_0)).sum(dim=dims) / length).sum()
             return torch.autograd.grad(loss, x_0)[0]
 
-    def auxiliary_loss(
-        self, x_0: torch.Tensor, labels: torch.Tensor | None, *, auxiliary: Denoiser
-    ) -> torch.Tensor:
+    def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:
         """Return EDM's denoising loss on the student's samples."""
         return denoising_loss(
             auxiliary, x_0, labels, law=self.auxiliary_sigma, sigma_data=self.sigma_data

@@ -27,7 +27,7 @@ from refiners.runs.measuring import curve_in, judge_by, open_measured
 from refiners.runs.pictures import save_grid
 from refiners.runs.plan import AnyMethod, plan_run
 from refiners.runs.progress import stage_bar
-from refiners.runs.recipes import DISTILL_METHODS, INIT_SIGMA, method_with, name_of_method
+from refiners.runs.recipes import USUAL_METHOD, method_with, name_of_method
 from refiners.runs.reporting import Grids, write_report
 from refiners.runs.schedule import Run
 from refiners.runs.session import Session
@@ -107,7 +107,7 @@ class DistilJob:
 
     teacher: str | Path | Denoiser
     _: KW_ONLY
-    method: str | AnyMethod = DISTILL_METHODS[0]
+    method: str | AnyMethod = USUAL_METHOD["distill"]
     knobs: Sequence[str] | Mapping[str, object] = ()
     kimg: float | None = None
     batch: int | None = None
@@ -156,7 +156,7 @@ class DistilJob:
                 f"{self.teacher} is a folder; the student is written in the layout of the "
                 "teacher's pickle, so give a pickle"
             )
-        sigma = INIT_SIGMA[name] if isinstance(method, Method) else method.halving.sigma_max
+        sigma: float = getattr(method, "init_sigma", 1.0)
         return replace(
             self,
             init_sigma=sigma if self.init_sigma is None else self.init_sigma,
@@ -180,7 +180,7 @@ class DistilJob:
             transfer=self.transfer,
             outdir=self.outdir and Path(self.outdir),
         )
-        method = method_with(self.method, self.knobs, {})
+        method = method_with(self.method, self.knobs, "distill")
         job = self.completed(method)
         device = device_for(job.device)
         if not isinstance(job.teacher, (str, Path)):

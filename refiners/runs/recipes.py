@@ -1,4 +1,4 @@
-"""What commands can be told by name: methods, the knobs set for them, presets."""
+"""What a run begins from: the usual methods, knobs by name, and rows of settings by name."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from refiners.knob import parse
+from refiners.methods import DISTILLERS, REFINERS
+
 if TYPE_CHECKING:
     from refiners.runs.plan import AnyMethod
 
+Row = dict[str, Any]
+# Of each command, where no flag and no preset names one.
+USUAL_METHOD = {"gan": "diff-instruct-moments", "distill": "diff-instruct"}
 
-# What refines a GAN: every method but those that need the teacher's image for a given latent.
-METHODS = (
-    "diff-instruct-moments",
-    "diff-instruct",
-    "sds",
-    "dmd2",
-    "f-distill",
-    "sid",
-    "sim",
-)
-
-# What `gan` sets where no flag and no preset says otherwise: the method's own defaults are the
-# published ones, made for long runs on large networks; these were measured to help a GAN in a short
-# one (docs/experiments.md).
-GAN_KNOBS: dict[str, dict[str, Any]] = {
-    "diff-instruct": {
-        "student_sigma": "lognormal:0.3,1.0",
-        "auxiliary_sigma": "lognormal:0.0,1.4",
-    },
+# The settings that the official one-step distillations share.
+OFFICIAL: Row = {
+    "lr": 1e-5,
+    "glr": 1e-5,
+    "ema": 500.0,
+    "rampup_kimg": 0.0,
+    "decay_kimg": 0.0,
+    "auxiliary_steps": 1,
+    "auxiliary_ema": 0.0,
 }
-GAN_KNOBS["diff-instruct-moments"] = {**GAN_KNOBS["diff-instruct"], "moments": 0.5}
-PRESETS: dict[str, dict[str, Any]] = {
+LONG: Row = {
+    **OFFICIAL,
+    "ema_rampup_ratio": 0.05,
+    "warmup_kimg": 0.0,
+    "tick": 50.0,
+    "snap": 10,
+    "keep": "last",
+}
+
+GAN_PRESETS: dict[str, Row] = {
     # The embedded example, whose student is far from its teacher; what it reaches is in README.
     "demo": {
         "kimg": 6.0,
@@ -61,13 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "method": "diff-instruct",
         "kimg": 1000.0,
         "batch": 128,
-        "lr": 1e-5,
-        "glr": 1e-5,
-        "ema": 500.0,
-        "rampup_kimg": 0.0,
-        "decay_kimg": 0.0,
-        "auxiliary_steps": 1,
-        "auxiliary_ema": 0.0,
+        **OFFICIAL,
         "knobs": (
             "student_sigma=lognormal:-1.2,1.2",
             "auxiliary_sigma=lognormal:-1.2,1.2",
@@ -75,34 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What turns a denoiser into a generator of few steps, by images instead of a pixel gradient.
-IMAGE_METHODS = ("progressive", "guided")
-DISTILL_METHODS = (
-    "diff-instruct",
-    "diff-instruct-moments",
-    "sds",
-    "dmd",
-    "dmd2",
-    "f-distill",
-    "sid",
-    "sim",
-    *IMAGE_METHODS,
-)
-
-# Where a one-step student begins, G(z) = D(sigma z; sigma), as published: 1 (Diff-Instruct), 2.5
-# (SiD, whose recipe SIM takes), the teacher's highest level (DMD, DMD2 and what builds on it).
-INIT_SIGMA: dict[str, float] = {
-    "diff-instruct": 1.0,
-    "diff-instruct-moments": 1.0,
-    "sds": 1.0,
-    "dmd": 80.0,
-    "dmd2": 80.0,
-    "f-distill": 80.0,
-    "sid": 2.5,
-    "sim": 2.5,
-}
-
-DISTILL_PRESETS: dict[str, dict[str, Any]] = {
+DISTILL_PRESETS: dict[str, Row] = {
     # The embedded teacher; what it reaches, and in what time, is in docs/experiments.md.
     "demo": {
         "method": "diff-instruct-moments",
@@ -128,19 +99,7 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "method": "diff-instruct",
         "kimg": 200_000.0,
         "batch": 128,
-        "lr": 1e-5,
-        "glr": 1e-5,
-        "ema": 500.0,
-        "ema_rampup_ratio": 0.05,
-        "rampup_kimg": 0.0,
-        "decay_kimg": 0.0,
-        "warmup_kimg": 0.0,
-        "auxiliary_steps": 1,
-        "auxiliary_ema": 0.0,
-        "tick": 50.0,
-        "snap": 10,
-        "init_sigma": 1.0,
-        "keep": "last",
+        **LONG,
     },
     # SiD's run on CIFAR-10; published with FID 1.923 (unconditional) and 1.710 (conditional, after
     # 800,000 kimg). Not measured here. Its own dropout and augmentation are not repeated.
@@ -148,29 +107,17 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "method": "sid",
         "kimg": 500_000.0,
         "batch": 256,
-        "lr": 1e-5,
-        "glr": 1e-5,
-        "ema": 500.0,
-        "ema_rampup_ratio": 0.05,
-        "rampup_kimg": 0.0,
-        "decay_kimg": 0.0,
-        "warmup_kimg": 0.0,
-        "auxiliary_steps": 1,
-        "auxiliary_ema": 0.0,
-        "tick": 50.0,
-        "snap": 10,
-        "init_sigma": 2.5,
-        "keep": "last",
+        **LONG,
     },
 }
+
+PRESETS = {"gan": GAN_PRESETS, "distill": DISTILL_PRESETS}
 
 # How many of its samples a teacher makes for `gan`. To draw one costs it about what training costs
 # an image, so they are a fifth of a run's work; a thousand were enough in the demo.
 IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES = 200, 500, 5000
 # The share of a run that the auxiliary's warm-up takes at most, where its length is not told.
 WARMUP_SHARE = 0.5
-
-TRUTH = {"0": False, "1": True, "false": False, "true": True}
 
 
 def teacher_images_for(kimg: float) -> int:
@@ -183,60 +130,66 @@ def warmup_for(kimg: float, usual: float) -> float:
     return min(usual, WARMUP_SHARE * kimg)
 
 
+def methods_of(command: str) -> tuple[str, ...]:
+    """Return the names of the methods of `gan` or `distill`, the usual one first.
+
+    `gan` takes those by a pixel gradient that need no image of the teacher for each latent.
+    """
+    from refiners.base import WithPairs
+
+    names = dict.fromkeys((USUAL_METHOD[command], *REFINERS))
+    if command == "gan":
+        return tuple(name for name in names if not issubclass(REFINERS[name], WithPairs))
+    return (*names, *DISTILLERS)
+
+
 def method_class(name: str) -> type[AnyMethod]:
-    """Return the dataclass of a method of any command.
+    """Return the dataclass of a method.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is none of that name.
     """
-    from refiners.methods import REFINERS
-    from refiners.training.distillation import DISTILLERS
-
-    known = {**REFINERS, **DISTILLERS}
-    if name not in known:
-        raise ValueError(f"method is {name!r}; allowed are {', '.join(known)}")
-    return known[name]
+    for table in (REFINERS, DISTILLERS):
+        if name in table:
+            return table[name]
+    raise ValueError(f"method is {name!r}; allowed are {', '.join((*REFINERS, *DISTILLERS))}")
 
 
 def name_of_method(method: AnyMethod) -> str:
     """Return a method's name in its table, or its class' where it is in none."""
-    from refiners.methods import REFINERS
-    from refiners.training.distillation import DISTILLERS
-
-    names = {kind: name for name, kind in {**REFINERS, **DISTILLERS}.items()}
+    names = {kind: name for table in (REFINERS, DISTILLERS) for name, kind in table.items()}
     return names.get(type(method), type(method).__name__)
 
 
 def method_with(
     name: str | AnyMethod,
-    assignments: Sequence[str] | Mapping[str, object],
-    starting: Mapping[str, Mapping[str, Any]] = GAN_KNOBS,
+    knobs: Mapping[str, object] | Sequence[str] = (),
+    command: str = "",
 ) -> Any:
-    """Return a method's dataclass with its knobs set, by name or from KEY=VALUE texts.
+    """Return a method with its knobs set.
 
     Args:
-        name: of a method.
-        assignments: the texts.
-        starting: for each method, the knobs that are set where no text says otherwise.
+        name: of a method; one of its dataclasses is returned as it is.
+        knobs: values by name, or KEY=VALUE texts.
+        command: gan or distill, from whose starting values it begins; empty is the published ones.
 
     Raises:
-        ValueError: no such knob, or a value that it cannot have.
+        ValueError: no such method or none of this command, no such knob, or a value that it cannot
+            have.
     """
     if not isinstance(name, str):
         return name
     method = method_class(name)
+    if command and name not in methods_of(command):
+        allowed = ", ".join(methods_of(command))
+        raise ValueError(f"method is {name!r}, which {command} cannot take; allowed are {allowed}")
     known = {field.name: field for field in fields(method)}
-    values = dict(starting.get(name, {}))
-    if isinstance(assignments, Mapping):
-        return method(**{**values, **assignments})
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals or key not in known:
+    values = dict(getattr(method, "begins", {}).get(command, {}))
+    given = knobs.items() if isinstance(knobs, Mapping) else [text.split("=", 1) for text in knobs]
+    for key, *value in given:
+        if not value or key not in known:
+            text = "=".join((key, *map(str, value)))
             raise ValueError(f"--set is {text!r}; {name} has the knobs {', '.join(known)}")
-        kind = type(known[key].default)
-        try:
-            values[key] = TRUTH[value.lower()] if kind is bool else kind(value)
-        except (ValueError, KeyError):
-            what = "0 or 1" if kind is bool else f"a {kind.__name__}"
-            raise ValueError(f"--set {key} is {value!r}; it must be {what}") from None
+        (value,) = value
+        values[key] = parse(known[key], value) if isinstance(value, str) else value
     return method(**values)

@@ -23,7 +23,7 @@ from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
 from refiners.runs.pictures import sample_grid, save_grid
 from refiners.runs.plan import AnyMethod, plan_run
 from refiners.runs.progress import stage_bar
-from refiners.runs.recipes import METHODS, method_with, name_of_method, teacher_images_for
+from refiners.runs.recipes import USUAL_METHOD, method_with, name_of_method, teacher_images_for
 from refiners.runs.reporting import Grids, write_report
 from refiners.runs.session import Session
 from refiners.runs.starting import (
@@ -106,7 +106,7 @@ class RefineJob:
     student: str | Path | Student
     teacher: str | Path | Denoiser
     _: KW_ONLY
-    method: str | Method = METHODS[0]
+    method: str | Method = USUAL_METHOD["gan"]
     knobs: Sequence[str] | Mapping[str, object] = ()
     kimg: float | None = None
     batch: int | None = None
@@ -148,7 +148,7 @@ class RefineJob:
             transfer=self.transfer,
             outdir=self.outdir and Path(self.outdir),
         )
-        method = method_with(self.method, self.knobs)
+        method = method_with(self.method, self.knobs, "gan")
         job = self
         if job.teacher_images is None:
             job = replace(job, teacher_images=teacher_images_for(settings.kimg))

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Protocol
 import torch
 from jaxtyping import Float
 
-from refiners.guided import Guided
 from refiners.progressive import Progressive, SteppedStudent
 from refiners.training.inputs import RealImages, source_stream
 from refiners.training.optimiser import (
@@ -32,8 +31,6 @@ from refiners.training.settings import Settings
 from refiners.training.shared_pass import check_shared_pass
 from refiners.training.state import Counts, Parts, State, restore, state_of
 from roles import Denoiser, Processes
-
-DISTILLERS: dict[str, type] = {"progressive": Progressive, "guided": Guided}
 
 
 class Distiller(Protocol):

@@ -181,8 +181,7 @@ class Refinement:
         auxiliary = copy.deepcopy(start)
         if isinstance(self.method, WithHead):
             with random_stream(seed_of(self.settings.seed, HEAD), self.device):
-                headed = self.method.with_head(cast("torch.nn.Module", auxiliary))
-                auxiliary = cast("Denoiser", headed)
+                auxiliary = self.method.with_head(auxiliary)
         return auxiliary.eval().requires_grad_(True)
 
     def _new_memory(self) -> torch.nn.Module:

@@ -1,120 +1,203 @@
-"""The settings of a run, checked; names follow StyleGAN and EDM."""
+"""The settings of a run, checked; names follow StyleGAN and EDM.
+
+Each field says what it is, and is a flag of `gan` and `distill` by its own name.
+"""
 
 from __future__ import annotations
 
 import math
-import numbers
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+
+from refiners.knob import check_knobs, knob
 
 TRAINABLE = ("all", "synthesis", "mapping")
 PRECISIONS = ("fp32", "tf32", "bf16")
-KINDS = {
-    "int": (numbers.Integral, "a whole number"),
-    "float": (numbers.Real, "a number"),
-    "str": (str, "a text"),
-    "bool": (bool, "True or False"),
-}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the loop needs to know beside the method; kimg are thousands of the student's images.
+    """What the loop needs to know beside the method; kimg are thousands of the student's images."""
 
-    Attributes:
-        kimg: length of the run.
-        batch: images per step.
-        glr: the student's learning rate (Adam).
-        lr: the auxiliary's learning rate (Adam).
-        beta1, beta2: Adam's decay rates, for both.
-        rampup_kimg: images over which the student's rate rises from 0 to glr; Adam's first steps,
-            all of full size, would otherwise move every weight before the gradient's mean is known.
-        decay_kimg: images after which the student's rate falls as 1 / sqrt(images) (Karras et al.
-            2024, arXiv:2312.02696, Eq. 67), whatever the run's length; 0 keeps it.
-        ema: half-life of the student's average, which is the result; 0 averages nothing.
-        ema_rampup_ratio: the half-life is at most this share of the images so far (EDM's 0.05 was
-            made for runs of many thousand kimg); 0 does not limit it.
-        warmup_kimg: images on which the auxiliary learns the student before the student moves.
-        auxiliary_steps: auxiliary updates per student update.
-        auxiliary_ema: half-life, in auxiliary updates, of the auxiliary's average, whose difference
-            to the teacher is followed. Too long, it lags behind the student and the run overshoots;
-            too short, the difference is the auxiliary's own training noise.
-        train: which part of the student moves: "all", "synthesis" or "mapping".
-        seed: of every random draw.
-        tick: kimg between log lines.
-        snap: ticks between snapshots.
-        max_hours: after which the run ends with a state to continue from; 0 is no limit.
-        stop_if: ends the run likewise at the first tick where it holds, NAME>NUMBER or NAME<NUMBER
-            of a statistic, as in Health/error_share_0.2>0.99; empty never does.
-        batch_gpu: images at a time in each process, by gradient accumulation, for less memory and
-            the same result; 0 is the process' whole share of the batch.
-        precision: "fp32", "tf32", or "bf16", the denoisers' passes by autocast; a GAN's layers stay
-            as its file has them. Differences, weights, optimisers and averages are float32 in each.
-        compile: torch.compile the denoisers and the student.
-        channels_last: hold the denoisers' weights, and so their activations, channels last; the
-            same but for rounding.
-        share_pass: let the auxiliary's pass for its loss serve the student's gradient too, see
-            shared_pass; for methods whose gradient is that of one pass.
-    """
-
-    kimg: float = 20.0
-    batch: int = 32
-    glr: float = 1e-3
-    lr: float = 1e-3
-    beta1: float = 0.0
-    beta2: float = 0.999
-    rampup_kimg: float = 1.0
-    decay_kimg: float = 1.0
-    ema: float = 3.0
-    ema_rampup_ratio: float = 0.25
-    warmup_kimg: float = 5.0
-    auxiliary_steps: int = 2
-    auxiliary_ema: float = 5.0
-    train: str = "all"
-    seed: int = 0
-    tick: float = 1.0
-    snap: int = 5
-    max_hours: float = 0.0
-    stop_if: str = ""
-    batch_gpu: int = 0
-    precision: str = "fp32"
-    compile: bool = False
-    channels_last: bool = False
-    share_pass: bool = False
+    kimg: float = knob(
+        20.0,
+        "Length of the run.",
+        useful="5 to 50 for a GAN, thousands for a distillation",
+        outside="Too short, and the first disturbance is all that is seen.",
+        unit="KIMG",
+        above=0,
+        free_on_resume=True,
+    )
+    batch: int = knob(
+        32,
+        "Images per step.",
+        useful="32 to 512",
+        outside="Below, the gradient is noise; above, the steps are few.",
+        unit="INT",
+        above=0,
+    )
+    glr: float = knob(
+        1e-3,
+        "Learning rate of the student (Adam).",
+        useful="2e-4 to 2e-3 for a StyleGAN, 1e-6 to 5e-4 for a denoiser as generator",
+        outside="Too high and the auxiliary cannot keep up: the curve rises.",
+        symbol="eta",
+        unit="FLOAT",
+        above=0,
+    )
+    lr: float = knob(
+        1e-3,
+        "Learning rate of the auxiliary network (Adam).",
+        useful="5e-4 to 1e-3 for small networks, 1e-6 to 1e-4 for large ones",
+        outside="Too high and its difference to the teacher is its own noise.",
+        unit="FLOAT",
+        above=0,
+    )
+    beta1: float = knob(
+        0.0,
+        "Adam's decay rate of the mean gradient, for both.",
+        useful="0 (published), 0.9 for DMD",
+        unit="FLOAT",
+        at_least=0,
+        below=1,
+    )
+    beta2: float = knob(
+        0.999,
+        "Adam's decay rate of the squared gradient, for both.",
+        useful="0.999 (published)",
+        unit="FLOAT",
+        at_least=0,
+        below=1,
+    )
+    # Adam's first steps, all of full size, would else move every weight before the gradient's mean
+    # is known.
+    rampup_kimg: float = knob(
+        1.0,
+        "Over which the student's rate rises from 0.",
+        useful="0 to 2",
+        unit="KIMG",
+        at_least=0,
+    )
+    # Karras et al. 2024, arXiv:2312.02696, Eq. 67: whatever the run's length.
+    decay_kimg: float = knob(
+        1.0,
+        "After which the student's rate falls as 1 / sqrt(images); 0 keeps it.",
+        useful="1 to 10 for a StyleGAN; 0 for long runs at a low rate",
+        outside="Constant, a high rate keeps a good student wandering about.",
+        unit="KIMG",
+        at_least=0,
+    )
+    ema: float = knob(
+        3.0,
+        "Half-life of the student's average, which is the result; 0 averages nothing.",
+        useful="a tenth of the run; 500 where published",
+        outside="Too long and the result is the student of long ago.",
+        unit="KIMG",
+        at_least=0,
+    )
+    # EDM's 0.05 was made for runs of many thousand kimg.
+    ema_rampup_ratio: float = knob(
+        0.25,
+        "The half-life is at most this share of the images so far; 0 does not limit it.",
+        useful="0.05 (EDM) to 0.25",
+        unit="SHARE",
+        at_least=0,
+    )
+    warmup_kimg: float = knob(
+        5.0,
+        "Images on which the auxiliary first learns the student; half the run at most by default.",
+        useful="1 to 10 for a GAN",
+        outside="Without it the student follows an auxiliary that does not know it.",
+        unit="KIMG",
+        at_least=0,
+    )
+    auxiliary_steps: int = knob(
+        2,
+        "Auxiliary updates per student update.",
+        useful="1 (Diff-Instruct, SiD) to 5 (DMD2)",
+        outside="Too few and it lags; each costs a forward and a backward pass.",
+        unit="INT",
+        above=0,
+    )
+    # Too long, the run overshoots.
+    auxiliary_ema: float = knob(
+        5.0,
+        "Half-life of the auxiliary's average, whose difference to the teacher is followed.",
+        useful="0 to 10",
+        outside="Too long and it lags behind the student, which pales; too short, it is noise.",
+        unit="UPDATES",
+        at_least=0,
+    )
+    train: str = knob(
+        "all", "What moves: all, synthesis or mapping.", unit="PART", allowed=TRAINABLE
+    )
+    seed: int = knob(0, "Of every random draw.", unit="INT", at_least=0)
+    tick: float = knob(1.0, "Between log lines.", unit="KIMG", above=0, free_on_resume=True)
+    snap: int = knob(5, "Between snapshots.", unit="TICKS", above=0, free_on_resume=True)
+    max_hours: float = knob(
+        0.0,
+        "Ends the run with a snapshot and a state to resume from; 0 is no limit.",
+        useful="a little less than a machine is lent for",
+        outside="Checked after each step, so the last one, pictures and metrics come on top.",
+        unit="HOURS",
+        at_least=0,
+        free_on_resume=True,
+    )
+    stop_if: str = knob(
+        "",
+        "Ends the run likewise at the first tick where it holds of a name in stats.jsonl.",
+        useful="Health/error_share_0.2>0.99 or Health/saturated>0.3",
+        outside="A name that there is not is said in the log.",
+        unit="NAME>NUMBER",
+        check=lambda text: text and parse_condition(text),
+        free_on_resume=True,
+    )
+    batch_gpu: int = knob(
+        0,
+        "Images at a time in each process; gradients add up to the same result. 0 is all of its "
+        "share of the batch.",
+        useful="auto halves the share until a step fits the GPU, and is all of it on a CPU",
+        outside="Below the share a step makes its images twice.",
+        unit="INT|auto",
+        at_least=0,
+        free_on_resume=True,
+    )
+    # Differences, weights, optimisers and averages are float32 in each.
+    precision: str = knob(
+        "fp32",
+        "bf16 is of the denoisers' passes; a GAN keeps its file's. What is kept is float32.",
+        useful="tf32 or bf16 on a GPU, fp32 on a CPU",
+        outside="bf16 was measured to change D_aux - D_teacher by 3 to 4 % (benchmarks/loop.py "
+        "bf16).",
+        unit="|".join(PRECISIONS),
+        allowed=PRECISIONS,
+    )
+    compile: bool = knob(
+        False,
+        "torch.compile the networks.",
+        useful="runs of an hour and more",
+        outside="The first step takes minutes, and it needs a compiler.",
+        free_on_resume=True,
+    )
+    channels_last: bool = knob(
+        False,
+        "Hold the denoisers' weights and activations channels last; the same but for rounding.",
+        useful="with bf16 on a GPU",
+        outside="On a CPU, whose kernels choose their own order, it changed nothing.",
+    )
+    share_pass: bool = knob(
+        False,
+        "One pass of the auxiliary serves its loss and the student's gradient: less work a step.",
+        useful="with --auxiliary-ema 0, --auxiliary-steps 1 and one law of sigma, as published",
+        outside="The student then follows the auxiliary's own noise, unaveraged.",
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the first value that cannot be."""
-        above = ("kimg", "batch", "glr", "lr", "tick", "snap", "auxiliary_steps")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind, name = KINDS[str(field.type)]
-            if isinstance(value, bool) is not (kind is bool) or not isinstance(value, kind):
-                raise ValueError(f"{field.name} is {value!r}; it must be {name}")
-            if isinstance(value, (str, bool)):
-                continue
-            if not math.isfinite(value):
-                raise ValueError(f"{field.name} is {value}; it must be finite")
-            if field.name in above and not value > 0:
-                raise ValueError(f"{field.name} is {value}; it must be above 0")
-            if field.name not in above and value < 0:
-                raise ValueError(f"{field.name} is {value}; it must be at least 0")
-            # NumPy's numbers become Python's, as a state file holds plain data only.
-            if type(value) not in (int, float):
-                object.__setattr__(
-                    self, field.name, int(value) if name != "a number" else float(value)
-                )
-        if self.beta1 >= 1 or self.beta2 >= 1:
-            raise ValueError(f"beta1, beta2 are {self.beta1}, {self.beta2}; they must be below 1")
-        if self.train not in TRAINABLE:
-            raise ValueError(f"train is {self.train!r}; allowed are {', '.join(TRAINABLE)}")
-        if self.precision not in PRECISIONS:
-            allowed = ", ".join(PRECISIONS)
-            raise ValueError(f"precision is {self.precision!r}; allowed are {allowed}")
+        check_knobs(self)
         if self.batch_gpu > self.batch:
             raise ValueError(
                 f"batch_gpu is {self.batch_gpu}, above the batch of {self.batch}; give at most that"
             )
-        if self.stop_if:
-            parse_condition(self.stop_if)
 
     def with_length(self, kimg: float, batch: int | None) -> Settings:
         """Return these settings with another length and, unless None, other batches."""

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
+from refiners.knob import knob_of
+from refiners.training.settings import Settings
 from roles import Network
 
 # A run may be made longer, reported otherwise, given other hours, and continued on another machine.
-FREE = ("kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu", "compile")
+FREE = {field.name for field in fields(Settings) if knob_of(field).free_on_resume}
 
 State = dict[str, Any]  # plain data and tensors, as torch.load(weights_only=True) gives them
 

@@ -93,7 +93,7 @@ def test_a_run_from_python_without_a_folder_leaves_none(files: Path, tmp_path: P
     ("changes", "message"),
     [
         ({"method": "gan"}, "method is 'gan'; allowed are diff-instruct"),
-        ({"method": "dmd"}, "DMD needs pairs"),
+        ({"method": "dmd"}, "dmd.*gan cannot take; allowed are diff-instruct-moments"),
         ({"resume": "latest"}, "without --outdir"),
         ({"settings": {"kimg": -1}, "kimg": None}, "kimg is -1"),
         ({"knobs": {"moments": -1}}, "moments"),

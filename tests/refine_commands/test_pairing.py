@@ -12,7 +12,7 @@ import teachers
 from refiners.runs.pairing import bring_together, parse_interval, read_class_map, whole
 
 TINY = (
-    *("--kimg", "0.016", "--batch", "8", "--warmup", "0.016", "--glr", "0.01", "--seed", "1"),
+    *("--kimg", "0.016", "--batch", "8", "--warmup-kimg", "0.016", "--glr", "0.01", "--seed", "1"),
     *("--teacher-images", "100", "--teacher-steps", "2", "--num", "100", "--device", "cpu"),
 )
 

@@ -10,7 +10,7 @@ from refine_commands.journey import Job
 
 from benchmarks.methods import chosen
 from benchmarks.quality import BASE, ON_CPU, OPTIONS, main
-from refiners.runs.recipes import METHODS, PRESETS, method_with
+from refiners.runs.recipes import GAN_PRESETS, USUAL_METHOD, method_with
 from refiners.runs.starting import settings_of
 from refiners.training.shared_pass import check_shared_pass
 
@@ -21,11 +21,11 @@ def test_every_row_differs_from_the_base_by_what_it_says(name):
     changed = {key for key, value in options.items() if BASE.get(key) != value}
     assert changed == set(OPTIONS[name])
     settings = settings_of({k: v for k, v in options.items() if k != "knobs"}, Job("", "", Path()))
-    check_shared_pass(method_with(METHODS[0], options["knobs"]), settings)
+    check_shared_pass(method_with(USUAL_METHOD["gan"], options["knobs"], "gan"), settings)
 
 
 def test_the_demo_is_the_row_of_the_least_work_and_longer():
-    assert {**PRESETS["demo"], "kimg": BASE["kimg"]} == {**BASE, **OPTIONS["the least work"]}
+    assert {**GAN_PRESETS["demo"], "kimg": BASE["kimg"]} == {**BASE, **OPTIONS["the least work"]}
 
 
 def test_the_default_list_names_rows():

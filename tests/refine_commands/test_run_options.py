@@ -16,7 +16,6 @@ from click.testing import Result
 
 import students
 import teachers
-from refine_commands.knobs import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 # The quickest run that there is: no judge, no report's figures, no images of the teacher.
@@ -32,7 +31,7 @@ def gan(files: Path, refine_py: Callable[..., Result]) -> Callable[..., Result]:
 
     def call(outdir: Path, *more: Any, warmup: str | None = "0.016") -> Result:
         pair = ("--student", files / "gan.pkl", "--teacher", files / "teacher.pkl")
-        told = () if warmup is None else ("--warmup", warmup)
+        told = () if warmup is None else ("--warmup-kimg", warmup)
         return refine_py("gan", *pair, "--outdir", outdir, *QUICK, *told, *more)
 
     return call
@@ -60,16 +59,7 @@ def refusal(result: Result) -> str:
         (("--transfer", "{files}/no.pt"), "no.pt cannot be read as a training state"),
         (("--precision", "fp8"), "precision is 'fp8'; allowed are fp32, tf32, bf16"),
         (("--precision", "tf32"), "GPUs alone have"),
-        (("--offload-teacher",), "in the CPU's memory, where it is on this device anyway; leave"),
-        (
-            ("--zero",),
-            "zero shares Adam's moments among processes, and there is one; start several",
-        ),
-        (("--cuda-graphs",), "cuda_graphs is set without compile, which records them; set both"),
-        (("--cuda-graphs", "--compile"), "cuda_graphs is set, which GPUs alone have; leave it out"),
-        (("--shard-teacher",), "shares the teacher among processes, and there is one; start"),
-        (("--share-pass", "--aux-ema", "0"), "give both one law"),
-        (("--compile", "--activation-checkpointing"), "are both set; torch.compile chooses itself"),
+        (("--share-pass", "--auxiliary-ema", "0"), "give both one law"),
         (("--batch-gpu", "9"), "batch_gpu is 9, above the batch of 8"),
         (("--batch-gpu", "some"), "'some' is not a valid integer"),
         (("--max-hours", "-1"), "max_hours is -1.0; it must be at least 0"),
@@ -92,25 +82,6 @@ def test_the_batch_has_to_be_a_multiple_of_the_processes(
     assert "batch is 8, which 3 processes cannot share; give a multiple of 3" in line
 
 
-def test_a_teacher_in_shards_is_guided_at_every_noise_level(
-    gan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    guided = ("--guidance", "2", "--guidance-interval", "0.2,2")
-    line = refusal(gan(tmp_path / "out", "--shard-teacher", *guided))
-    assert "--guidance-interval is 0.2,2" in line and "ask it equally often" in line
-
-
-def test_what_always_asks_the_teacher_takes_no_shards_of_it(
-    files: Path, refine_py: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    given = ("--teacher", files / "teacher.pkl", "--outdir", tmp_path / "out", "--device", "cpu")
-    result = refine_py("distill", *given, "--method", "progressive", "--shard-teacher")
-    assert "shard_teacher: this method always asks the teacher; leave it out" in refusal(result)
-    assert not (tmp_path / "out").exists()
-
-
 def test_of_the_processes_on_a_machine_one_says_what_is_wrong(
     gan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,13 +96,6 @@ def test_what_trains_on_images_takes_no_transfer(
     given = ("--teacher", files / "teacher.pkl", "--outdir", tmp_path / "out", "--device", "cpu")
     result = refine_py("distill", *given, "--method", "progressive", "--transfer", "x.pkl")
     assert "progressive takes no --transfer" in refusal(result)
-
-
-def test_every_setting_that_is_a_flag_is_explained_with_its_use_and_its_danger() -> None:
-    names = ("max_hours", "stop_if", "batch_gpu", "precision", "compile", "channels_last")
-    names += ("activation_checkpointing", "zero", "offload_teacher", "shard_teacher", "cuda_graphs")
-    for name in names:
-        assert SETTINGS[name].useful and SETTINGS[name].outside
 
 
 def test_a_run_goes_on_from_its_state_wherever_that_is(gan: Any, tmp_path: Path) -> None:
@@ -190,7 +154,7 @@ def test_a_longer_run_continues_with_the_warm_up_that_it_had(gan: Any, tmp_path:
 
 def assert_starts_from(gan: Any, out: Path, source: Path, weights: Any) -> None:
     """A run with --transfer begins at these weights; a rate of almost 0 leaves them as they are."""
-    still = ("--glr", "1e-30", "--warmup", "0", "--kimg", "0.008")
+    still = ("--glr", "1e-30", "--warmup-kimg", "0", "--kimg", "0.008")
     result = gan(out, *still, "--transfer", source)
     assert result.exit_code == 0, result.output
     ended = weights_in(out)
@@ -217,7 +181,7 @@ def test_transfer_starts_anew_from_another_networks_weights(
 @pytest.mark.slow
 def test_transfer_starts_anew_from_the_networks_of_a_state(gan: Any, tmp_path: Path) -> None:
     first = tmp_path / "first"
-    assert gan(first, "--glr", "0.1", "--rampup", "0", "--ema", "0").exit_code == 0
+    assert gan(first, "--glr", "0.1", "--rampup-kimg", "0", "--ema", "0").exit_code == 0
     (state,) = first.glob("*/training-state-*.pt")
     assert_starts_from(gan, tmp_path / "out", state, weights_in(first))
 
@@ -305,7 +269,7 @@ def test_two_processes_of_torchrun_write_one_run_that_ends_where_one_process_doe
         *("--metrics", "none", "--teacher", files / "teacher.pkl"),
     )
     few = ("--set", "num_reference=100", "--set", "num_features=8", "--set", "memory=20")
-    warmup = ("--warmup", "0.016")
+    warmup = ("--warmup-kimg", "0.016")
     last = ("--keep", "last")
     command, load = {
         "moments": (("gan", "--student", files / "gan.pkl", *few, *warmup), students.load),
@@ -317,8 +281,7 @@ def test_two_processes_of_torchrun_write_one_run_that_ends_where_one_process_doe
     }[case]
     alone = refine_py(*command, *tiny, "--outdir", tmp_path / "one")
     assert alone.exit_code == 0, alone.output
-    shards = ("--shard-teacher",) if case == "moments" else ()
-    shared = torchrun(*command, *tiny, *shards, "--outdir", tmp_path / "two")
+    shared = torchrun(*command, *tiny, "--outdir", tmp_path / "two")
     assert shared.returncode == 0, shared.stderr
     assert shared.stdout.count("tick 1 ") == 1
     one, two = (

@@ -147,40 +147,6 @@ def test_dmd_weight_stays_finite_where_the_teacher_returns_the_image_itself(
     assert g.isfinite().all()
 
 
-def contrast(x_0: torch.Tensor) -> torch.Tensor:
-    """How far each image is from the batch's mean image."""
-    return x_0 - x_0.mean(dim=0)
-
-
-def test_holding_contrast_leaves_no_slope_along_a_samples_deviation_from_the_batchs_mean(
-    pair: Any,
-) -> None:
-    x_0 = A + B * torch.randn(32, 1, 4, 4)
-    gradients = []
-    for share in (0.0, 0.5, 1.0):
-        torch.manual_seed(1)  # the same noise
-        method = fixed(0.5, hold_contrast=share)
-        gradients.append(method.pixel_gradient(x_0, None, teacher=pair[0], auxiliary=pair[1]))
-    slopes = [(g * contrast(x_0)).sum(dim=[1, 2, 3]) for g in gradients]
-    assert slopes[0].abs().min() > 1e-3
-    torch.testing.assert_close(slopes[1], slopes[0] / 2, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(slopes[2], torch.zeros(32), rtol=0, atol=1e-5)
-    # Nothing but that direction changes.
-    removed = gradients[0] - gradients[2]
-    cosine = torch.cosine_similarity(removed.flatten(1), contrast(x_0).flatten(1)).abs()
-    torch.testing.assert_close(cosine, torch.ones(32), rtol=0, atol=1e-4)
-
-
-def test_holding_contrast_changes_nothing_where_the_batch_has_none(pair: Any) -> None:
-    gradients = []
-    for share in (0.0, 1.0):
-        torch.manual_seed(1)
-        method = DiffInstruct(hold_contrast=share)
-        x_0 = torch.full([4, 1, 4, 4], 0.25)
-        gradients.append(method.pixel_gradient(x_0, None, teacher=pair[0], auxiliary=pair[1]))
-    assert torch.equal(*gradients)
-
-
 def test_pixel_gradient_is_a_value_without_a_graph(pair: Any) -> None:
     x_0 = torch.randn(2, 1, 4, 4, requires_grad=True)
     g = DiffInstruct().pixel_gradient(x_0, None, teacher=pair[0], auxiliary=pair[1])
@@ -246,9 +212,6 @@ def test_each_law_draws_for_its_own_network(pair: Any) -> None:
         ({"student_sigma": "uniform:0,1"}, "uniform:0,1.*allowed: lognormal"),
         ({"auxiliary_sigma": "karras:1,0"}, "karras:1,0.*MIN <= MAX"),
         ({"weight": "two"}, "weight is 'two'; allowed are one, dmd"),
-        ({"hold_contrast": -0.1}, "hold_contrast is -0.1; allowed: 0 to 1"),
-        ({"hold_contrast": 1.5}, "hold_contrast is 1.5; allowed: 0 to 1"),
-        ({"hold_contrast": math.nan}, "hold_contrast is nan; allowed: 0 to 1"),
         ({"sigma_data": 0.0}, "sigma_data is 0.0; it must be"),
         ({"sigma_data": -0.5}, "sigma_data is -0.5; it must be"),
         ({"sigma_data": math.nan}, "sigma_data is nan; it must be"),
@@ -270,7 +233,5 @@ def test_every_method_of_the_table_is_a_frozen_dataclass_with_published_defaults
 def test_diff_instructs_defaults_are_the_published_ones() -> None:
     # Luo et al. 2023: EDM's own law of sigma for both, and w = sigma^2, which is 1 on D_q - D_p.
     law = "lognormal:-1.2,1.2"
-    published = DiffInstruct(
-        student_sigma=law, auxiliary_sigma=law, weight="one", hold_contrast=0, sigma_data=0.5
-    )
+    published = DiffInstruct(student_sigma=law, auxiliary_sigma=law, weight="one", sigma_data=0.5)
     assert REFINERS["diff-instruct"]() == published

@@ -62,7 +62,7 @@ def test_f_distill_with_the_reverse_kl_is_dmd2_and_without_the_gan_dmd(
 
 
 def test_dmd2s_gradient_is_dmds_plus_the_slope_of_the_softplus(gaussian: Any) -> None:
-    judge = Judge()
+    judge: Any = Judge()
     both, alone = gradients(
         [DMD2(student_gan=0.5, **LAWS), DMD("karras:0.05,3")], judge, gaussian(0.3, 0.5)
     )
@@ -76,7 +76,7 @@ def test_dmd2s_gradient_is_dmds_plus_the_slope_of_the_softplus(gaussian: Any) ->
 def test_f_distill_weighs_each_sample_by_the_clipped_ratio_of_the_laws(
     gaussian: Any, divergence: str
 ) -> None:
-    judge = Judge()
+    judge: Any = Judge()
     weighted, plain = gradients(
         [FDistill(divergence, bins=1, student_gan=0, **LAWS), DMD("karras:0.05,3")],
         judge,
@@ -100,7 +100,7 @@ def test_each_group_of_neighbouring_levels_has_a_mean_weight_of_one() -> None:
 
 
 def test_heads_loss_is_the_published_softplus_of_both_kinds_at_like_levels() -> None:
-    judge = Judge()
+    judge: Any = Judge()
     x_0, real = torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
     labels, real_labels = torch.eye(8), torch.eye(8).flip(0)
     method = DMD2(auxiliary_gan=0.25, **LAWS)
@@ -130,7 +130,7 @@ def test_a_head_trained_by_its_loss_tells_the_kinds_apart(point_denoiser: Any) -
 def test_the_denoiser_under_a_head_denoises_as_before(point_denoiser: Any) -> None:
     denoiser = point_denoiser()
     torch.nn.init.normal_(denoiser.out.weight)
-    headed = HeadedDenoiser(copy.deepcopy(denoiser), layer="enc")
+    headed: Any = HeadedDenoiser(copy.deepcopy(denoiser), layer="enc")
     x, sigma = torch.randn(5, 2, 1, 1), torch.rand(5) + 0.1
     assert torch.equal(headed(x, sigma), denoiser(x, sigma))
     denoised, logits = headed.judge(x, sigma)

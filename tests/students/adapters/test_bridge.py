@@ -12,8 +12,8 @@ import torch
 
 import students
 from refiners import Refinement, Settings
-from refiners.base import Student as StudentProtocol
 from refiners.diff_instruct import DiffInstruct
+from roles import Student as StudentProtocol
 from students.adapters.bridge import Bridge, channel_matrix, resampling_matrix, windows
 
 SIZES = [(8, 8), (8, 4), (12, 8), (7, 5), (4, 8), (5, 7)]

@@ -14,8 +14,8 @@ import torch
 import checkpoints
 import teachers
 from refiners import Refinement, Settings
-from refiners.base import Student as StudentProtocol
 from refiners.diff_instruct import DiffInstruct
+from roles import Student as StudentProtocol
 from students.adapters import one_step
 from students.adapters.one_step import OneStep
 from teachers.edm import EDMPrecond, VEPrecond
