@@ -1,9 +1,7 @@
 """The commands of refine.py, one file each, and what they share; they parse, wire and call.
 
 gan, report, demo ...    a click command each, of the file's name
-journey                  what `gan` and `demo` do: check, refine, compare, report
-recipes                  methods by name, their knobs for a GAN, presets
-device, progress, provenance    where to compute, what to show, what a number depends on
+options                  what several commands take, from the fields that say it; --help in groups
 
 Heavy packages are imported inside the functions, so that --help answers at once.
 """

@@ -161,7 +161,7 @@ def carry_out(job: RefineJob | DistilJob, *, dry_run: bool) -> None:
 def setting_option(field: Field[Any]) -> Decorator:
     """Return an option that sets a field of refiners.Settings, where the defaults are."""
     flag, knob, kind = f"--{field.name.replace('_', '-')}", knob_of(field), type(field.default)
-    shown: dict[str, Any] = {"type": kind, "metavar": knob.unit}
+    shown: dict[str, Any] = {"type": kind, "metavar": knob.unit or kind.__name__.upper()}
     if kind is bool:
         shown = {"is_flag": True}
     elif knob.unit == IntOrAuto.name:

@@ -39,7 +39,7 @@ class Knob:
             docs/experiments.md, or a starting point that the equations suggest.
         outside: what goes wrong beyond it.
         symbol: the paper's.
-        unit: of a number; what --help names its value.
+        unit: what --help names its value, where that is more than its type.
         above: the number has to be greater.
         at_least: the number has to be this or greater.
         at_most: the number has to be this or less.

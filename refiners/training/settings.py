@@ -32,7 +32,6 @@ class Settings:
         "Images per step.",
         useful="32 to 512",
         outside="Below, the gradient is noise; above, the steps are few.",
-        unit="INT",
         above=0,
     )
     glr: float = knob(
@@ -41,7 +40,6 @@ class Settings:
         useful="2e-4 to 2e-3 for a StyleGAN, 1e-6 to 5e-4 for a denoiser as generator",
         outside="Too high and the auxiliary cannot keep up: the curve rises.",
         symbol="eta",
-        unit="FLOAT",
         above=0,
     )
     lr: float = knob(
@@ -49,14 +47,12 @@ class Settings:
         "Learning rate of the auxiliary network (Adam).",
         useful="5e-4 to 1e-3 for small networks, 1e-6 to 1e-4 for large ones",
         outside="Too high and its difference to the teacher is its own noise.",
-        unit="FLOAT",
         above=0,
     )
     beta1: float = knob(
         0.0,
         "Adam's decay rate of the mean gradient, for both.",
         useful="0 (published), 0.9 for DMD",
-        unit="FLOAT",
         at_least=0,
         below=1,
     )
@@ -64,7 +60,6 @@ class Settings:
         0.999,
         "Adam's decay rate of the squared gradient, for both.",
         useful="0.999 (published)",
-        unit="FLOAT",
         at_least=0,
         below=1,
     )
@@ -115,7 +110,6 @@ class Settings:
         "Auxiliary updates per student update.",
         useful="1 (Diff-Instruct, SiD) to 5 (DMD2)",
         outside="Too few and it lags; each costs a forward and a backward pass.",
-        unit="INT",
         above=0,
     )
     # Too long, the run overshoots.
@@ -130,7 +124,7 @@ class Settings:
     train: str = knob(
         "all", "What moves: all, synthesis or mapping.", unit="PART", allowed=TRAINABLE
     )
-    seed: int = knob(0, "Of every random draw.", unit="INT", at_least=0)
+    seed: int = knob(0, "Of every random draw.", at_least=0)
     tick: float = knob(1.0, "Between log lines.", unit="KIMG", above=0, free_on_resume=True)
     snap: int = knob(5, "Between snapshots.", unit="TICKS", above=0, free_on_resume=True)
     max_hours: float = knob(
