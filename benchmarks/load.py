@@ -24,6 +24,7 @@ import students
 import teachers
 from benchmarks import machine, networks
 from benchmarks.originals import load_officially
+from students import files
 
 DEMO = Path(__file__).parent.parent / "refine_demo"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -70,7 +71,7 @@ def measure(path: Path, *, repeats: int, checkout: Path | None = None) -> dict[s
 
     Of a student's file also those of the original loader, where there is a checkout of it.
     """
-    network = "student" if "G_ema" in checkpoints.read(path) else "teacher"
+    network = "student" if "G_ema" in files.networks(checkpoints.read(path)) else "teacher"
     actions = ["bytes", "plain data", network]
     if checkout is not None and network == "student":
         actions.append(OFFICIAL)

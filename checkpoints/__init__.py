@@ -5,13 +5,22 @@ The names a file may use are one table (`reader.NAMES`); tensor storages (`stora
 (`arrays`) are parsed here; `settle` takes the last look. Objects become `Record` nodes (`records`).
 `torch_files` reads and writes whole files of `torch.save` (`zips`). `write` (`writer`) is the way
 back. `modules` finds the tensors of a record, changes them, and makes records of modules born here;
-`fitting` compares them with what a network asks for. `json_files` reads what lies beside them.
+`fitting` compares them with what a network asks for, and fills it. `json_files` reads what lies
+beside them.
 `fetch` (`cache`) keeps files from the web, and `replacing` (`atomic`) is how every file here is
 written.
 """
 
 from checkpoints.atomic import replacing
-from checkpoints.json_files import read_json
+from checkpoints.fitting import (
+    check_finite,
+    check_fit,
+    filled,
+    is_state_dict,
+    shape_of,
+    with_options,
+)
+from checkpoints.json_files import Json, read_json
 from checkpoints.modules import (
     Program,
     buffers,
@@ -22,24 +31,27 @@ from checkpoints.modules import (
     tensors,
     with_tensors,
 )
-from checkpoints.pickles.fitting import check_finite, check_fit
 from checkpoints.pickles.reader import read, read_with_names
 from checkpoints.pickles.torch_files import write_torch_file
 from checkpoints.pickles.writer import write
-from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, printable
+from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, Value, printable
 from checkpoints.safetensors import write_safetensors
 from checkpoints.web.cache import fetch, local, sha256
 
 __all__ = [
     "EasyDict",
+    "Json",
     "Program",
     "Record",
     "UnsafeCheckpoint",
+    "Value",
     "buffers",
     "check_finite",
     "check_fit",
     "describe",
     "fetch",
+    "filled",
+    "is_state_dict",
     "local",
     "named_modules",
     "nonfinite",
@@ -50,7 +62,9 @@ __all__ = [
     "read_with_names",
     "replacing",
     "sha256",
+    "shape_of",
     "tensors",
+    "with_options",
     "with_tensors",
     "write",
     "write_safetensors",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 MAX_BYTES = 2**20
 
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+
+def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Json]:
     """Return the object that a JSON file holds.
 
     Raises:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 
 from checkpoints.pickles.names import PLAIN_CLASSES
-from checkpoints.records import EasyDict, Record
+from checkpoints.records import DICTS, Record, Value
 
 HOOKS_BEFORE_FLAG = ("_backward_pre_hooks", "_backward_hooks")
 HOOKS_AFTER_FLAG = (
@@ -24,6 +24,8 @@ HOOKS_AFTER_FLAG = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
+Tensor = TypeVar("Tensor", bound=torch.Tensor)
+Done = dict[int, Record | torch.Tensor]  # what was made of an object, by its id
 PLAIN_VALUES = (type(None), bool, int, float, str, torch.dtype, np.generic, np.ndarray)
 
 
@@ -57,7 +59,7 @@ def _named_tensors(record: Record, group: str) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for prefix, module in named_modules(record):
-        for name, value in module.state.get(group, {}).items():
+        for name, value in module.tensors(group).items():
             if value is not None and id(value) not in seen:
                 seen.add(id(value))
                 found[prefix + name] = value
@@ -74,7 +76,7 @@ def named_modules(record: Record) -> Iterator[tuple[str, Record]]:
             continue
         seen.add(id(module))
         yield prefix, module
-        children = module.state.get("_modules", {}).items()
+        children = module.modules.items()
         waiting += [(f"{prefix}{name}.", child) for name, child in children if child][::-1]
 
 
@@ -113,9 +115,9 @@ def _rebuilt(record: Record, changed: dict[int, torch.Tensor], done: dict[int, R
     """The record with the tensors of these ids replaced; itself where there are none in it."""
     if id(record) in done:
         return done[id(record)]
-    groups = [(key, record.state.get(key, {})) for key in ("_parameters", "_buffers")]
+    groups = [(key, record.tensors(key)) for key in ("_parameters", "_buffers")]
     touched = any(id(member) in changed for _, group in groups for member in group.values())
-    children = record.state.get("_modules", {})
+    children = record.modules
     rebuilt = {name: child and _rebuilt(child, changed, done) for name, child in children.items()}
     result = record
     if touched or any(new is not children[name] for name, new in rebuilt.items()):
@@ -124,12 +126,16 @@ def _rebuilt(record: Record, changed: dict[int, torch.Tensor], done: dict[int, R
         state = dict(record.state)
         for key, group in groups:
             if key in state:
-                state[key] = type(group)((n, changed.get(id(old), old)) for n, old in group.items())
+                members = ((n, changed.get(id(old), old)) for n, old in group.items())
+                state[key] = cast("dict[str, Value]", type(group)(members))
         if "_modules" in state:
-            state["_modules"] = type(children)(rebuilt)
+            state["_modules"] = cast("dict[str, Value]", type(children)(rebuilt))
         result = record.with_state(state)
     done[id(record)] = result
     return result
+
+
+Attributes = Mapping[torch.nn.Module, Mapping[str, Value]]  # of the parts of a network
 
 
 class Program(NamedTuple):
@@ -142,9 +148,7 @@ class Program(NamedTuple):
     """
 
     package: str
-    attributes: Callable[[torch.nn.Module], Mapping[torch.nn.Module, Mapping[str, Any]]] = (
-        lambda network: {}
-    )
+    attributes: Callable[[torch.nn.Module], Attributes] = lambda network: {}
 
 
 def describe(
@@ -165,20 +169,20 @@ def describe(
     others = program.attributes(module) if program else {}
     where = {"source": source, "module": program and program.package}
 
-    def name(part: torch.nn.Module, state: dict[str, Any]) -> Record:
+    def name(part: torch.nn.Module, state: dict[str, Value]) -> Record:
         call = {"init_kwargs": getattr(part, "init_kwargs", {}), **others.get(part, {})}
-        init_kwargs = dict(call.pop("init_kwargs"))
+        init_kwargs = dict(cast("dict[str, Value]", call.pop("init_kwargs")))
         return Record(type(part).__name__, (), init_kwargs, {**state, **call}, **where)
 
     return _described(module, name, {})
 
 
-Name = Callable[[torch.nn.Module, dict[str, Any]], Record]  # makes the record of these attributes
+Name = Callable[[torch.nn.Module, dict[str, Value]], Record]  # makes the record of these attributes
 
 
-def _described(module: torch.nn.Module, name: Name, done: dict[int, Any]) -> Record:
+def _described(module: torch.nn.Module, name: Name, done: Done) -> Record:
     if id(module) in done:
-        return done[id(module)]
+        return cast("Record", done[id(module)])
     kind = type(module)
     state = _module_state(module, name, done)
     if kind.__module__.startswith("torch.nn."):
@@ -193,12 +197,12 @@ def _described(module: torch.nn.Module, name: Name, done: dict[int, Any]) -> Rec
     return record
 
 
-def _module_state(module: torch.nn.Module, name: Name, done: dict[int, Any]) -> dict[str, Any]:
+def _module_state(module: torch.nn.Module, name: Name, done: Done) -> dict[str, Value]:
     attributes = vars(module)
     hooked = [key for key in (*HOOKS_BEFORE_FLAG, *HOOKS_AFTER_FLAG) if attributes.get(key)]
     if hooked:
         raise ValueError(f"{type(module).__name__} has {hooked[0]}, which no file may hold")
-    state: dict[str, Any] = {
+    state: dict[str, Value] = {
         "training": module.training,
         "_parameters": {
             key: _once(done, value, lambda value: torch.nn.Parameter(value.detach(), False))
@@ -222,19 +226,23 @@ def _module_state(module: torch.nn.Module, name: Name, done: dict[int, Any]) -> 
     return state
 
 
-def _once(done: dict[int, Any], tensor: Any, make: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _once(
+    done: Done, tensor: Tensor | None, make: Callable[[Tensor], torch.Tensor]
+) -> torch.Tensor | None:
     """What is made of this tensor, the same at every place, so that tied weights stay tied."""
-    if tensor is not None and id(tensor) not in done:
+    if tensor is None:
+        return None
+    if id(tensor) not in done:
         done[id(tensor)] = make(tensor)
-    return done.get(id(tensor))
+    return cast("torch.Tensor", done[id(tensor)])
 
 
-def _plain_value(value: Any, name: str) -> Any:
+def _plain_value(value: object, name: str) -> Value:
     if isinstance(value, PLAIN_VALUES):
         return value
-    if type(value) in (list, tuple):
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return type(value)(_plain_value(item, name) for item in value)
-    if type(value) in (dict, OrderedDict, EasyDict):
+    if isinstance(value, dict) and type(value) in DICTS:
         return type(value)((key, _plain_value(item, name)) for key, item in value.items())
     raise ValueError(
         f"the attribute {name} is a {type(value).__name__} and cannot be written; "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import TypeAlias, cast
+
+import numpy as np
+import torch
 
 PERSISTENCE_VERSION = 6  # of torch_utils.persistence; all published files have it
 
@@ -17,11 +20,19 @@ def printable(name: str) -> str:
     return ascii(name[:200])[1:-1]
 
 
-class EasyDict(dict):
+class EasyDict(dict[str, "Value"]):
     """A dict that the file calls `dnnlib.util.EasyDict`; it is written back under that name."""
 
 
 DICTS = (dict, OrderedDict, EasyDict)
+
+Key: TypeAlias = "str | int | None"
+Leaf: TypeAlias = (
+    "bool | int | float | str | bytes | torch.dtype | torch.Tensor | np.generic | None"
+)
+# What a network file holds, once it is read. What is still to be looked at is an object.
+Value: TypeAlias = "Leaf | np.ndarray | Record | list[Value] | tuple[Value, ...] | set[Key] | Dict"
+Dict: TypeAlias = "dict[str, Value] | dict[Key, Value]"
 
 
 class Record:
@@ -44,9 +55,9 @@ class Record:
     def __init__(
         self,
         class_name: str,
-        init_args: tuple[Any, ...] | None,
-        init_kwargs: dict[str, Any] | None,
-        state: dict[str, Any],
+        init_args: tuple[Value, ...] | None,
+        init_kwargs: dict[str, Value] | None,
+        state: dict[str, Value],
         *,
         module: str | None = None,
         source: str | None = None,
@@ -54,7 +65,7 @@ class Record:
         """Make a node; arguments of the call that are not None go into a copy of state."""
         if (module is None) == (source is None):
             raise ValueError(f"record {class_name}: give either its module or its source text")
-        call = {"_init_args": init_args, "_init_kwargs": init_kwargs}
+        call: dict[str, Value] = {"_init_args": init_args, "_init_kwargs": init_kwargs}
         given = {key: value for key, value in call.items() if value is not None}
         self.class_name = class_name
         self.state = {**state, **given} if given else state
@@ -62,16 +73,25 @@ class Record:
         self.source = source
 
     @property
-    def init_args(self) -> tuple[Any, ...]:
+    def init_args(self) -> tuple[Value, ...]:
         """Positional arguments of the recorded constructor call; () where none were recorded."""
-        return self.state.get("_init_args") or ()
+        return cast("tuple[Value, ...]", self.state.get("_init_args") or ())
 
     @property
-    def init_kwargs(self) -> dict[str, Any]:
+    def init_kwargs(self) -> dict[str, Value]:
         """Keyword arguments of the recorded constructor call; {} where none were recorded."""
-        return self.state.get("_init_kwargs") or {}
+        return cast("dict[str, Value]", self.state.get("_init_kwargs") or {})
 
-    def with_state(self, state: dict[str, Any]) -> Record:
+    @property
+    def modules(self) -> dict[str, Record | None]:
+        """The modules within, by their own names; {} where there are none."""
+        return cast("dict[str, Record | None]", self.state.get("_modules", {}))
+
+    def tensors(self, group: str) -> dict[str, torch.Tensor | None]:
+        """This object's own `_parameters` or `_buffers` by their names; {} where it has none."""
+        return cast("dict[str, torch.Tensor | None]", self.state.get(group, {}))
+
+    def with_state(self, state: dict[str, Value]) -> Record:
         """The same class with other attributes."""
         return Record(self.class_name, None, None, state, module=self.module, source=self.source)
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
 from checkpoints.atomic import replacing
-from checkpoints.json_files import read_json
+from checkpoints.json_files import Json, read_json
 from checkpoints.modules import named_modules, tensors
-from checkpoints.records import Record
+from checkpoints.records import Record, Value
 
 FORMAT = "stylegan-refiner network 1"
 CONFIG, CARD = "config.json", "README.md"
@@ -26,6 +26,19 @@ MAX_CONFIG = 2**24
 GROUPS = ("_parameters", "_buffers", "_modules")
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 PLAIN = (type(None), bool, int, float, str)
+
+# What config.json says of a module.
+Facts = TypedDict(
+    "Facts",
+    {
+        "class": str,
+        "state": dict[str, "Value"],
+        "dtypes": dict[str, str],
+        "module": str | None,
+        "parameters": list[str],
+        "buffers": list[str],
+    },
+)
 
 
 def write_safetensors(record: Record, path: str | Path, *, network: str, card: str) -> None:
@@ -63,7 +76,7 @@ def write_safetensors(record: Record, path: str | Path, *, network: str, card: s
             file.write(content)
 
 
-def read_safetensors(path: str | Path) -> dict[str, Record]:
+def read_safetensors(path: str | Path) -> dict[str, Value]:
     """The network in a file of `write_safetensors`, by its name, as `read` gives those of pickles.
 
     Raises:
@@ -81,28 +94,30 @@ def read_safetensors(path: str | Path) -> dict[str, Record]:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file ({error})") from error
     try:
-        return {str(config["network"]): _record(config["modules"], held)}
+        return {str(config["network"]): _record(cast("dict[str, Facts]", config["modules"]), held)}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.with_name(CONFIG)} does not describe {path.name}") from error
 
 
-def _facts(module: Record) -> dict[str, Any]:
+def _facts(module: Record) -> Facts:
     state = module.state
     plain = {k: v for k, v in state.items() if k not in GROUPS and _is_plain(v)}
     dtypes = {k: str(v) for k, v in state.items() if isinstance(v, torch.dtype)}
-    facts: dict[str, Any] = {"class": module.class_name, "state": plain, "dtypes": dtypes}
-    if module.module is not None:
-        facts["module"] = module.module
-    facts["parameters"] = _names(state.get("_parameters"))
-    facts["buffers"] = _names(state.get("_buffers"))
-    return facts
+    return {
+        "class": module.class_name,
+        "state": plain,
+        "dtypes": dtypes,
+        "module": module.module,
+        "parameters": _names(module.tensors("_parameters")),
+        "buffers": _names(module.tensors("_buffers")),
+    }
 
 
-def _names(group: dict[str, Any] | None) -> list[str]:
-    return [name for name, value in (group or {}).items() if value is not None]
+def _names(group: dict[str, torch.Tensor | None]) -> list[str]:
+    return [name for name, value in group.items() if value is not None]
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether JSON keeps the value (a tuple comes back as a list)."""
     if isinstance(value, dict):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
@@ -111,17 +126,17 @@ def _is_plain(value: Any) -> bool:
     return type(value) in PLAIN and (type(value) is not float or math.isfinite(value))
 
 
-def _record(modules: dict[str, Any], held: dict[str, torch.Tensor]) -> Record:
+def _record(modules: dict[str, Facts], held: dict[str, torch.Tensor]) -> Record:
     """The record with its parts, from their facts by dotted name, parents before children."""
     made: dict[str, Record] = {}
     for name, facts in modules.items():
         prefix = f"{name}." if name else ""
-        parameters = {
+        parameters: dict[str, Value] = {
             n: torch.nn.Parameter(held.pop(prefix + n), requires_grad=False)
             for n in facts["parameters"]
         }
-        buffers = {n: held.pop(prefix + n) for n in facts["buffers"]}
-        groups = dict(zip(GROUPS, (parameters, buffers, {}), strict=True))
+        buffers: dict[str, Value] = {n: held.pop(prefix + n) for n in facts["buffers"]}
+        groups: dict[str, Value] = dict(zip(GROUPS, (parameters, buffers, {}), strict=True))
         module = facts.get("module")
         dtypes = {key: DTYPES[value] for key, value in facts["dtypes"].items()}
         state = {**dict(facts["state"]), **dtypes, **groups}
@@ -129,13 +144,13 @@ def _record(modules: dict[str, Any], held: dict[str, torch.Tensor]) -> Record:
         made[name] = Record(str(facts["class"]), None, None, state, module=module, source=source)
         if name:
             parent, _, own = name.rpartition(".")
-            made[parent].state["_modules"][own] = made[name]
+            made[parent].modules[own] = made[name]
     if held:
         raise KeyError(next(iter(held)))
     return made[""]
 
 
-def _read_config(path: Path) -> dict[str, Any] | None:
+def _read_config(path: Path) -> dict[str, Json] | None:
     if not path.exists():
         return None
     try:

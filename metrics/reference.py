@@ -186,7 +186,7 @@ def _read_edm2(path: Path, features: AnyExtractor | None) -> Statistics:
             f"allowed spaces are {', '.join(EDM2_KEYS)}"
         )
     arrays = {name: np.asarray(found[name]) for name in ("mu", "sigma") if name in found}
-    if "num_images" in content:
+    if isinstance(content, dict) and "num_images" in content:
         arrays["n"] = np.asarray(content["num_images"])
     return Statistics.from_arrays(arrays, path=path)
 

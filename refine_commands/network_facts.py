@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch
 import checkpoints
 import students
 import teachers
-from checkpoints import Record, printable
+from checkpoints import Record, Value, is_state_dict, printable
 from students.foreign import rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
 
@@ -64,7 +64,7 @@ class Network:
     nonfinite: list[str]
 
 
-def networks_of(data: Any) -> dict[str, Network]:
+def networks_of(data: Value) -> dict[str, Network]:
     """The facts of each network in a file's data, by its key there; {} where there is none."""
     if isinstance(data, Record):
         return {"": of_record(data)}
@@ -73,7 +73,7 @@ def networks_of(data: Any) -> dict[str, Network]:
         return {name: of_tensorflow(record, name) for name, record in pairs}
     held = data if isinstance(data, Mapping) else {}
     if rosinality.names(data):
-        return {name: of_rosinality(data, name) for name in rosinality.names(data)}
+        return {name: of_rosinality(held, name) for name in rosinality.names(data)}
     if is_state_dict(data):
         return {"": of_state_dict(data)}
     sigma = held.get("init_sigma")
@@ -89,16 +89,6 @@ def networks_of(data: Any) -> dict[str, Network]:
 def main_network(names: Sequence[str]) -> str:
     """The name of the network that a user means."""
     return next((name for name in MAIN if name in names), names[0])
-
-
-def is_state_dict(value: Any) -> TypeGuard[Mapping[str, torch.Tensor]]:
-    """Whether this is a dict of tensors by name."""
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(key, str) for key in value)
-        and all(isinstance(item, torch.Tensor) for item in value.values())
-    )
 
 
 def of_record(record: Record, *, sigma: Any = None) -> Network:
@@ -163,7 +153,7 @@ def of_tensorflow(record: Record, name: str) -> Network:
     )
 
 
-def of_rosinality(data: Mapping[str, Any], name: str) -> Network:
+def of_rosinality(data: Mapping[Any, Any], name: str) -> Network:
     """The facts of a network of rosinality's `.pt`."""
     state = data[rosinality.KEYS[name]]
     role = "discriminator" if name == "D" else "generator"
@@ -235,7 +225,7 @@ def _network(
     sizes: Mapping[str, Any],
     parameters: Mapping[str, torch.Tensor],
     buffers: Mapping[str, torch.Tensor],
-    options: Mapping[str, Any],
+    options: Mapping[Any, Any],
     classes: Mapping[str, str],
 ) -> Network:
     everything = {**parameters, **buffers}

@@ -124,7 +124,7 @@ def in_order(*options: Decorator) -> Callable[[Command], Command]:
     return add
 
 
-class IntOrAuto(click.ParamType):
+class IntOrAuto(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # click < 8.5 takes none
     """A whole number, or auto."""
 
     name = "INT|auto"

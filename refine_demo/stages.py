@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -17,6 +17,7 @@ import image_sets
 from refine_demo.sizes import SIZES
 
 NUM_CLASSES = 10
+Command = TypeVar("Command", bound=Callable[..., object])
 
 
 def load_images(data: Path, workdir: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,7 +84,7 @@ class Progress:
             self.time, self.images, self.losses = time.time(), num_images, []
 
 
-def stage(function):
+def stage(function: Command) -> Command:
     """Add the options that every training stage takes."""
     for option in (
         click.option("--data", type=click.Path(exists=True, path_type=Path), required=True),

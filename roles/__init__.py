@@ -4,9 +4,9 @@ The protocols say what is asked of a network; whatever has these shapes can be r
 or can be measured. Nothing here knows a package of ours.
 """
 
-from roles.denoiser import Denoiser
+from roles.denoiser import Denoiser, Sigma, WithFeatures
 from roles.network import Network
 from roles.processes import Processes
 from roles.student import Student
 
-__all__ = ["Denoiser", "Network", "Processes", "Student"]
+__all__ = ["Denoiser", "Network", "Processes", "Sigma", "Student", "WithFeatures"]

@@ -46,3 +46,17 @@ class Denoiser(Network, Protocol):
                 was trained with label dropout.
         """
         ...
+
+
+@runtime_checkable
+class WithFeatures(Denoiser, Protocol):
+    """A denoiser that also shows what its encoder makes of a noised image."""
+
+    def features(
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> list[torch.Tensor]:
+        """Return [n, width, r, r] for each resolution r, from the highest down."""
+        ...

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
+Self = TypeVar("Self")
 
+
+@runtime_checkable
 class Network(Protocol):
     """The parts of torch.nn.Module that are used of a student or a denoiser."""
 
@@ -27,30 +30,42 @@ class Network(Protocol):
         """Yield the buffers."""
         ...
 
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the buffers with their names."""
+        ...
+
+    def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """Yield this module and all within it with their names."""
+        ...
+
     def modules(self) -> Iterator[torch.nn.Module]:
         """Yield this module and all within it."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, torch.Tensor]:
         """Return parameters and buffers by name."""
         ...
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> object:
+    def load_state_dict(
+        self, state_dict: Mapping[str, torch.Tensor], strict: bool = True
+    ) -> object:
         """Take parameters and buffers by name."""
         ...
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self: Self, mode: bool = True) -> Self:
         """Go into training mode, or out of it."""
         ...
 
-    def eval(self) -> Any:
+    def eval(self: Self) -> Self:
         """Go out of training mode."""
         ...
 
-    def requires_grad_(self, requires_grad: bool = True) -> Any:
+    def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
         """Ask for gradients of all parameters, or for none."""
         ...
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Move to a device or another type of number."""
+    def to(self: Self, device: torch.device | str) -> Self:
+        """Move to a device."""
         ...

@@ -11,6 +11,8 @@ def to_uint8(images: Float[torch.Tensor, "*n c h w"]) -> UInt8[torch.Tensor, "*n
     return (images.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-def from_uint8(images: UInt8[torch.Tensor, "*n c h w"]) -> Float[torch.Tensor, "*n c h w"]:
-    """Return bytes as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+def from_uint8(
+    images: UInt8[torch.Tensor, "*n c h w"], dtype: torch.dtype = torch.float32
+) -> Float[torch.Tensor, "*n c h w"]:
+    """Return bytes as numbers in [-1, 1]."""
+    return images.to(dtype) / 127.5 - 1

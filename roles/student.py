@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 
 from roles.network import Network
+
+# Of a call, as truncation_psi and noise_mode; a family of networks has its own.
+Option = float | str | bool | None
 
 
 @runtime_checkable
@@ -36,7 +39,7 @@ class Student(Network, Protocol):
         self,
         z: Float[torch.Tensor, "n z_dim"],
         c: Float[torch.Tensor, "n c_dim"] | None = None,
-        **options: Any,
+        **options: Option,
     ) -> Float[torch.Tensor, "n c h w"]:
-        """Return images in about [-1, 1], not clamped; a family of networks has its own options."""
+        """Return images in about [-1, 1], not clamped."""
         ...

@@ -6,8 +6,9 @@ checkout of the paper's program; `wrap` makes any module a student; `generate` m
 FAMILIES is the table of what can be loaded: a new family is a row and a file.
 """
 
+from roles import Student
 from students.adapters.wrapped import wrap
-from students.base import NOISE_MODES, Student
+from students.base import NOISE_MODES
 from students.files import FAMILIES, family_of, load, save, save_for
 from students.seeds import generate
 from students.stylegan2.calls import writer_of

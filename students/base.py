@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 
 NOISE_MODES = ("random", "const", "none")
 
 
-class Student(torch.nn.Module):
+class StudentModule(torch.nn.Module):
     """A generator with its sizes; forward maps z [n, z_dim] and labels [n, c_dim] to images.
 
     Attributes:
@@ -22,20 +23,24 @@ class Student(torch.nn.Module):
     img_resolution: int
     img_channels: int
 
-    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+    def sample_latents(
+        self, n: int, *, generator: torch.Generator | None = None
+    ) -> Float[torch.Tensor, "n z_dim"]:
         """Draw n latents [n, z_dim] from N(0, I), on the generator's device (CPU without one)."""
         device = "cpu" if generator is None else generator.device
         return torch.randn([n, self.z_dim], generator=generator, device=device)
 
 
-def check_latents(z: torch.Tensor | None, z_dim: int) -> torch.Tensor:
+def check_latents(z: torch.Tensor | None, z_dim: int) -> Float[torch.Tensor, "n z_dim"]:
     """Return z, or raise ValueError unless it is [n, z_dim]."""
     if z is None or z.ndim != 2 or z.shape[1] != z_dim:
         raise ValueError(f"z is {_shape(z)}; this network takes [n, {z_dim}]")
     return z
 
 
-def check_labels(c: torch.Tensor | None, c_dim: int, n: int | None = None) -> torch.Tensor:
+def check_labels(
+    c: torch.Tensor | None, c_dim: int, n: int | None = None
+) -> Float[torch.Tensor, "n c_dim"]:
     """Return c, or raise ValueError unless it is [n, c_dim]; n None allows any number."""
     rows = "n" if n is None else n
     if c is None:

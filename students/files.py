@@ -6,17 +6,18 @@ networks, FAMILIES that of the networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 
 import checkpoints
-from checkpoints import Record
+from checkpoints import Record, Value
+from roles import Network
 from students import originals
-from students.filling import filled, keep_frozen
+from students.base import StudentModule
 from students.foreign import rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
 from students.r3gan import generator as r3gan
@@ -38,19 +39,22 @@ class Layout(NamedTuple):
         replace: writes the data to a path with another record in the place of one.
     """
 
-    matches: Callable[[Any], bool]
-    names: Callable[[Any], Sequence[str]]
-    record: Callable[[Any, str], Record]
-    replace: Callable[[Any, str, Record, str | Path], None]
+    matches: Callable[[Value], bool]
+    names: Callable[[Value], Sequence[str]]
+    record: Callable[[Value, str], Record]
+    replace: Callable[[Value, str, Record, str | Path], None]
 
 
-def _records(data: Any) -> list[str]:
-    held = data.items() if isinstance(data, Mapping) else ()
-    return [str(key) for key, value in held if isinstance(value, Record)]
+def _records(data: Value) -> dict[str, Record]:
+    held = data.items() if isinstance(data, dict) else ()
+    return {str(key): value for key, value in held if isinstance(value, Record)}
 
 
-def _replace(data: Any, network: str, changed: Record, path: str | Path) -> None:
-    checkpoints.write(type(data)({**data, network: changed}), path)
+def _replace(data: Value, network: str, changed: Record, path: str | Path) -> None:
+    assert isinstance(data, dict)
+    new = data.copy()
+    new[network] = changed
+    checkpoints.write(new, path)
 
 
 # The last one, a dict of records, is that of all programs since 2020.
@@ -59,53 +63,69 @@ LAYOUTS = (
         Layout(module.matches, module.names, module.record, module.replace)
         for module in (tensorflow, rosinality)
     ),
-    Layout(lambda data: True, _records, lambda data, network: data[network], _replace),
+    Layout(
+        lambda data: True,
+        lambda data: list(_records(data)),
+        lambda data, network: _records(data)[network],
+        _replace,
+    ),
 )
 
 
-def layout_of(data: Any) -> Layout:
+def layout_of(data: Value) -> Layout:
     """Return the layout of a file's data."""
     return next(layout for layout in LAYOUTS if layout.matches(data))
 
 
 class Family(NamedTuple):
-    """A kind of network: how to recognise its record and how to build it."""
+    """A kind of network: how to recognise its record, and what its class is called with."""
 
     name: str
     matches: Callable[[Record], bool]
-    build: Callable[[Record], torch.nn.Module]
+    options: Callable[[Record], Mapping[str, object]]
+    network: Callable[..., StudentModule | Discriminator]
+
+    def build(self, record: Record) -> StudentModule | Discriminator:
+        """Make the network of a record, with new weights."""
+        return self.network(**self.options(record))
 
 
 FAMILIES = (
     Family(
         "StyleGAN2 generator",
         calls.is_generator,
-        lambda record: Generator(**calls.generator_kwargs(record)),
+        calls.generator_kwargs,
+        Generator,
     ),
     Family(
         "StyleGAN2 discriminator",
         calls.is_discriminator,
-        lambda record: Discriminator(**calls.discriminator_kwargs(record)),
+        calls.discriminator_kwargs,
+        Discriminator,
     ),
     Family(
         "R3GAN generator",
         r3gan_calls.is_generator,
-        lambda record: r3gan.R3Generator(**r3gan_calls.generator_kwargs(record)),
+        r3gan_calls.generator_kwargs,
+        r3gan.R3Generator,
     ),
     Family(
         "StyleGAN3 generator",
         stylegan3_calls.is_stylegan3,
-        lambda record: stylegan3.Generator(**stylegan3_calls.stylegan3_kwargs(record)),
+        stylegan3_calls.stylegan3_kwargs,
+        stylegan3.Generator,
     ),
     Family(
         "StyleGAN-XL stem",
         stylegan3_calls.is_stem,
-        lambda record: stylegan_xl.Generator(**stylegan3_calls.stem_kwargs(record)),
+        stylegan3_calls.stem_kwargs,
+        stylegan_xl.Generator,
     ),
     Family(
         "StyleGAN-XL superresolution generator",
         stylegan3_calls.is_superres,
-        lambda record: stylegan_xl.SuperresGenerator(**stylegan3_calls.superres_kwargs(record)),
+        stylegan3_calls.superres_kwargs,
+        stylegan_xl.SuperresGenerator,
     ),
 )
 
@@ -119,7 +139,7 @@ def family_of(record: Record) -> Family:
     for family in FAMILIES:
         if family.matches(record):
             return family
-    parts = ascii(", ".join(list(record.state.get("_modules", {}))[:5])[:100])
+    parts = ascii(", ".join(list(record.modules)[:5])[:100])
     known = ", ".join(family.name for family in FAMILIES)
     raise ValueError(
         f"a network of class {record.class_name[:100]!a} with the parts {parts} cannot be "
@@ -127,9 +147,24 @@ def family_of(record: Record) -> Family:
     )
 
 
+@overload
+def load(
+    path_or_url: str | Path,
+    *,
+    network: Literal["G_ema", "G"] = "G_ema",
+    device: torch.device | str = "cpu",
+) -> StudentModule: ...
+@overload
+def load(
+    path_or_url: str | Path, *, network: Literal["D"], device: torch.device | str = "cpu"
+) -> Discriminator: ...
+@overload
+def load(
+    path_or_url: str | Path, *, network: str, device: torch.device | str = "cpu"
+) -> StudentModule | Discriminator: ...
 def load(
     path_or_url: str | Path, *, network: str = "G_ema", device: torch.device | str = "cpu"
-) -> Any:
+) -> StudentModule | Discriminator:
     """Load a generator (or with network="D" a discriminator) from a network file.
 
     Args:
@@ -138,8 +173,7 @@ def load(
         device: where the parameters go.
 
     Returns:
-        A Student in eval mode without gradients; a plain module for a discriminator. Its parameters
-        are the file's, in float32.
+        The network in eval mode without gradients. Its parameters are the file's, in float32.
 
     Raises:
         ValueError: no such network, an unknown class or option, tensors that do not fit or are not
@@ -154,7 +188,7 @@ def load(
     return module.to(device)
 
 
-def networks(data: Any) -> dict[str, Callable[[], Record]]:
+def networks(data: Value) -> dict[str, Callable[[], Record]]:
     """For each network in a file's data, its name and what gives its record; {} where are none.
 
     Networks in the layouts of other programs are converted when they are asked for.
@@ -163,7 +197,7 @@ def networks(data: Any) -> dict[str, Callable[[], Record]]:
     return {name: partial(layout.record, data, name) for name in layout.names(data)}
 
 
-def find_network(data: Any, network: str, source: str | Path) -> Record:
+def find_network(data: Value, network: str, source: str | Path) -> Record:
     """Return one network's record among a file's data.
 
     Raises:
@@ -186,7 +220,7 @@ def find_network(data: Any, network: str, source: str | Path) -> Record:
     )
 
 
-def build(record: Record) -> torch.nn.Module:
+def build(record: Record) -> StudentModule | Discriminator:
     """Build a network and give it its record's tensors; names and shapes must agree exactly.
 
     Raises:
@@ -195,14 +229,23 @@ def build(record: Record) -> torch.nn.Module:
     """
     family = family_of(record)
     complaint = f"the {family.name}'s tensors do not fit its options"
-    module = filled(lambda: family.build(record), checkpoints.tensors(record), complaint)
-    keep_frozen(module, checkpoints.buffers(record))
+    tensors = checkpoints.tensors(record)
+    module = checkpoints.filled(lambda: family.build(record), tensors, complaint)
+    _keep_frozen(module, checkpoints.buffers(record))
     return module
 
 
-def save(
-    student: torch.nn.Module, path: str | Path, *, like: str | Path, network: str = "G_ema"
-) -> None:
+def _keep_frozen(module: torch.nn.Module, names: Container[str]) -> None:
+    """Make buffers of the parameters with these names: layers that do not learn (Freeze-D)."""
+    for name, value in list(module.named_parameters()):
+        if name in names:
+            path, _, own = name.rpartition(".")
+            layer = module.get_submodule(path)
+            delattr(layer, own)
+            layer.register_buffer(own, value.detach())
+
+
+def save(student: Network, path: str | Path, *, like: str | Path, network: str = "G_ema") -> None:
     """Write the file `like` with the student's weights in one of its networks.
 
     The new file has the layout of `like`, whatever its name ends with: a pickle stays a pickle and

@@ -7,17 +7,17 @@ all of them learn at the same speed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 
-from stylegan_ops import ACTIVATIONS, bias_act, conv2d_resample, setup_filter
+from stylegan_ops import ACTIVATIONS, Taps, bias_act, conv2d_resample, setup_filter
 
 # Taps of the low-pass filter of all resampling (Karras et al. 2020, arXiv:1912.04958, app. B).
 FILTER = (1, 3, 3, 1)
 
 
-def normalize_2nd_moment(x: torch.Tensor) -> torch.Tensor:
+def normalize_2nd_moment(x: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n d"]:
     """Scale each row of x [n, d] to unit mean square."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
@@ -50,8 +50,8 @@ class FullyConnectedLayer(torch.nn.Module):
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return y [n, out_features] of x [n, in_features], in the dtype of x."""
+    def forward(self, x: Float[torch.Tensor, "n d_in"]) -> Float[torch.Tensor, "n d_out"]:
+        """Return y of x, in the dtype of x."""
         w = self.weight.to(x.dtype) * self.weight_gain
         b = self.bias.to(x.dtype)
         b = b if self.bias_gain == 1 else b * self.bias_gain
@@ -75,7 +75,7 @@ class Conv2dLayer(torch.nn.Module):
         activation: str = "linear",
         up: int = 1,
         down: int = 1,
-        resample_filter: Sequence | None = FILTER,
+        resample_filter: Taps | None = FILTER,
         conv_clamp: float | None = None,
     ):
         super().__init__()

@@ -6,8 +6,8 @@ here with its allowed values and is checked before anything is built from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -21,14 +21,16 @@ MAX_RESOLUTION = 2**14
 MAX_LAYERS = 100
 MAX_TAPS = 64
 
+Option: TypeAlias = "bool | int | float | str | Sequence[Option] | Mapping[str, Option] | None"
+Options: TypeAlias = "dict[str, Option]"
 # An option's reader returns its value as a plain one, or raises ValueError with what is allowed.
-Reader = Callable[[Any], Any]
+Reader = Callable[[object], Option]
 
 
 def whole(least: int, most: int, *, optional: bool = False) -> Reader:
     """Read a whole number of [least, most]; optional ones may be None."""
 
-    def read(value: Any) -> int | None:
+    def read(value: object) -> int | None:
         if value is None and optional:
             return None
         if isinstance(value, WHOLE) and type(value) is not bool and least <= value <= most:
@@ -41,7 +43,7 @@ def whole(least: int, most: int, *, optional: bool = False) -> Reader:
 def number(least: float, most: float, *, optional: bool = False) -> Reader:
     """Read a number of [least, most]; optional ones may be None."""
 
-    def read(value: Any) -> float | None:
+    def read(value: object) -> float | None:
         if value is None and optional:
             return None
         if isinstance(value, REAL) and type(value) is not bool and least <= value <= most:
@@ -51,10 +53,10 @@ def number(least: float, most: float, *, optional: bool = False) -> Reader:
     return read
 
 
-def one_of(*allowed: Any) -> Reader:
+def one_of(*allowed: bool | str) -> Reader:
     """Read one of a few values."""
 
-    def read(value: Any) -> Any:
+    def read(value: object) -> Option:
         if isinstance(value, (str, bool, np.bool_)) and value in allowed:
             return bool(value) if isinstance(value, np.bool_) else value
         raise ValueError(", ".join(str(choice) for choice in allowed))
@@ -62,25 +64,27 @@ def one_of(*allowed: Any) -> Reader:
     return read
 
 
-def taps(value: Any) -> list[Any] | None:
+def taps(value: object) -> list[Option] | None:
     """Read a filter's coefficients, a list or a list of rows; None is the single tap 1."""
     if value is None:
         return None
-    rows = value if _is_list(value) and all(map(_is_list, value)) else [value]
-    if all(_is_list(row) and len(row) == len(rows[0]) for row in rows):
-        flat = [tap for row in rows for tap in row]
-        plain = all(isinstance(tap, REAL) and abs(tap) <= 1e6 for tap in flat)
+    if _is_list(value):
+        found = [row for row in value if _is_list(row)]
+        nested = len(found) == len(value)
+        rows = found if nested else [value]
+        flat = [tap for row in rows for tap in row if isinstance(tap, REAL) and abs(tap) <= 1e6]
+        plain = {len(row) * len(rows) for row in rows} == {len(flat)}
         # A filter is scaled to unit sum, in float32.
-        if flat and plain and float(np.asarray(flat, dtype=np.float32).sum()):
-            return [list(row) if rows is value else row for row in value]
+        if plain and float(np.asarray(flat, dtype=np.float32).sum()):
+            return cast("list[Option]", [list(row) for row in rows] if nested else list(value))
     raise ValueError(f"up to {MAX_TAPS} numbers, or rows of them, whose sum is not 0")
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, (list, tuple)) and 1 <= len(value) <= MAX_TAPS
 
 
-def options(value: Any) -> Mapping[str, Any]:
+def options(value: object) -> Mapping[str, Option]:
     """Read a nested dict of options; its own table checks what is in it."""
     if isinstance(value, Mapping):
         return value
@@ -151,7 +155,7 @@ DISCRIMINATOR_EPILOGUE: dict[str, Reader] = {
 }
 
 # Two programs write such files; options that a call does not name take the writer's defaults.
-DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+DEFAULTS: dict[str, dict[str, Options]] = {
     "stylegan2-ada": {
         "mapping": {"w_avg_beta": 0.995},
         "synthesis": {"num_fp16_res": 0, "conv_clamp": None},
@@ -165,7 +169,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def read_options(given: Any, table: Mapping[str, Reader], where: str) -> dict[str, Any]:
+def read_options(given: object, table: Mapping[str, Reader], where: str) -> Options:
     """Return the given options as plain values.
 
     Args:
@@ -193,7 +197,7 @@ def read_options(given: Any, table: Mapping[str, Reader], where: str) -> dict[st
     return values
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """Describe a file's value in a few words on one line, however large it is."""
     if isinstance(value, WHOLE) and abs(value) >= 1 << 64:
         return f"a whole number of {int(value).bit_length()} bits"

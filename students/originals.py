@@ -7,13 +7,13 @@ text of a program is in it, and none is needed here.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 import checkpoints
-from checkpoints import Program, Record
+from checkpoints import Program, Record, Value
 from students.layers import Conv2dLayer, FullyConnectedLayer
 from students.options import DEFAULTS
 from students.stylegan2 import synthesis
@@ -99,7 +99,7 @@ def _stylegan3(network: torch.nn.Module) -> Attributes:
     return kept
 
 
-def _stylegan3_layer(layer: SynthesisLayer) -> dict[str, Any]:
+def _stylegan3_layer(layer: SynthesisLayer) -> dict[str, Value]:
     call = dict(layer.init_kwargs)
     radial = call.pop("use_radial_filters") and not call["is_critically_sampled"]
     for way, filter in (("up", layer.up_filter), ("down", layer.down_filter)):
@@ -112,8 +112,9 @@ def _stylegan3_layer(layer: SynthesisLayer) -> dict[str, Any]:
     return {**call, "conv_kernel": kernel, "down_radial": radial, "tmp_sampling_rate": rate}
 
 
-def _widths(layer: Any, what: str) -> dict[str, Any]:
-    return {f"in_{what}": layer.weight.shape[1], f"out_{what}": layer.weight.shape[0]}
+def _widths(layer: torch.nn.Module, what: str) -> dict[str, Value]:
+    out, given = cast("torch.Tensor", layer.weight).shape[:2]
+    return {f"in_{what}": given, f"out_{what}": out}
 
 
 _ADA = Program("training.networks", _stylegan2)

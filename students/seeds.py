@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from students.base import Student, check_noise_mode
+from roles import Student
+from roles.pixels import to_uint8
+from students.base import check_noise_mode
 
 
 @torch.no_grad()
@@ -51,4 +53,4 @@ def generate(
                 k = torch.randint(student.c_dim, [1]) if label is None else torch.tensor([label])
                 c = torch.nn.functional.one_hot(k, student.c_dim).float().to(device)
             image = student(z, c, truncation_psi=truncation_psi, noise_mode=noise_mode)[0]
-        yield (image.float().cpu() * 127.5 + 128).clamp(0, 255).to(torch.uint8).numpy()
+        yield to_uint8(image).cpu().numpy()

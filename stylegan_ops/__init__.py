@@ -12,10 +12,11 @@ from stylegan_ops.conv3x3 import conv3x3
 from stylegan_ops.filtered_lrelu import filtered_lrelu
 from stylegan_ops.fma import fma
 from stylegan_ops.modulated_conv2d import modulated_conv2d
-from stylegan_ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from stylegan_ops.upfirdn2d import Taps, downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
     "ACTIVATIONS",
+    "Taps",
     "bias_act",
     "conv2d_resample",
     "conv3x3",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 
 from stylegan_ops.kernels.choice import kernels_wanted
 
@@ -34,8 +35,8 @@ ACTIVATIONS = {
 
 
 def bias_act(
-    x: torch.Tensor,
-    b: torch.Tensor | None = None,
+    x: Float[torch.Tensor, "*s"],
+    b: Float[torch.Tensor, " c"] | None = None,
     *,
     dim: int = 1,
     act: str = "linear",
@@ -43,7 +44,7 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
     impl: str = "auto",
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "*s"]:
     """Add a bias along one dimension, activate, scale, clamp.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 
 from stylegan_ops.conv3x3 import conv3x3, pays
 from stylegan_ops.kernels.choice import kernels_wanted
@@ -20,9 +21,9 @@ LEAST_TILES_UP = 128
 
 
 def conv2d_resample(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    f: torch.Tensor | None = None,
+    x: Float[torch.Tensor, "n c h w"],
+    w: Float[torch.Tensor, "c_out c_in kh kw"],
+    f: Float[torch.Tensor, "*taps"] | None = None,
     *,
     up: int = 1,
     down: int = 1,
@@ -32,7 +33,7 @@ def conv2d_resample(
     flip_filter: bool = False,
     scale: torch.Tensor | None = None,
     impl: str = "auto",
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c_out h_out w_out"]:
     """Upsample x, convolve, downsample.
 
     Args:

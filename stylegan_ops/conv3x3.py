@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 
 from stylegan_ops.kernels.choice import kernels_wanted
 from stylegan_ops.modulate import modulate
@@ -15,13 +16,13 @@ LEAST_TILES = 64
 
 
 def conv3x3(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    x: Float[torch.Tensor, "n c h w"],
+    w: Float[torch.Tensor, "c_out c_in 3 3"],
+    bias: Float[torch.Tensor, " c_out"] | None = None,
     *,
     scale: torch.Tensor | None = None,
     impl: str = "auto",
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c_out h_out w_out"]:
     """Correlate x with w, stride 1, padded by one pixel of zeros.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 
 from stylegan_ops.bias_act import bias_act, check_activation
 from stylegan_ops.kernels.choice import kernels_wanted
@@ -16,10 +17,10 @@ from stylegan_ops.upfirdn2d import Pair, filter_size, padding_sides, upfirdn2d
 
 
 def filtered_lrelu(
-    x: torch.Tensor,
-    fu: torch.Tensor | None = None,
-    fd: torch.Tensor | None = None,
-    b: torch.Tensor | None = None,
+    x: Float[torch.Tensor, "n c h w"],
+    fu: Float[torch.Tensor, "*taps_up"] | None = None,
+    fd: Float[torch.Tensor, "*taps_down"] | None = None,
+    b: Float[torch.Tensor, " c"] | None = None,
     *,
     up: int = 1,
     down: int = 1,
@@ -29,7 +30,7 @@ def filtered_lrelu(
     clamp: float | None = None,
     flip_filter: bool = False,
     impl: str = "auto",
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c h_out w_out"]:
     """Add a bias, upsample with fu, activate, downsample with fd.
 
     Args:

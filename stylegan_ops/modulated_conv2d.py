@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 
 from stylegan_ops.conv2d_resample import conv2d_resample
 from stylegan_ops.modulate import modulate
@@ -21,23 +22,23 @@ EPS = 1e-8
 
 
 def modulated_conv2d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    styles: torch.Tensor,
+    x: Float[torch.Tensor, "n c h w"],
+    weight: Float[torch.Tensor, "c_out c kh kw"],
+    styles: Float[torch.Tensor, "n c"],
     noise: torch.Tensor | None = None,
     *,
     up: int = 1,
     down: int = 1,
     padding: int = 0,
-    resample_filter: torch.Tensor | None = None,
+    resample_filter: Float[torch.Tensor, "*taps"] | None = None,
     demodulate: bool = True,
     flip_weight: bool = True,
-    bias: torch.Tensor | None = None,
+    bias: Float[torch.Tensor, " c_out"] | None = None,
     act: str = "linear",
     gain: float | None = None,
     clamp: float | None = None,
     impl: str = "auto",
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c_out h_out w_out"]:
     """Convolve each sample with its own modulated weights, then apply bias_act.
 
     Args:

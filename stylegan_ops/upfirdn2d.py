@@ -11,10 +11,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 
 from stylegan_ops.kernels.choice import kernels_wanted
 
 Pair = int | Sequence[int]
+
+# A filter by its coefficients: separable, or rows of both directions.
+Taps = Sequence[float] | Sequence[Sequence[float]]
 
 
 def padding_sides(padding: Pair) -> tuple[int, int, int, int]:
@@ -57,14 +61,14 @@ def _factors(value: Pair, name: str) -> tuple[int, int]:
 
 
 def setup_filter(
-    f: torch.Tensor | Sequence | float | None,
+    f: torch.Tensor | Taps | float | None,
     *,
     device: torch.device | str | None = None,
     normalize: bool = True,
     flip_filter: bool = False,
     gain: float = 1,
     separable: bool | None = None,
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "*taps"]:
     """Make a float32 filter from its coefficients.
 
     Args:
@@ -110,8 +114,8 @@ def _correlate(x: torch.Tensor, f: torch.Tensor, stride: tuple[int, int]) -> tor
 
 
 def upfirdn2d(
-    x: torch.Tensor,
-    f: torch.Tensor | None = None,
+    x: Float[torch.Tensor, "n c h w"],
+    f: Float[torch.Tensor, "*taps"] | None = None,
     *,
     up: Pair = 1,
     down: Pair = 1,
@@ -119,7 +123,7 @@ def upfirdn2d(
     flip_filter: bool = False,
     gain: float = 1,
     impl: str = "auto",
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c h_out w_out"]:
     """Upsample by zero insertion, pad, filter, downsample.
 
     Args:
@@ -178,13 +182,13 @@ def upfirdn2d(
 
 
 def filter2d(
-    x: torch.Tensor,
-    f: torch.Tensor | None,
+    x: Float[torch.Tensor, "n c h w"],
+    f: Float[torch.Tensor, "*taps"] | None,
     *,
     padding: Pair = 0,
     flip_filter: bool = False,
     gain: float = 1,
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c h_out w_out"]:
     """Filter x [n, c, h, w] at the same size; padding is beyond what keeps the size."""
     (tx, ty), (x0, x1, y0, y1) = filter_size(f), padding_sides(padding)
     sides = [x0 + tx // 2, x1 + (tx - 1) // 2, y0 + ty // 2, y1 + (ty - 1) // 2]
@@ -192,14 +196,14 @@ def filter2d(
 
 
 def upsample2d(
-    x: torch.Tensor,
-    f: torch.Tensor | None,
+    x: Float[torch.Tensor, "n c h w"],
+    f: Float[torch.Tensor, "*taps"] | None,
     *,
     up: Pair = 2,
     padding: Pair = 0,
     flip_filter: bool = False,
     gain: float = 1,
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c h_out w_out"]:
     """Upsample x [n, c, h, w] to [n, c, h * up, w * up]; f is centred and the mean is kept."""
     (ux, uy), (tx, ty) = _factors(up, "up"), filter_size(f)
     x0, x1, y0, y1 = padding_sides(padding)
@@ -213,14 +217,14 @@ def upsample2d(
 
 
 def downsample2d(
-    x: torch.Tensor,
-    f: torch.Tensor | None,
+    x: Float[torch.Tensor, "n c h w"],
+    f: Float[torch.Tensor, "*taps"] | None,
     *,
     down: Pair = 2,
     padding: Pair = 0,
     flip_filter: bool = False,
     gain: float = 1,
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c h_out w_out"]:
     """Downsample x [n, c, h, w] to [n, c, h / down, w / down]; f is centred."""
     (dx, dy), (tx, ty) = _factors(down, "down"), filter_size(f)
     x0, x1, y0, y1 = padding_sides(padding)

@@ -3,17 +3,17 @@
 `load` rebuilds a denoiser from a network file, `save` writes one that was trained here, `sample`
 makes images with it, `generate` makes them by seed, and `make_pairs` keeps them with their latents
 on disk, whence `PairFolder` draws. `classifier_free` and `autoguidance` make a stronger teacher of
-one or two, `Relabelled` one with other class numbers, and `ImageSet` is a teacher that needs no
-training. `Denoiser` says what every teacher is. FAMILIES is the table of what can be loaded: a new
-family is a row and a file.
+one or two, `Relabelled` one with other class numbers, and `KernelDensity` is a teacher of a set of
+images that needs no training. `Denoiser` says what every teacher is. FAMILIES is the table of what
+can be loaded: a new family is a row and a file.
 """
 
 from __future__ import annotations
 
-from teachers.denoiser import Denoiser
+from roles import Denoiser
 from teachers.features import EncoderFeatures
 from teachers.files import FAMILIES, load, program_of, save
-from teachers.gaussian import ImageSet
+from teachers.gaussian import KernelDensity
 from teachers.guidance import autoguidance, classifier_free
 from teachers.pairs import PairFolder, make_pairs
 from teachers.relabelled import Relabelled
@@ -23,7 +23,7 @@ __all__ = [
     "FAMILIES",
     "Denoiser",
     "EncoderFeatures",
-    "ImageSet",
+    "KernelDensity",
     "PairFolder",
     "Relabelled",
     "autoguidance",

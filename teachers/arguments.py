@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, cast
+
+from checkpoints import Value
 
 
-def recorded_call(arguments: dict[str, Any]) -> dict[str, Any]:
+class Sizes(TypedDict):
+    """What every column's call names."""
+
+    img_channels: int
+    img_resolution: int
+    label_dim: int
+    use_fp16: bool
+    model_type: str
+
+
+def recorded_call(arguments: Mapping[str, object]) -> dict[str, Value]:
     """Turn the locals() of a constructor into the keyword arguments that a file records.
 
-    `model_kwargs`, what a constructor passes on, is merged in; tuples become lists.
+    `model_kwargs` or `block_kwargs`, what a constructor passes on, is merged in; tuples become
+    lists.
     """
-    call = {k: v for k, v in arguments.items() if k not in ("self", "__class__", "model_kwargs")}
-    call.update(arguments.get("model_kwargs", {}))
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in call.items()}
+    call = cast("dict[str, Value]", dict(arguments))
+    for name in ("model_kwargs", "block_kwargs"):
+        call |= cast("dict[str, Value]", call.pop(name, {}))
+    kept = {k: v for k, v in call.items() if k not in ("self", "__class__")}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
+
+from roles import Sigma
 
 
-class Denoiser(torch.nn.Module):
+class DenoiserModule(torch.nn.Module):
     """D(x; sigma) = E[x_0 | x_0 + sigma eps = x] (Karras et al. 2022, arXiv:2206.00364, Section 2).
 
     Attributes:
@@ -27,8 +30,11 @@ class Denoiser(torch.nn.Module):
         self.sigma_max: float = math.inf
 
     def forward(
-        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w].
 
         Args:
@@ -42,7 +48,7 @@ class Denoiser(torch.nn.Module):
         """
         raise NotImplementedError
 
-    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
+    def round_sigma(self, sigma: float | Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return the nearest noise level the denoiser was trained for; here every level is one."""
         return torch.as_tensor(sigma)
 
@@ -53,7 +59,11 @@ class Denoiser(torch.nn.Module):
         labels: torch.Tensor | None,
         *,
         dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[
+        Float[torch.Tensor, "n c h w"],
+        Float[torch.Tensor, "#n 1 1 1"],
+        Float[torch.Tensor, "#n label_dim"] | None,
+    ]:
         """Return x, sigma as [n or 1, 1, 1, 1] and labels as [n or 1, label_dim], in dtype.
 
         The labels are zeros where None was given, and None where the denoiser is unconditional.

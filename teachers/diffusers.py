@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
+from jaxtyping import Float
 
 import checkpoints
+from checkpoints import Json
+from roles import Sigma
 from teachers.arguments import check_choice
-from teachers.denoiser import Denoiser
+from teachers.denoiser import DenoiserModule
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 TIMESTEPS = ("interpolated", "nearest")
@@ -34,7 +37,7 @@ MAX_TIMESTEPS = 100_000
 INSTALL = "pip install 'stylegan-refiner[diffusers]'"
 
 
-class DiffusersDenoiser(Denoiser):
+class DiffusersDenoiser(DenoiserModule):
     """A network (x_t, t[, class]) with a discrete schedule as D(x; sigma).
 
     Args:
@@ -57,7 +60,7 @@ class DiffusersDenoiser(Denoiser):
     def __init__(
         self,
         unet: torch.nn.Module,
-        alphas_cumprod: torch.Tensor,
+        alphas_cumprod: Float[torch.Tensor, " t"],
         *,
         img_channels: int,
         img_resolution: int,
@@ -84,8 +87,11 @@ class DiffusersDenoiser(Denoiser):
         self.sigma_min, self.sigma_max = float(self.sigmas[0]), float(self.sigmas[-1])
 
     def forward(
-        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w]. See Denoiser; a conditional network needs the labels.
 
         Raises:
@@ -112,7 +118,7 @@ class DiffusersDenoiser(Denoiser):
             return out
         return x / vp.square() - sigma / vp * out
 
-    def time(self, sigma: torch.Tensor) -> torch.Tensor:
+    def time(self, sigma: Float[torch.Tensor, " n"]) -> Float[torch.Tensor, " n"]:
         """Return the timestep t in 0 to len(sigmas) - 1 of noise levels [n]; those outside clip."""
         logs, wanted = self.sigmas.log(), sigma.to(self.sigmas).log()
         if self.timestep == "nearest":
@@ -123,7 +129,7 @@ class DiffusersDenoiser(Denoiser):
         span = (logs[above] - logs[below]).clamp_min(torch.finfo(logs.dtype).tiny)
         return below + ((wanted - logs[below]) / span).clamp(0, 1)
 
-    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
+    def round_sigma(self, sigma: float | Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return sigma, or with the nearest timestep the nearest trained level, in sigma's type."""
         sigma = torch.as_tensor(sigma)
         if self.timestep == "interpolated":
@@ -165,7 +171,7 @@ def load_folder(folder: str | Path, *, timestep: str = "interpolated") -> Diffus
             unet,
             _alphas_cumprod(schedule),
             **_sizes(config),
-            prediction=schedule.get("prediction_type", "epsilon"),
+            prediction=str(schedule.get("prediction_type", "epsilon")),
             timestep=timestep,
         )
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
@@ -173,7 +179,7 @@ def load_folder(folder: str | Path, *, timestep: str = "interpolated") -> Diffus
     return denoiser.eval().requires_grad_(False)
 
 
-def _diffusers() -> Any:
+def _diffusers() -> ModuleType:
     try:
         import diffusers
     except ImportError as error:
@@ -181,7 +187,7 @@ def _diffusers() -> Any:
     return diffusers
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Json]:
     if not path.is_file():
         raise ValueError(
             f"{path.parent} has no {path.name}; give a network pickle, or a folder with a "
@@ -205,15 +211,12 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
             data = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path.name} is broken: {error}") from error
-    if not isinstance(data, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in data.values()
-    ):
+    if not checkpoints.is_state_dict(data):
         raise ValueError(f"{path.name} holds something else than named tensors")
-    checkpoints.check_finite(data)
-    return dict(data)
+    return data
 
 
-def _build(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def _build(config: Mapping[str, Json], weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
     """Build the network without memory first: its sizes are believed once the tensors agree."""
     from diffusers.models.attention_processor import Attention, AttnProcessor  # pyright: ignore[reportMissingImports]  # optional
 
@@ -226,11 +229,8 @@ def _build(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> to
     if not isinstance(blocks, int) or not 1 <= blocks <= len(weights):
         raise ValueError(f"layers_per_block is {blocks!a} with {len(weights)} tensors")
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
-    with torch.device("meta"):
-        unet = _diffusers().UNet2DModel(**arguments)
-    wanted = unet.state_dict()
-    checkpoints.check_fit(weights, wanted, "tensors that do not fit config.json")
-    unet.load_state_dict({n: weights[n].detach().float() for n in wanted}, assign=True)
+    complaint = "tensors that do not fit config.json"
+    unet = checkpoints.filled(lambda: _diffusers().UNet2DModel(**arguments), weights, complaint)
     # Torch's fused attention, the default, has no second derivative on a CPU.
     for module in unet.modules():
         if isinstance(module, Attention):
@@ -238,12 +238,17 @@ def _build(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> to
     return unet
 
 
-def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(config: Mapping[str, Json]) -> dict[str, int]:
     size, channels = config.get("sample_size"), config.get("in_channels", 3)
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
         size = size[0]
     if not isinstance(size, int):
         raise ValueError(f"sample_size is {size!a}; it must be one number, the images' resolution")
+    classes = config.get("num_class_embeds") or 0
+    if not isinstance(channels, int) or not isinstance(classes, int):
+        raise ValueError(
+            f"in_channels is {channels!a} and num_class_embeds {classes!a}; they must be numbers"
+        )
     if config.get("out_channels", 3) not in (channels, 2 * channels):
         raise ValueError(
             f"out_channels is {config.get('out_channels', 3)} with in_channels {channels}; "
@@ -252,11 +257,11 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
     return {
         "img_channels": channels,
         "img_resolution": size,
-        "label_dim": config.get("num_class_embeds") or 0,
+        "label_dim": classes,
     }
 
 
-def _alphas_cumprod(schedule: Mapping[str, Any]) -> torch.Tensor:
+def _alphas_cumprod(schedule: Mapping[str, Json]) -> torch.Tensor:
     """Return a_t [num_train_timesteps] of a scheduler_config.json, as DDPMScheduler makes it."""
     given = {key: schedule[key] for key in SCHEDULE if key in schedule}
     if {"sigma_min", "sigma_max"} & schedule.keys() and "beta_schedule" not in schedule:

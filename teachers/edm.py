@@ -9,12 +9,16 @@ Images and noise levels meet in float32, whatever F computes in.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import cast
 
 import torch
+from jaxtyping import Float
 
-from teachers.arguments import check_choice, recorded_call
-from teachers.denoiser import Denoiser
+from checkpoints import Value, with_options
+from roles import Sigma
+from teachers.arguments import Sizes, check_choice, recorded_call
+from teachers.denoiser import DenoiserModule
 from teachers.networks.dhariwal import DhariwalUNet
 from teachers.networks.song import SongUNet
 
@@ -23,7 +27,7 @@ MAX_LEVELS = 100_000
 UNETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 
 
-class Precond(Denoiser):
+class Precond(DenoiserModule):
     """What the columns share; each gives c_skip, c_out, c_in and c_noise, functions of any sigma.
 
     Attributes:
@@ -34,16 +38,22 @@ class Precond(Denoiser):
     model: SongUNet | DhariwalUNet
 
     def __init__(
-        self, call: dict[str, Any], model_kwargs: dict[str, Any], *, outputs_per_channel: int = 1
+        self,
+        call: dict[str, Value],
+        model_kwargs: Mapping[str, Value],
+        *,
+        outputs_per_channel: int = 1,
     ):
         """Take the column's recorded call, and the part of it that goes to F."""
-        c, r, label_dim = call["img_channels"], call["img_resolution"], call["label_dim"]
-        check_choice("model_type", call["model_type"], list(UNETS))
+        sizes = cast("Sizes", call)
+        c, r, label_dim = sizes["img_channels"], sizes["img_resolution"], sizes["label_dim"]
+        check_choice("model_type", sizes["model_type"], list(UNETS))
         super().__init__(c, r, label_dim=label_dim)
         self.init_kwargs = call
-        self.use_fp16 = call["use_fp16"]
-        unet = UNETS[call["model_type"]]
-        self.model = unet(r, c, c * outputs_per_channel, label_dim=label_dim, **model_kwargs)
+        self.use_fp16 = sizes["use_fp16"]
+        unet = UNETS[sizes["model_type"]]
+        channels = c * outputs_per_channel
+        self.model = with_options(unet, model_kwargs, r, c, channels, label_dim=label_dim)
 
     @property
     def label_dropout(self) -> float:
@@ -52,12 +62,12 @@ class Precond(Denoiser):
 
     def forward(
         self,
-        x: torch.Tensor,
-        sigma: torch.Tensor | float,
-        labels: torch.Tensor | None = None,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
         *,
-        augment_labels: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        augment_labels: Float[torch.Tensor, "n augment_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w] in float32, or float64 where the weights are.
 
         In training, dropout acts, and labels are dropped with probability label_dropout.
@@ -81,9 +91,9 @@ class Precond(Denoiser):
 
     def features(
         self,
-        x: torch.Tensor,
-        sigma: torch.Tensor | float,
-        labels: torch.Tensor | None = None,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
     ) -> list[torch.Tensor]:
         """Return what the U-Net's encoder makes of a noised image, a tensor for each resolution.
 
@@ -105,19 +115,19 @@ class Precond(Denoiser):
         narrow = torch.float16 if self.use_fp16 and x.is_cuda else weights
         return (self.c_in(sigma) * x).to(narrow), self.c_noise(sigma).flatten()
 
-    def c_skip(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_skip(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Weight of the input in the result: 1 in all columns but the last."""
         return torch.ones_like(sigma)
 
-    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_out(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Weight of the network's output in the result."""
         raise NotImplementedError
 
-    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_in(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Scale of the network's input."""
         raise NotImplementedError
 
-    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_noise(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Noise level as the network is told."""
         raise NotImplementedError
 
@@ -139,7 +149,7 @@ class VPPrecond(Precond):
         M: int = 1000,
         epsilon_t: float = 1e-5,
         model_type: str = "SongUNet",
-        **model_kwargs: Any,
+        **model_kwargs: Value,
     ):
         super().__init__(recorded_call(locals()), model_kwargs)
         self.beta_d = beta_d
@@ -150,24 +160,24 @@ class VPPrecond(Precond):
         t = torch.tensor([epsilon_t, 1.0], dtype=torch.float32, device="cpu")
         self.sigma_min, self.sigma_max = self.sigma(t).tolist()
 
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+    def sigma(self, t: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Noise level at time t in [0, 1]."""
         return ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()
 
-    def sigma_inv(self, sigma: torch.Tensor) -> torch.Tensor:
+    def sigma_inv(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Time at which the noise level is sigma."""
         root = (self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt()
         return (root - self.beta_min) / self.beta_d
 
-    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_out(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return -sigma."""
         return -sigma
 
-    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_in(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return 1 / sqrt(sigma^2 + 1)."""
         return 1 / (sigma**2 + 1).sqrt()
 
-    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_noise(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return (M - 1) t(sigma)."""
         return (self.M - 1) * self.sigma_inv(sigma)
 
@@ -184,21 +194,21 @@ class VEPrecond(Precond):
         sigma_min: float = 0.02,
         sigma_max: float = 100,
         model_type: str = "SongUNet",
-        **model_kwargs: Any,
+        **model_kwargs: Value,
     ):
         super().__init__(recorded_call(locals()), model_kwargs)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
 
-    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_out(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return sigma."""
         return sigma
 
-    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_in(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return 1."""
         return torch.ones_like(sigma)
 
-    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_noise(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return ln(sigma / 2)."""
         return (0.5 * sigma).log()
 
@@ -222,7 +232,7 @@ class iDDPMPrecond(Precond):
         C_2: float = 0.008,
         M: int = 1000,
         model_type: str = "DhariwalUNet",
-        **model_kwargs: Any,
+        **model_kwargs: Value,
     ):
         if not 1 <= M <= MAX_LEVELS:
             raise ValueError(f"M is {M}; it must be in 1 to {MAX_LEVELS}")
@@ -237,7 +247,7 @@ class iDDPMPrecond(Precond):
         self.sigma_min, self.sigma_max = float(levels[-1]), float(levels[0])
         self.register_buffer("u", torch.tensor([*levels.tolist(), 0.0], dtype=torch.float32))
 
-    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
+    def round_sigma(self, sigma: float | Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return the nearest of the levels u, in sigma's type and shape."""
         sigma = torch.as_tensor(sigma)
         return self.u[self._nearest(sigma)].to(sigma)
@@ -246,15 +256,15 @@ class iDDPMPrecond(Precond):
         """Index of the level nearest to each element of sigma."""
         return (sigma.to(self.u)[..., None] - self.u).abs().argmin(dim=-1)
 
-    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_out(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return -sigma."""
         return -sigma
 
-    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_in(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return 1 / sqrt(sigma^2 + 1)."""
         return 1 / (sigma**2 + 1).sqrt()
 
-    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_noise(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return M - 1 - argmin_j |u_j - sigma|."""
         return (self.M - 1 - self._nearest(sigma)).to(sigma.dtype)
 
@@ -272,25 +282,25 @@ class EDMPrecond(Precond):
         sigma_max: float = math.inf,
         sigma_data: float = 0.5,
         model_type: str = "DhariwalUNet",
-        **model_kwargs: Any,
+        **model_kwargs: Value,
     ):
         super().__init__(recorded_call(locals()), model_kwargs)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
         self.sigma_data = sigma_data
 
-    def c_skip(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_skip(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return sigma_data^2 / (sigma^2 + sigma_data^2)."""
         return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
 
-    def c_out(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_out(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return sigma sigma_data / sqrt(sigma^2 + sigma_data^2)."""
         return sigma * self.sigma_data / (sigma**2 + self.sigma_data**2).sqrt()
 
-    def c_in(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_in(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return 1 / sqrt(sigma^2 + sigma_data^2)."""
         return 1 / (self.sigma_data**2 + sigma**2).sqrt()
 
-    def c_noise(self, sigma: torch.Tensor) -> torch.Tensor:
+    def c_noise(self, sigma: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return ln(sigma) / 4."""
         return sigma.log() / 4

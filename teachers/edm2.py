@@ -8,17 +8,18 @@ computed with in float32. The "img512" networks denoise latents of an autoencode
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from jaxtyping import Float
 
+from checkpoints import Value, with_options
+from roles import Sigma
 from teachers.arguments import recorded_call
-from teachers.denoiser import Denoiser
+from teachers.denoiser import DenoiserModule
 from teachers.networks.edm2_blocks import MPConv, MPFourier
 from teachers.networks.edm2_unet import UNet
 
 
-class Precond(Denoiser):
+class Precond(DenoiserModule):
     """The denoiser of a file, under the file's name for it.
 
     Args:
@@ -39,23 +40,23 @@ class Precond(Denoiser):
         use_fp16: bool = True,
         sigma_data: float = 0.5,
         logvar_channels: int = 128,
-        **model_kwargs: Any,
+        **model_kwargs: Value,
     ):
         call = recorded_call(locals())
         super().__init__(img_channels, img_resolution, label_dim=label_dim)
         self.init_kwargs = call
         self.use_fp16 = use_fp16
         self.sigma_data = sigma_data
-        self.unet = UNet(img_resolution, img_channels, label_dim, **model_kwargs)
+        self.unet = with_options(UNet, model_kwargs, img_resolution, img_channels, label_dim)
         self.logvar_fourier = MPFourier(logvar_channels)
         self.logvar_linear = MPConv(logvar_channels, 1, [])
 
     def forward(
         self,
-        x: torch.Tensor,
-        sigma: torch.Tensor | float,
-        labels: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w] in float32, or float64 where the weights are.
 
         The arguments and errors are those of Denoiser; sigma must be above 0.
@@ -66,7 +67,7 @@ class Precond(Denoiser):
         c_skip, c_out = self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt()
         return c_skip * x + c_out * raw.to(x.dtype)
 
-    def logvar(self, sigma: torch.Tensor | float) -> torch.Tensor:
+    def logvar(self, sigma: float | Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "n 1 1 1"]:
         """Return u(sigma) [n, 1, 1, 1], the logarithm of the denoising error's variance (Eq. 21).
 
         Args:
@@ -84,9 +85,9 @@ class Precond(Denoiser):
 
     def features(
         self,
-        x: torch.Tensor,
-        sigma: torch.Tensor | float,
-        labels: torch.Tensor | None = None,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
     ) -> list[torch.Tensor]:
         """Return the encoder's last output at each resolution, from the highest down.
 

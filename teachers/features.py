@@ -8,9 +8,12 @@ each other, and only under the same teacher; they are no FID.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
+
+from roles import Denoiser, Network, WithFeatures
+from roles.pixels import from_uint8
 
 SIGMAS = (0.2, 0.6)
 
@@ -28,8 +31,8 @@ class EncoderFeatures:
         ValueError: the teacher gives no features.
     """
 
-    def __init__(self, teacher: Any):
-        if not callable(getattr(teacher, "features", None)):
+    def __init__(self, teacher: Denoiser):
+        if not isinstance(teacher, WithFeatures):
             raise ValueError(
                 f"a {type(teacher).__name__} gives no features; choose a U-Net teacher"
             )
@@ -42,9 +45,11 @@ class EncoderFeatures:
         self.dim = self(torch.zeros([1, *shape], dtype=torch.uint8))[0].shape[1]
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Return features [n, dim] in float32 and no class probabilities."""
-        x_0 = images.to(self.eps.device).float() / 127.5 - 1
+    def __call__(
+        self, images: UInt8[torch.Tensor, "n c h w"]
+    ) -> tuple[Float[torch.Tensor, "n d"], None]:
+        """Return features in float32 and no class probabilities."""
+        x_0 = from_uint8(images.to(self.eps.device))
         found = []
         for sigma in SIGMAS:
             level = torch.full([len(x_0)], sigma, device=x_0.device)
@@ -53,7 +58,7 @@ class EncoderFeatures:
         return torch.cat(found, dim=1), None
 
 
-def _hash(network: torch.nn.Module) -> str:
+def _hash(network: Network) -> str:
     """Return the SHA-256 of a network's tensors, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():

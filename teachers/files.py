@@ -9,17 +9,17 @@ import copy
 from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import checkpoints
-from checkpoints import Program, Record
+from checkpoints import Program, Record, Value
+from roles import Denoiser
 from teachers import diffusers, edm2
-from teachers.denoiser import Denoiser
+from teachers.denoiser import DenoiserModule
 from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
 
-FAMILIES: dict[str, Callable[..., Denoiser]] = {
+FAMILIES: dict[str, Callable[..., DenoiserModule]] = {
     "VPPrecond": VPPrecond,
     "VEPrecond": VEPrecond,
     "iDDPMPrecond": iDDPMPrecond,
@@ -48,7 +48,7 @@ def program_of(denoiser: Denoiser) -> str:
     return "edm2" if isinstance(denoiser, edm2.Precond) else "edm"
 
 
-def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> Denoiser:
+def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> DenoiserModule:
     """Load a denoiser from a network file: under `ema` or `net`, or the file's only object.
 
     A folder is one that diffusers wrote, see teachers.diffusers. Snapshots of SiD and Diff-Instruct
@@ -75,7 +75,7 @@ def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> Deno
     return denoiser.to(device)
 
 
-def find_teacher(data: Any, source: str | Path) -> Record:
+def find_teacher(data: Value, source: str | Path) -> Record:
     """Return the record of the teacher among a file's data.
 
     Raises:
@@ -99,24 +99,22 @@ def find_teacher(data: Any, source: str | Path) -> Record:
     )
 
 
-def build(record: Record) -> Denoiser:
+def build(record: Record) -> DenoiserModule:
     """Build a denoiser and give it its record's tensors; names and shapes must agree exactly.
 
     Raises:
         ValueError: tensors are missing, unknown, of another shape or not finite.
     """
     tensors = checkpoints.tensors(record)
-    checkpoints.check_finite(tensors)
     # A block has several tensors: more blocks than that are refused before they cost anything.
     num_blocks = record.init_kwargs.get("num_blocks", 1)
-    if num_blocks > len(tensors):
+    if not isinstance(num_blocks, Real) or float(num_blocks) > len(tensors):
         raise ValueError(f"num_blocks is {num_blocks}, but there are {len(tensors)} tensors")
-    with torch.device("meta"):
-        denoiser = FAMILIES[record.class_name](*record.init_args, **record.init_kwargs)
-    wanted = denoiser.state_dict()
-    checkpoints.check_fit(tensors, wanted, "tensors that do not fit its arguments")
-    weights = {n: tensors[n].detach().to(like.dtype).contiguous() for n, like in wanted.items()}
-    denoiser.load_state_dict(weights, assign=True)
+    denoiser = checkpoints.filled(
+        lambda: FAMILIES[record.class_name](*record.init_args, **record.init_kwargs),
+        tensors,
+        "tensors that do not fit its arguments",
+    )
     if isinstance(denoiser, edm2.Precond):
         denoiser.compute_as_stored(tensors["unet.out_gain"].dtype)
     # Samplers clip to this range, which the file's author computed in float32: keep it as it is.
@@ -124,10 +122,10 @@ def build(record: Record) -> Denoiser:
         value = record.state.get(name)
         if isinstance(value, Real):
             setattr(denoiser, name, float(value))
-    return denoiser.eval().requires_grad_(False)
+    return denoiser
 
 
-def save(denoiser: Denoiser, path: str | Path, *, extra: Mapping[str, Any] | None = None) -> None:
+def save(denoiser: Denoiser, path: str | Path, *, extra: Mapping[str, Value] | None = None) -> None:
     """Write a denoiser of FAMILIES as a network file in EDM's layout.
 
     The file names the classes of the EDM or EDM2 checkout, where it loads without this project.
@@ -142,7 +140,7 @@ def save(denoiser: Denoiser, path: str | Path, *, extra: Mapping[str, Any] | Non
         ValueError: a class that load does not know, or weights that are not finite.
     """
     name = type(denoiser).__name__
-    if name not in FAMILIES:
+    if not isinstance(denoiser, DenoiserModule) or name not in FAMILIES:
         raise ValueError(f"a {name} has no file format here; allowed: {', '.join(FAMILIES)}")
     bad = [key for key, value in denoiser.state_dict().items() if not bool(value.isfinite().all())]
     if bad:

@@ -12,11 +12,14 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 
-from teachers.denoiser import Denoiser
+from roles import Sigma
+from roles.pixels import from_uint8
+from teachers.denoiser import DenoiserModule
 
 
-class GaussianMixture(Denoiser):
+class GaussianMixture(DenoiserModule):
     """The denoiser of sum_k weights_k N(means_k, stds_k^2 I).
 
     Args:
@@ -53,8 +56,11 @@ class GaussianMixture(Denoiser):
         self.register_buffer("log_weights", (w / w.sum()).log())
 
     def forward(
-        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w]; sigma must be above 0 where a std is 0. See Denoiser."""
         dtype = torch.promote_types(x.dtype, self.means.dtype)
         x, level, _ = self.check_inputs(x, sigma, labels, dtype=dtype)
@@ -68,7 +74,7 @@ class GaussianMixture(Denoiser):
         return (posterior * (prior * x[:, None] + noise * self.means) / total).sum(dim=1)
 
 
-class Gaussian(Denoiser):
+class Gaussian(DenoiserModule):
     """The denoiser of N(mean, std^2 I).
 
     Args:
@@ -105,8 +111,11 @@ class Gaussian(Denoiser):
         self.std = std
 
     def forward(
-        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w]; sigma must be above 0 where std is 0. See Denoiser."""
         dtype = torch.promote_types(x.dtype, self.mean.dtype)
         x, level, _ = self.check_inputs(x, sigma, labels, dtype=dtype)
@@ -114,7 +123,7 @@ class Gaussian(Denoiser):
         return (prior * x + noise * self.mean) / (prior + noise)
 
 
-class ImageSet(Denoiser):
+class KernelDensity(DenoiserModule):
     """The denoiser of a set of images, each smoothed by N(0, bandwidth^2 I) (kernel density).
 
     With a bandwidth of 0 its samples are the images themselves. It takes memory for the images once
@@ -166,8 +175,11 @@ class ImageSet(Denoiser):
         self.label_dropout = 0.5 if label_dim else 0.0
 
     def forward(
-        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w] in x's type; sigma must be above 0 at bandwidth 0.
 
         No labels, or all zero, is the whole set. See Denoiser.
@@ -186,8 +198,9 @@ class ImageSet(Denoiser):
         return (share * flat + (1 - share) * mean).reshape(x.shape).to(given)
 
     def _flat(self, start: int) -> torch.Tensor:
-        part = self.images[start : start + self.chunk].flatten(1).double()
-        return part / 127.5 - 1 if self.images.dtype == torch.uint8 else part
+        part = self.images[start : start + self.chunk]
+        is_bytes = part.dtype == torch.uint8
+        return (from_uint8(part, torch.float64) if is_bytes else part.double()).flatten(1)
 
     def _log_density(self, x: torch.Tensor, variance: torch.Tensor, start: int) -> torch.Tensor:
         """Return -|x - x_i|^2 / (2 variance) + |x|^2 / (2 variance), [n, chunk]."""

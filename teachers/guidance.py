@@ -9,15 +9,18 @@ weaker copy of the same model. Weight 1 is no guidance. The guidance interval (K
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 
-from teachers.denoiser import Denoiser
+from roles import Denoiser, Sigma, WithFeatures
+from teachers.denoiser import DenoiserModule
 
 
-class Guided(Denoiser):
+class Guided(DenoiserModule):
     """A denoiser guided away from another; made by classifier_free and autoguidance.
 
     Args:
@@ -63,17 +66,20 @@ class Guided(Denoiser):
         return getattr(self.main, "label_dropout", 0.0)
 
     @property
-    def features(self) -> Any:
+    def features(self) -> Callable[..., list[torch.Tensor]]:
         """What main makes of noised images, where it has features."""
-        return self.main.features
+        return cast("WithFeatures", self.main).features
 
-    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
+    def round_sigma(self, sigma: float | Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return the nearest noise level that main was trained for."""
-        return self.main.round_sigma(sigma)
+        return getattr(self.main, "round_sigma", torch.as_tensor)(sigma)
 
     def forward(
-        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D_g(x; sigma) [n, c, h, w]; D_ref is computed only where it counts."""
         denoised = self.main(x, sigma, labels)
         level = torch.as_tensor(sigma, device=x.device).reshape(-1, 1, 1, 1)
@@ -84,8 +90,11 @@ class Guided(Denoiser):
         return torch.where(inside, away, denoised)
 
     def _reference(
-        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None
-    ) -> torch.Tensor:
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         if self.reference is not None:
             return self.reference(x, sigma, labels if self.reference.label_dim else None)
         null = None

@@ -15,20 +15,33 @@ import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 import checkpoints
-from teachers.denoiser import Denoiser
+from checkpoints import Json
+from roles import Denoiser
 from teachers.sampler import inputs_of_seeds, sample
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 MAX_SHARD = 1_000_000
 PLAIN = (bool, int, float, str, type(None))
+
+
+class Manifest(TypedDict):
+    """The numbers of manifest.json, beside what the pairs were made by."""
+
+    num_pairs: int
+    shard_size: int
+    img_channels: int
+    img_resolution: int
+    label_dim: int
 
 
 class Pairs(NamedTuple):
@@ -113,7 +126,7 @@ def make_pairs(
         if not 1 <= value <= most:
             raise ValueError(f"{name} is {value}; it must be in 1 to {most}")
     outdir = Path(outdir)
-    made_by = {
+    made_by: dict[str, Json] = {
         "format": FORMAT,
         "teacher": type(denoiser).__name__,
         "teacher_sha256": fingerprint(denoiser),
@@ -127,7 +140,7 @@ def make_pairs(
         "label_dim": denoiser.label_dim,
     }
     done = _continue(outdir, made_by)
-    options = {"num_steps": num_steps, "s_churn": s_churn, "solver": solver}
+    draw = partial(sample, denoiser, num_steps=num_steps, s_churn=s_churn, solver=solver)
     report = progress or (lambda done, total: None)
     report(min(done, num_pairs), num_pairs)
     # A last shard that is not full is made anew where more pairs are wanted.
@@ -136,7 +149,7 @@ def make_pairs(
         seeds = range(first_seed + first, first_seed + min(first + shard_size, num_pairs))
         parts = []
         for i in range(0, len(seeds), batch):
-            parts.append(_make(denoiser, seeds[i : i + batch], device, options))
+            parts.append(_make(denoiser, seeds[i : i + batch], device, draw))
             report(first + min(i + batch, len(seeds)), num_pairs)
         _write_shard(outdir / shard_name(first // shard_size), parts)
         _write_manifest(outdir, {**made_by, "num_pairs": first + len(seeds)})
@@ -149,31 +162,30 @@ def shard_name(number: int) -> str:
 
 
 def _make(
-    denoiser: Denoiser, seeds: range, device: torch.device | str, options: dict[str, Any]
+    denoiser: Denoiser,
+    seeds: range,
+    device: torch.device | str,
+    draw: Callable[..., torch.Tensor],
 ) -> Pairs:
     latents, labels, streams = inputs_of_seeds(denoiser, seeds)
     on_device = None if labels is None else labels.to(device)
-    images = sample(
-        denoiser, latents.to(device), labels=on_device, generator=streams, **options
-    ).cpu()
+    images = draw(latents.to(device), labels=on_device, generator=streams).cpu()
     return Pairs(latents.flatten(1), images, labels, torch.tensor(seeds))
 
 
 def _write_shard(path: Path, parts: list[Pairs]) -> None:
     columns = zip(Pairs._fields, zip(*parts, strict=True), strict=True)
-    arrays: dict[str, Any] = {
-        name: torch.cat(column).numpy() for name, column in columns if column[0] is not None
-    }
+    arrays = {name: torch.cat(column).numpy() for name, column in columns if column[0] is not None}
     with checkpoints.replacing(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
-def _write_manifest(outdir: Path, manifest: dict[str, Any]) -> None:
+def _write_manifest(outdir: Path, manifest: dict[str, Json]) -> None:
     with checkpoints.replacing(outdir / MANIFEST) as file:
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def _continue(outdir: Path, made_by: dict[str, Any]) -> int:
+def _continue(outdir: Path, made_by: dict[str, Json]) -> int:
     """Return how many pairs the folder has; a new one has none.
 
     Raises:
@@ -184,7 +196,8 @@ def _continue(outdir: Path, made_by: dict[str, Any]) -> int:
         _write_manifest(outdir, {**made_by, "num_pairs": 0})
         return 0
     manifest = read_manifest(outdir)
-    drift = [f"{k} {manifest.get(k)} -> {v}" for k, v in made_by.items() if manifest.get(k) != v]
+    held = cast("dict[str, Json]", manifest)
+    drift = [f"{k} {held.get(k)} -> {v}" for k, v in made_by.items() if held.get(k) != v]
     if drift:
         raise ValueError(
             f"{outdir} has pairs made otherwise ({', '.join(drift)}); give another folder"
@@ -192,7 +205,7 @@ def _continue(outdir: Path, made_by: dict[str, Any]) -> int:
     return manifest["num_pairs"]
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path) -> Manifest:
     """Return manifest.json of a folder of pairs.
 
     Raises:
@@ -201,11 +214,12 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}; give a folder that make_pairs made")
-    manifest = checkpoints.read_json(path)
-    if manifest.get("format") != FORMAT:
+    held = checkpoints.read_json(path)
+    if held.get("format") != FORMAT:
         raise ValueError(f"{path} is no manifest of pairs of format {FORMAT}")
-    numbers = ("num_pairs", "shard_size", "img_channels", "img_resolution", "label_dim")
-    bad = [n for n in numbers if not isinstance(manifest.get(n), int) or manifest[n] < 0]
+    numbers = {name: held.get(name) for name in Manifest.__annotations__}
+    bad = [name for name, n in numbers.items() if not isinstance(n, int) or n < 0]
+    manifest = cast("Manifest", held)
     if bad or not 1 <= manifest["shard_size"] <= MAX_SHARD:
         raise ValueError(f"{path} has no proper {', '.join(bad) or 'shard_size'}")
     return manifest
@@ -241,7 +255,11 @@ class PairFolder:
 
     def __call__(
         self, n: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    ) -> tuple[
+        Float[torch.Tensor, "n z_dim"],
+        Float[torch.Tensor, "n label_dim"] | None,
+        Float[torch.Tensor, "n c h w"],
+    ]:
         """Draw n pairs; everything random comes from the generator."""
         pair = int(torch.randint(self.manifest["num_pairs"], [], generator=generator))
         number = pair // self.manifest["shard_size"]
@@ -253,14 +271,14 @@ class PairFolder:
         return pairs.latents[chosen], labels, pairs.images[chosen]
 
 
-def _num_shards(manifest: dict[str, Any]) -> int:
+def _num_shards(manifest: Manifest) -> int:
     return -(-manifest["num_pairs"] // manifest["shard_size"])
 
 
-def _read_shard(folder: Path, manifest: dict[str, Any], number: int) -> Pairs:
+def _read_shard(folder: Path, manifest: Manifest, number: int) -> Pairs:
     path, size = folder / shard_name(number), manifest["shard_size"]
     m = min(size, manifest["num_pairs"] - number * size)
-    c, r, k = (manifest[name] for name in ("img_channels", "img_resolution", "label_dim"))
+    c, r, k = manifest["img_channels"], manifest["img_resolution"], manifest["label_dim"]
     wanted = {"latents": [m, c * r * r], "images": [m, c, r, r], "seeds": [m]}
     wanted |= {"labels": [m, k]} if k else {}
     try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
+from jaxtyping import Float
 
-from teachers.denoiser import Denoiser
+from roles import Denoiser, Sigma, WithFeatures
+from teachers.denoiser import DenoiserModule
 
 
-class Relabelled(Denoiser):
+class Relabelled(DenoiserModule):
     """A denoiser with other class numbers: class i of it is class class_map[i] of the inner one.
 
     Args:
@@ -42,18 +44,21 @@ class Relabelled(Denoiser):
         """How often the inner one was trained without its label."""
         return getattr(self.inner, "label_dropout", 0.0)
 
-    def round_sigma(self, sigma: torch.Tensor | float) -> torch.Tensor:
+    def round_sigma(self, sigma: float | Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
         """Return the nearest noise level that the inner one was trained for."""
-        return self.inner.round_sigma(sigma)
+        return getattr(self.inner, "round_sigma", torch.as_tensor)(sigma)
 
     @property
-    def features(self) -> Any:
+    def features(self) -> Callable[..., list[torch.Tensor]]:
         """What the inner one makes of noised images without labels, where it has features."""
-        return self.inner.features
+        return cast("WithFeatures", self.inner).features
 
     def forward(
-        self, x: torch.Tensor, sigma: torch.Tensor | float, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        x: Float[torch.Tensor, "n c h w"],
+        sigma: Sigma,
+        labels: Float[torch.Tensor, "#n label_dim"] | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w] under labels [n, len(class_map)]. See Denoiser."""
         if labels is not None:
             *_, labels = self.check_inputs(x, sigma, labels, dtype=x.dtype)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 
-from teachers.denoiser import Denoiser
+from checkpoints import with_options
+from roles import Denoiser
 
 SOLVERS = ("heun", "euler")
+Option = float | str | Sequence[float] | None  # of sample
 
 
 def noise_levels(
@@ -47,9 +49,9 @@ def noise_levels(
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
-    latents: torch.Tensor,
+    latents: Float[torch.Tensor, "n c h w"],
     *,
-    labels: torch.Tensor | None = None,
+    labels: Float[torch.Tensor, "#n label_dim"] | None = None,
     num_steps: int = 18,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
@@ -62,7 +64,7 @@ def sample(
     levels: Sequence[float] | None = None,
     generator: torch.Generator | SeedStreams | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> torch.Tensor:
+) -> Float[torch.Tensor, "n c h w"]:
     """Turn latents into images; no gradient is kept.
 
     The defaults are those of CIFAR-10 (Karras et al. 2022, Table 1).
@@ -160,12 +162,14 @@ class SeedStreams:
         self.device = torch.device(device)
         self.generators = [torch.Generator(device).manual_seed(seed % 2**32) for seed in seeds]
 
-    def randn(self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def randn(
+        self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32
+    ) -> Float[torch.Tensor, "n ..."]:
         """Draw unit Gaussian noise [number of seeds, *shape]."""
         options = {"dtype": dtype, "device": self.device}
         return torch.stack([torch.randn(*shape, generator=g, **options) for g in self.generators])
 
-    def randint(self, high: int) -> torch.Tensor:
+    def randint(self, high: int) -> Int[torch.Tensor, " n"]:
         """Draw a whole number in 0 to high - 1 for each seed, [number of seeds]."""
         draws = [torch.randint(high, [], generator=g, device=g.device) for g in self.generators]
         return torch.stack(draws)
@@ -173,7 +177,7 @@ class SeedStreams:
 
 def inputs_of_seeds(
     denoiser: Denoiser, seeds: Sequence[int], *, label: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None, SeedStreams]:
+) -> tuple[Float[torch.Tensor, "n c h w"], Float[torch.Tensor, "n label_dim"] | None, SeedStreams]:
     """Return latents, labels and streams of images by seed, on the CPU, as EDM's scripts draw them.
 
     Args:
@@ -206,8 +210,8 @@ def generate(
     label: int | None = None,
     batch: int = 64,
     device: torch.device | str = "cpu",
-    **options: Any,
-) -> Iterator[torch.Tensor]:
+    **options: Option,
+) -> Iterator[Float[torch.Tensor, "n c h w"]]:
     """Yield the images of the seeds in batches [n, c, h, w], about [-1, 1], not clamped.
 
     Everything random about an image comes from its seed: the batch changes rounding at most.
@@ -230,4 +234,6 @@ def generate(
             denoiser, seeds[start : start + batch], label=label
         )
         labels = None if labels is None else labels.to(device)
-        yield sample(denoiser, latents.to(device), labels=labels, generator=streams, **options)
+        yield with_options(
+            sample, options, denoiser, latents.to(device), labels=labels, generator=streams
+        )

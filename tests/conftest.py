@@ -12,11 +12,20 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["REFINE_OPS"] = "reference"
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
+
+# Packages whose calls are checked against the shapes in their signatures. Only here: at run time
+# nothing is installed, and a signature costs nothing.
+SHAPES_CHECKED = ["metrics", "roles", "students", "teachers"]
+jaxtyping.install_import_hook(
+    SHAPES_CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +43,14 @@ def _refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_refuse_the_network)
+
+
+@pytest.fixture
+def any_shape() -> Iterator[None]:
+    """For what a function itself says of tensors that its signature forbids."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

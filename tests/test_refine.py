@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import zipfile
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_a_run_ends_with_every_file_it_promises(finished):
 
 def test_the_written_pickle_differs_from_the_users_only_in_G_ema(files, finished):
     written = last_snapshot(finished)
-    before, after = checkpoints.read(files / "gan.pkl"), checkpoints.read(written)
+    before, after = (cast("Any", checkpoints.read(path)) for path in (files / "gan.pkl", written))
     assert list(before) == list(after)
     assert before["training_set_kwargs"] == after["training_set_kwargs"]
     for name in ("G", "D"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from checkpoints.pickles.names import Token
+from checkpoints.pickles.names import Call, Token
 from checkpoints.pickles.storages import MAX_DIMENSIONS, MAX_EXTENT
 from checkpoints.pickles.window import Window
 from checkpoints.records import UnsafeCheckpoint, printable
@@ -28,7 +29,7 @@ def make_dtype(code: str, align: bool | int, copy: bool | int) -> np.dtype:
     return DTYPES[code]
 
 
-def check_dtype_state(state: Any) -> None:
+def check_dtype_state(state: object) -> None:
     """Take the state that NumPy pickles with a little-endian number type, and no other."""
     if type(state) is not tuple or len(state) != 8 or type(state[1]) is not str:
         raise UnsafeCheckpoint("holds NumPy data of a structured or unknown type")
@@ -47,14 +48,14 @@ def make_scalar(dtype: np.dtype, data: Window) -> np.generic:
     return _values(dtype, 1, data)[0]
 
 
-def start_array(kind: Token, shape: tuple[int, ...], typecode: Window | str) -> np.ndarray:
+def start_array(kind: Token, shape: object, typecode: object) -> np.ndarray:
     """The empty array whose content follows in a BUILD."""
     if kind is not NDARRAY:
         raise UnsafeCheckpoint(f"rebuilds an array of type {kind.name}")
     return np.empty(0, dtype=np.int8)
 
 
-def fill_array(array: np.ndarray, state: Any) -> None:
+def fill_array(array: np.ndarray, state: object) -> None:
     """Give an array from `start_array` its (1, shape, dtype, is_fortran, bytes), in place."""
     if type(state) is not tuple or len(state) != 5:
         raise UnsafeCheckpoint("holds a NumPy array with a malformed state")
@@ -78,10 +79,13 @@ def make_array(
 
 
 def make_dill_array(
-    function: Any, args: tuple[Any, ...], state: tuple[Any, ...], attributes: Any = None
+    function: Call,
+    args: tuple[object, ...],
+    state: tuple[object, ...],
+    attributes: Mapping[object, object] | None = None,
 ) -> np.ndarray:
     """`dill._dill._create_array`: the parts of an array's own reduce value, and its attributes."""
-    if getattr(function, "function", None) is not start_array or len(args) != 3:
+    if function.function is not start_array or len(args) != 3:
         raise UnsafeCheckpoint("holds a dill array that is not made by numpy's _reconstruct")
     if attributes:
         raise UnsafeCheckpoint("holds a dill array with attributes of its own")
@@ -93,7 +97,7 @@ def make_dill_array(
     return array
 
 
-def checked_count(shape: Any) -> int:
+def checked_count(shape: object) -> int:
     """Number of elements of an array shape; UnsafeCheckpoint if it is none."""
     if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS:
         raise UnsafeCheckpoint("holds a NumPy array whose shape is no short tuple")

@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import pickletools
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar, cast
 
-from checkpoints.pickles.names import Call, New
+from checkpoints.pickles.names import Call, Names, New
 from checkpoints.pickles.window import Window
-from checkpoints.records import DICTS, UnsafeCheckpoint, printable
+from checkpoints.records import DICTS, Key, UnsafeCheckpoint, printable
 
 MAX_OPCODES = 1_000_000  # ten times what the largest published networks need
 MAX_INTEGER_BYTES = 64
 
+Build = Callable[[object, object], None]
+Container = TypeVar("Container")
 
-def refuse_build(target: Any, state: Any) -> None:
+
+def refuse_build(target: object, state: object) -> None:
     """Take no BUILD at all."""
     raise UnsafeCheckpoint(f"sets the state of a {type(target).__name__}")
 
 
-def refuse_persistent(identifier: Any) -> Any:
+def refuse_persistent(identifier: object) -> object:
     """Take no persistent identifier at all."""
     raise UnsafeCheckpoint("holds a persistent identifier outside of a tensor storage")
 
@@ -38,20 +41,20 @@ class Machine:
     def __init__(
         self,
         window: Window,
-        names: Mapping[tuple[str, str], Any],
+        names: Names,
         *,
-        build: Callable[[Any, Any], None] = refuse_build,
-        persistent: Callable[[Any], Any] = refuse_persistent,
+        build: Build = refuse_build,
+        persistent: Callable[[object], object] = refuse_persistent,
     ) -> None:
         self.window = window
         self.names = names
         self.build = build
         self.persistent = persistent
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stacks under each open MARK
-        self.memo: dict[int, Any] = {}
+        self.stack: list[object] = []
+        self.below: list[list[object]] = []  # the stacks under each open MARK
+        self.memo: dict[int, object] = {}
 
-    def run(self) -> Any:
+    def run(self) -> object:
         """Give the one value that the pickle leaves."""
         take = self.window.take
         if take(1) != b"\x80":
@@ -75,29 +78,29 @@ class Machine:
                 return UnsafeCheckpoint(f"uses {opcode.name}, an opcode that no network file needs")
         return ValueError(f"is a broken pickle: byte {self.window.position - 1} is no opcode")
 
-    def _unpack(self, layout: str) -> Any:
+    def _unpack(self, layout: str) -> int:
         return struct.unpack(layout, self.window.take(struct.calcsize(layout)))[0]
 
-    def _top(self) -> Any:
+    def _top(self) -> object:
         if not self.stack:
             raise ValueError("is a broken pickle: its stack runs empty")
         return self.stack[-1]
 
-    def _pop(self) -> Any:
+    def _pop(self) -> object:
         self._top()
         return self.stack.pop()
 
-    def _pop_mark(self) -> list[Any]:
+    def _pop_mark(self) -> list[object]:
         if not self.below:
             raise ValueError("is a broken pickle: it closes a mark that it never set")
         items, self.stack = self.stack, self.below.pop()
         return items
 
-    def _target(self, kinds: tuple[type, ...]) -> Any:
+    def _target(self, *kinds: type[Container]) -> Container:
         target = self._top()
         if type(target) not in kinds:
             raise UnsafeCheckpoint(f"adds items to a {type(target).__name__}")
-        return target
+        return cast("Container", target)
 
     # Frames and protocol.
 
@@ -113,11 +116,11 @@ class Machine:
 
     # Atoms.
 
-    def _constant(self, value: Any) -> None:
+    def _constant(self, value: bool | None) -> None:
         self.stack.append(value)
 
     def _number(self, layout: str) -> None:
-        self.stack.append(self._unpack(layout))
+        self.stack += struct.unpack(layout, self.window.take(struct.calcsize(layout)))
 
     def _integer(self, layout: str) -> None:
         size = self._unpack(layout)
@@ -150,27 +153,27 @@ class Machine:
 
     def _append(self) -> None:
         item = self._pop()
-        self._target((list,)).append(item)
+        self._target(list).append(item)
 
     def _appends(self) -> None:
         items = self._pop_mark()
-        self._target((list,)).extend(items)
+        self._target(list).extend(items)
 
     def _setitem(self) -> None:
         value, key = self._pop(), self._pop()
-        self._target(DICTS)[checked_key(key)] = value
+        self._target(*DICTS)[checked_key(key)] = value
 
     def _setitems(self) -> None:
         items = self._pop_mark()
         if len(items) % 2:
             raise ValueError("is a broken pickle: a key has no value")
-        target = self._target(DICTS)
+        target = self._target(*DICTS)
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[checked_key(key)] = value
 
     def _additems(self) -> None:
         items = self._pop_mark()
-        self._target((set,)).update(map(checked_key, items))
+        self._target(set).update(map(checked_key, items))
 
     # Memo.
 
@@ -214,7 +217,7 @@ class Machine:
             raise ValueError(f"is a broken pickle: wrong arguments for {name} ({kinds})")
         # Work grows with the arguments, and the memo can offer the same ones again and again.
         self.window.budget.spend(sum(len(arg) for arg in args if isinstance(arg, (str, tuple))))
-        self.window.budget.spend(sum(8 * len(arg) for arg in args if type(arg) in (list, *DICTS)))
+        self.window.budget.spend(sum(8 * len(arg) for arg in args if isinstance(arg, list | dict)))
         self.stack.append(function.function(*args))
 
     def _newobj(self) -> None:
@@ -240,17 +243,18 @@ def text(raw: bytes) -> str:
         raise ValueError(f"is a broken pickle: text that is not UTF-8 ({error.reason})") from None
 
 
-def checked_key(key: Any) -> Any:
+def checked_key(key: object) -> Key:
     """A dict key or set member whose hash is cheap and cannot be made to collide."""
-    is_small = type(key) is int and abs(key) < 2**32
-    if not (is_small or key is None or type(key) in (str, bool)):
-        kind = type(key).__name__
-        raise UnsafeCheckpoint(f"uses a {kind} as a key; names and small integers may be keys")
-    return key
+    if key is None or type(key) is str or type(key) is bool:
+        return key
+    if type(key) is int and abs(key) < 2**32:
+        return key
+    kind = type(key).__name__
+    raise UnsafeCheckpoint(f"uses a {kind} as a key; names and small integers may be keys")
 
 
 # Opcode: its name in pickletools, the method that runs it, the method's arguments.
-OPCODES: dict[bytes, tuple[str, Callable[..., None], tuple[Any, ...]]] = {
+OPCODES: dict[bytes, tuple[str, Callable[..., None], tuple[object, ...]]] = {
     b"\x80": ("PROTO", Machine._proto, ()),
     b"\x95": ("FRAME", Machine._frame, ()),
     b"N": ("NONE", Machine._constant, (None,)),

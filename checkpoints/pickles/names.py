@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True)
 class Call:
     """What REDUCE may call: our function, the types of its arguments, how many may be left out."""
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
     types: tuple[type | tuple[type, ...], ...] = ()
     optional: int = 0
 
-    def accepts(self, args: tuple[Any, ...]) -> bool:
+    def accepts(self, args: tuple[object, ...]) -> bool:
         """Whether number and types of the arguments are right."""
         if not len(self.types) - self.optional <= len(args) <= len(self.types):
             return False
@@ -26,7 +27,7 @@ class Call:
 class New:
     """What NEWOBJ may make: our function without arguments."""
 
-    function: Callable[[], Any]
+    function: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Token:
 
     name: str
 
+
+# Module and name -> what they stand for.
+Names = Mapping[tuple[str, str], Call | New | Token | torch.dtype]
 
 # Classes that a file may name without bringing their source. Reading makes a `Record` of such an
 # object and imports nothing, so an entry here gives a file no power.

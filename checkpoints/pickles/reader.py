@@ -10,22 +10,29 @@ import io
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeGuard, cast
 
 import numpy as np
 import torch
 
 from checkpoints.pickles import arrays
-from checkpoints.pickles.machine import Machine
-from checkpoints.pickles.names import PLAIN_CLASSES, Call, New, Token
+from checkpoints.pickles.machine import Build, Machine
+from checkpoints.pickles.names import PLAIN_CLASSES, Call, Names, New, Token
 from checkpoints.pickles.settle import Settler
 from checkpoints.pickles.storages import HEADER, Storage, parse_storage, view_storage
-from checkpoints.pickles.torch_files import Build, Names, read_archive, read_old
+from checkpoints.pickles.torch_files import read_archive, read_old
 from checkpoints.pickles.window import Budget, Window
-from checkpoints.records import DICTS, PERSISTENCE_VERSION, EasyDict, Record, UnsafeCheckpoint
+from checkpoints.records import (
+    DICTS,
+    PERSISTENCE_VERSION,
+    EasyDict,
+    Record,
+    UnsafeCheckpoint,
+    Value,
+)
 from checkpoints.safetensors import read_safetensors
 from checkpoints.web.cache import local
 
@@ -34,7 +41,7 @@ SIZES = (tuple, torch.Size)
 OLD = HEADER[:12]  # how files of torch.save began before it wrote zip archives
 
 
-def read(path_or_url: str | Path) -> Any:
+def read(path_or_url: str | Path) -> Value:
     """What a network file holds, as plain data; nothing in the file is run or imported.
 
     Returns dicts, lists, tuples, sets, text, bytes, numbers, `EasyDict`, NumPy numbers and arrays,
@@ -51,7 +58,7 @@ def read(path_or_url: str | Path) -> Any:
     return read_with_names(path_or_url)[0]
 
 
-def read_with_names(path_or_url: str | Path) -> tuple[Any, list[str]]:
+def read_with_names(path_or_url: str | Path) -> tuple[Value, list[str]]:
     """As `read`, and the sorted names of all globals that the file refers to, storages included."""
     path = local(path_or_url)
     if not stat.S_ISREG(path.stat().st_mode):
@@ -74,15 +81,15 @@ def _budget(size: int) -> Budget:
     return Budget(2 * size + 2**24)
 
 
-def read_stream(file: BinaryIO, size: int, *, budget: Budget | None = None) -> Any:
+def read_stream(file: BinaryIO, size: int, *, budget: Budget | None = None) -> Value:
     """As `read`, from an open binary file of size bytes that can be sought."""
     budget = budget or _budget(size)
     window = Window(file, 0, size, budget)
     names = {**NAMES, **protocol_2_names(budget)}
-    return Settler().settle(_format(window)(window, names, build))
+    return cast("Value", Settler().settle(_format(window)(window, names, build)))
 
 
-def _format(window: Window) -> Callable[[Window, Names, Build], Any]:
+def _format(window: Window) -> Callable[[Window, Names, Build], object]:
     """What reads this file, by its first bytes."""
     head = Window(window.file, 0, window.stop, window.budget).take(min(window.stop, len(OLD)))
     if not head:
@@ -96,7 +103,7 @@ def _format(window: Window) -> Callable[[Window, Names, Build], Any]:
     return _read_pickle
 
 
-def _read_pickle(window: Window, names: Names, build: Build) -> Any:
+def _read_pickle(window: Window, names: Names, build: Build) -> object:
     """What the one pickle in the window holds."""
     value = Machine(window, names, build=build).run()
     if window.position != window.stop:
@@ -107,7 +114,7 @@ def _read_pickle(window: Window, names: Names, build: Build) -> Any:
     return value
 
 
-def protocol_2_names(budget: Budget) -> dict[tuple[str, str], Any]:
+def protocol_2_names(budget: Budget) -> Names:
     """The two forms of bytes in protocol 2: text to be encoded as latin1, and none at all."""
 
     def encode(characters: str = "", codec: str = "latin1") -> Window:
@@ -126,7 +133,7 @@ def protocol_2_names(budget: Budget) -> dict[tuple[str, str], Any]:
     }
 
 
-def build(target: Any, state: Any) -> None:
+def build(target: object, state: object) -> None:
     """BUILD: the state of a plain record, once, or of a NumPy type or array."""
     if type(target) is Record and target.module is not None and not target.state:
         if type(state) is not dict:
@@ -140,7 +147,7 @@ def build(target: Any, state: Any) -> None:
         raise UnsafeCheckpoint(f"sets the state of a {type(target).__name__}")
 
 
-def make_record(meta: dict[str, Any]) -> Record:
+def make_record(meta: dict[str, object]) -> Record:
     """A persistent object (formats of torch_utils.persistence, version 6) as a record."""
     if set(meta) != META_KEYS:
         raise UnsafeCheckpoint(
@@ -164,7 +171,7 @@ def make_record(meta: dict[str, Any]) -> Record:
     return Record(name, None, None, state, source=source)
 
 
-def is_class_name(name: Any) -> bool:
+def is_class_name(name: object) -> TypeGuard[str]:
     """Whether this can be the name of a class, and is not absurdly long."""
     return type(name) is str and name.isidentifier() and len(name) <= 100
 
@@ -180,8 +187,8 @@ def make_tensor(
     size: tuple[int, ...],
     stride: tuple[int, ...],
     requires_grad: bool = False,
-    hooks: dict[str, Any] | None = None,
-    metadata: Any = None,
+    hooks: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
 ) -> torch.Tensor:
     """A tensor over a part of a storage, as a copy that does not require a gradient."""
     if hooks or metadata:
@@ -190,7 +197,7 @@ def make_tensor(
 
 
 def make_parameter(
-    data: torch.Tensor, requires_grad: bool, hooks: dict[str, Any]
+    data: torch.Tensor, requires_grad: bool, hooks: Mapping[str, object]
 ) -> torch.nn.Parameter:
     """A parameter that does not require a gradient."""
     if hooks:
@@ -204,14 +211,15 @@ def make_size(sizes: tuple[int, ...]) -> torch.Size:
     return torch.Size(sizes)
 
 
-def make_set(items: list[Any]) -> set[Any]:
+def make_set(items: list[object]) -> set[str]:
     """A set of names, in the form of protocols 2 and 3."""
+    names = {item for item in items if type(item) is str}
     if not all(type(item) is str for item in items):
         raise UnsafeCheckpoint("holds a set of something else than names")
-    return set(items)
+    return names
 
 
-NAMES: dict[tuple[str, str], Any] = {
+NAMES: Names = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): Call(make_record, (dict,)),
     ("dnnlib.util", "EasyDict"): New(EasyDict),
     ("collections", "OrderedDict"): Call(OrderedDict),

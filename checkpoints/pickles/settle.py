@@ -6,8 +6,6 @@ network's state is what `torch.nn.Module` keeps: tensors by name, modules by nam
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -24,11 +22,11 @@ class Settler:
     """Checks one file's data and turns the bytes objects still unread into bytes, in place."""
 
     def __init__(self) -> None:
-        self.settled: dict[int, tuple[Any, Any]] = {}  # id -> (value, what it became)
+        self.settled: dict[int, tuple[object, object]] = {}  # id -> (value, what it became)
         self.open: set[int] = set()
         self.claimed: set[int] = set()
 
-    def settle(self, value: Any) -> Any:
+    def settle(self, value: object) -> object:
         """The value without tokens of the machine."""
         kind = type(value)
         if kind in LEAVES or kind in ARRAYS or isinstance(value, np.generic):
@@ -43,23 +41,22 @@ class Settler:
         self.settled[id(value)] = (value, result)
         return result
 
-    def _settle_container(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is Window:
+    def _settle_container(self, value: object) -> object:
+        if type(value) is Window:
             return value.content()
-        if kind is tuple:
+        if type(value) is tuple:
             items = tuple(self.settle(item) for item in value)
             changed = any(new is not old for new, old in zip(items, value, strict=True))
             return items if changed else value
-        if kind is list:
+        if type(value) is list:
             value[:] = [self.settle(item) for item in value]
-        elif kind in DICTS:
+        elif isinstance(value, dict) and type(value) in DICTS:
             for key, item in value.items():
                 value[key] = self.settle(item)
-        elif kind is Record:
+        elif type(value) is Record:
             self._settle_record(value)
         else:
-            raise UnsafeCheckpoint(f"holds a bare {kind.__name__} where data belongs")
+            raise UnsafeCheckpoint(f"holds a bare {type(value).__name__} where data belongs")
         return value
 
     def _settle_record(self, record: Record) -> None:
@@ -81,8 +78,7 @@ class Settler:
     def _check_members(self, record: Record, group: str, kind: type) -> None:
         if group not in record.state:
             return
-        members = record.state[group]
-        self._claim(members, record)
+        members = self._claim(record.state[group], record)
         for name, member in members.items():
             if type(name) is not str or not name or "." in name or len(name) > MAX_NAME:
                 raise UnsafeCheckpoint(
@@ -92,13 +88,14 @@ class Settler:
                 where = f"{printable(name)} in {group} of {record.class_name}"
                 raise UnsafeCheckpoint(f"has a {type(member).__name__} as {where}")
 
-    def _claim(self, owned: Any, record: Record) -> None:
+    def _claim(self, owned: object, record: Record) -> dict[object, object]:
         """Each object has its own dicts; one shared by many would make every walk quadratic."""
-        if type(owned) not in DICTS or id(owned) in self.claimed:
+        if not isinstance(owned, dict) or type(owned) not in DICTS or id(owned) in self.claimed:
             raise UnsafeCheckpoint(f"gives {record.class_name} a state that is no dict of its own")
         self.claimed.add(id(owned))
+        return owned
 
 
-def is_no_hook(value: Any) -> bool:
+def is_no_hook(value: object) -> bool:
     """Whether a hook attribute of a module is an empty container or a flag."""
     return value is None or type(value) is bool or (type(value) in DICTS and not value)

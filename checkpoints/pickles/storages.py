@@ -14,7 +14,6 @@ import pickle
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -116,7 +115,7 @@ def blob_header(blob: Window) -> Window:
 class _Reference:
     """The persistent identifier ('storage', type, key, location, numel, None) of a blob."""
 
-    def __init__(self, identifier: Any) -> None:
+    def __init__(self, identifier: object) -> None:
         if type(identifier) is not tuple or len(identifier) != 6:
             raise UnsafeCheckpoint("holds a tensor blob whose storage reference is malformed")
         kind, storage, key, location, numel, view = identifier

@@ -16,27 +16,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from checkpoints.atomic import replacing
-from checkpoints.pickles.machine import Machine
-from checkpoints.pickles.names import Call, Token
+from checkpoints.pickles.machine import Build, Machine
+from checkpoints.pickles.names import Call, Names, Token
 from checkpoints.pickles.settle import MAX_DEPTH
 from checkpoints.pickles.storages import DTYPES, MAX_EXTENT, STORAGE_NAMES, Storage, check_head
 from checkpoints.pickles.window import Window
 from checkpoints.pickles.zips import Members
 from checkpoints.records import DICTS, Record, UnsafeCheckpoint, printable
 
-Names = Mapping[tuple[str, str], Any]
-Build = Callable[[Any, Any], None]
 MAX_STORAGES = 2**16
-REBUILDERS = ("_rebuild_tensor", "_rebuild_tensor_v2")
+REBUILDERS = tuple(("torch._utils", f"_rebuild_tensor{version}") for version in ("", "_v2"))
 LEAVES = (type(None), bool, int, float, str, bytes, torch.dtype, torch.Size)
 
 
-def read_archive(window: Window, names: Names, build: Build) -> Any:
+def read_archive(window: Window, names: Names, build: Build) -> object:
     """What the zip archive in the window holds; its storages become tensors one by one."""
     members = Members(window)
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
@@ -66,7 +63,7 @@ def read_archive(window: Window, names: Names, build: Build) -> Any:
     return value
 
 
-def read_old(window: Window, names: Names, build: Build) -> Any:
+def read_old(window: Window, names: Names, build: Build) -> object:
     """What a file of the older format holds.
 
     Where a storage lies is known only at the end of the pickle that refers to it, so that pickle is
@@ -85,8 +82,9 @@ def read_old(window: Window, names: Names, build: Build) -> Any:
 
     names = {**names, **STORAGE_NAMES}
     sketch = {
-        ("torch._utils", name): Call(_no_tensor, names["torch._utils", name].types, 1)
-        for name in REBUILDERS
+        key: Call(_no_tensor, call.types, 1)
+        for key, call in names.items()
+        if key in REBUILDERS and isinstance(call, Call)
     }
     fill = partial(_build, build)
     Machine(window, {**names, **sketch}, build=fill, persistent=_Finder(declare)).run()
@@ -96,7 +94,7 @@ def read_old(window: Window, names: Names, build: Build) -> Any:
     return Machine(again, names, build=fill, persistent=finder).run()
 
 
-def _no_tensor(*parts: Any) -> torch.Tensor:
+def _no_tensor(*parts: object) -> torch.Tensor:
     return torch.empty(0)
 
 
@@ -125,13 +123,14 @@ class _Finder:
     def __init__(self, find: Callable[[str, torch.dtype, int], Storage]) -> None:
         self.find = find
 
-    def __call__(self, identifier: Any) -> Storage:
-        parts: list[Any] = list(identifier) if type(identifier) is tuple else []
+    def __call__(self, identifier: object) -> Storage:
+        parts: list[object] = list(identifier) if type(identifier) is tuple else []
         if len(parts) not in (5, 6) or any(part is not None for part in parts[5:]):
             raise UnsafeCheckpoint("holds a storage reference that is malformed")
         kind, storage, key, location, numel = parts[:5]
-        strings = all(type(part) is str for part in (kind, key, location))
-        if not strings or kind != "storage" or type(storage) is not Token:
+        if type(kind) is not str or type(key) is not str or type(location) is not str:
+            raise UnsafeCheckpoint("holds a storage reference that is malformed")
+        if kind != "storage" or type(storage) is not Token:
             raise UnsafeCheckpoint("holds a storage reference that is malformed")
         if storage.name not in DTYPES:
             raise UnsafeCheckpoint(f"holds a storage of the type {storage.name}")
@@ -140,14 +139,14 @@ class _Finder:
         return self.find(key, DTYPES[storage.name], numel)
 
 
-def _build(build: Build, target: Any, state: Any) -> None:
+def _build(build: Build, target: object, state: object) -> None:
     """BUILD: a state dict also brings the versions of its layers, which nothing here asks for."""
     if type(target) is OrderedDict and type(state) is dict and list(state) == ["_metadata"]:
         return
     build(target, state)
 
 
-def write_torch_file(data: Any, path: str | Path) -> None:
+def write_torch_file(data: object, path: str | Path) -> None:
     """Write plain data as a zip archive that `torch.load` reads, as a whole or not at all.
 
     Tensors go to the CPU and each gets a storage of its own. A record of `argparse.Namespace`
@@ -162,7 +161,7 @@ def write_torch_file(data: Any, path: str | Path) -> None:
         torch.save(plain, file)
 
 
-def _plain(value: Any, done: dict[int, Any], depth: int = 0) -> Any:
+def _plain(value: object, done: dict[int, object], depth: int = 0) -> object:
     """The value without records of ours; what is shared in it stays shared."""
     if type(value) in LEAVES:
         return value
@@ -173,15 +172,15 @@ def _plain(value: Any, done: dict[int, Any], depth: int = 0) -> Any:
     return done[id(value)]
 
 
-def _plain_object(value: Any, done: dict[int, Any], depth: int) -> Any:
+def _plain_object(value: object, done: dict[int, object], depth: int) -> object:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    if type(value) in DICTS:
+    if isinstance(value, dict) and type(value) in DICTS:
         kind = OrderedDict if type(value) is OrderedDict else dict
         return kind((key, _plain(item, done, depth)) for key, item in value.items())
-    if type(value) in (list, tuple, set):
+    if isinstance(value, list | tuple | set) and type(value) in (list, tuple, set):
         return type(value)(_plain(item, done, depth) for item in value)
     if type(value) is Record and (value.module, value.class_name) == ("argparse", "Namespace"):
-        return argparse.Namespace(**_plain(value.state, done, depth))
+        return argparse.Namespace(**{k: _plain(v, done, depth) for k, v in value.state.items()})
     name = repr(value) if type(value) is Record else type(value).__name__
     raise ValueError(f"{name} cannot be written to a torch file; plain values and tensors can")

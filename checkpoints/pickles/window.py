@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+import numpy as np
 
 from checkpoints.records import UnsafeCheckpoint
 
@@ -76,9 +78,9 @@ class Window:
         self.budget.spend(len(self))
         return Window(self.file, self.start, self.stop, self.budget).take(len(self))
 
-    def fill(self, memory: Any, offset: int) -> None:
+    def fill(self, memory: np.ndarray, offset: int) -> None:
         """Read into a writable buffer, from offset bytes after the start of the window."""
-        num_bytes = memoryview(memory).nbytes
+        num_bytes = memory.nbytes
         if offset < 0 or offset + num_bytes > len(self):
             raise ValueError(f"has no {num_bytes} bytes at byte {self.start + offset}")
         self.budget.spend(num_bytes)

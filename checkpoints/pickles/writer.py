@@ -22,14 +22,14 @@ from checkpoints.pickles.machine import checked_key
 from checkpoints.pickles.names import PLAIN_CLASSES
 from checkpoints.pickles.settle import MAX_DEPTH
 from checkpoints.pickles.storages import flat_bytes, storage_header
-from checkpoints.records import PERSISTENCE_VERSION, EasyDict, Record
+from checkpoints.records import PERSISTENCE_VERSION, EasyDict, Key, Record
 
 PROTOCOL_4 = b"\x80\x04"
 STOP = b"."
 MULTIARRAY = "numpy.core.multiarray"
 
 
-def write(data: Any, path: str | Path) -> None:
+def write(data: object, path: str | Path) -> None:
     """Write what `checkpoints.read` gave, or data of the same kinds, as a network pickle.
 
     Key order, class names, embedded source text and unknown entries stay as they are; the same data
@@ -50,12 +50,12 @@ class Emitter:
 
     def __init__(self, file: BinaryIO) -> None:
         self.put = file.write
-        self.memo: dict[Any, int] = {}
-        self.kept: list[Any] = []  # alive, so that no id is used twice
+        self.memo: dict[object, int] = {}
+        self.kept: list[object] = []  # alive, so that no id is used twice
         self.open: list[int] = []
         self.num_storages = 0
 
-    def emit(self, value: Any) -> None:
+    def emit(self, value: object) -> None:
         """Write the opcodes that leave this value on the stack."""
         kind = type(value)
         if kind in ATOMS:
@@ -70,7 +70,7 @@ class Emitter:
             self._emit_shared(value)
             self.open.pop()
 
-    def _emit_shared(self, value: Any) -> None:
+    def _emit_shared(self, value: object) -> None:
         if isinstance(value, torch.Tensor):
             self._tensor(value)
         elif isinstance(value, np.ndarray | np.generic):
@@ -83,20 +83,20 @@ class Emitter:
                 "network file; plain values, tensors, NumPy numbers and arrays, and records can"
             )
 
-    def _recall(self, key: Any) -> bool:
+    def _recall(self, key: object) -> bool:
         if key not in self.memo:
             return False
         self.put(opcodes.get(self.memo[key]))
         return True
 
-    def _memoize(self, key: Any, value: Any = None) -> None:
+    def _memoize(self, key: object, value: object = None) -> None:
         self.memo[key] = len(self.memo)
         self.kept.append(value)
         self.put(b"\x94")
 
     # Atoms.
 
-    def _constant(self, value: Any) -> None:
+    def _constant(self, value: bool | None) -> None:
         self.put({None: b"N", True: b"\x88", False: b"\x89"}[value])
 
     def _int(self, value: int) -> None:
@@ -124,14 +124,14 @@ class Emitter:
 
     # Containers.
 
-    def _tuple(self, value: tuple[Any, ...]) -> None:
+    def _tuple(self, value: tuple[object, ...]) -> None:
         if not value:
             self.put(b")")
             return
         self._tuple_of(value)
         self._memoize(id(value), value)
 
-    def _tuple_of(self, items: Sequence[Any]) -> None:
+    def _tuple_of(self, items: Sequence[object]) -> None:
         """A tuple that nothing else refers to."""
         if len(items) > 3:
             self.put(b"(")
@@ -139,29 +139,30 @@ class Emitter:
             self.emit(item)
         self.put({0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}.get(len(items), b"t"))
 
-    def _list(self, value: list[Any]) -> None:
+    def _list(self, value: list[object]) -> None:
         self.put(b"]")
         self._memoize(id(value), value)
         self._items(value, b"e")
 
-    def _set(self, value: set[Any]) -> None:
+    def _set(self, value: set[object]) -> None:
         self.put(b"\x8f")
         self._memoize(id(value), value)
         members = sorted(map(checked_key, value), key=lambda item: (type(item).__name__, item))
         self._items(members, b"\x90")
 
-    def _items(self, items: Sequence[Any], close: bytes) -> None:
+    def _items(self, items: Sequence[object], close: bytes) -> None:
         if items:
             self.put(b"(")
             for item in items:
                 self.emit(item)
             self.put(close)
 
-    def _dict(self, value: dict[Any, Any]) -> None:
-        if type(value) is EasyDict:
+    def _dict(self, value: dict[Key, object]) -> None:
+        kind = type(value)
+        if kind is EasyDict:
             self._global("dnnlib.util", "EasyDict")
             self.put(b")\x81")
-        elif type(value) is OrderedDict:
+        elif kind is OrderedDict:
             self._global("collections", "OrderedDict")
             self.put(b")R")
         else:

@@ -148,10 +148,12 @@ def load_lpips(vgg: str | Path, linear: str | Path, *, size: int | None = 224) -
         ValueError: they are not those.
         OSError: one cannot be read.
     """
-    found = [checkpoints.read(path) for path in (vgg, linear)]
-    for path, weights in zip((vgg, linear), found, strict=True):
-        if not isinstance(weights, dict):
+    found = []
+    for path in (vgg, linear):
+        weights = checkpoints.read(path)
+        if not checkpoints.is_state_dict(weights):
             raise ValueError(f"{path}: holds no table of weights; give the state dict file")
+        found.append(weights)
     lpips = Lpips(*found, size=size)
     hashes = [cache.sha256(Path(path))[:8] for path in (vgg, linear)]
     lpips.name = f"LPIPS-VGG of {' and '.join(hashes)}"

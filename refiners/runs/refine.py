@@ -183,7 +183,10 @@ class RefineJob:
         """Return a student from its file, or the one given."""
         if not isinstance(student, (str, Path)):
             return student
-        return students.load(student, network=self.network, device=device)
+        loaded = students.load(student, network=self.network, device=device)
+        if not isinstance(loaded, Student):
+            raise ValueError(f"{self.network} of {student} makes no images; refine a generator")
+        return loaded
 
     def load_teacher(self, device: str) -> Denoiser:
         """Return the teacher from its file, or the one given."""

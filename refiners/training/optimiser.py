@@ -47,7 +47,7 @@ def replicated(network: torch.nn.Module, processes: Processes) -> torch.nn.Modul
     return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
 
 
-def summing_up(network: torch.nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
+def summing_up(network: Network, *, last: bool) -> contextlib.AbstractContextManager[None]:
     """Return where a pass and its backward pass are done: the last piece's alone waits for all."""
     if last or not isinstance(network, DistributedDataParallel):
         return contextlib.nullcontext()

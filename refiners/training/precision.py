@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 
@@ -59,7 +60,7 @@ def prepare(network: Network, settings: Settings, device: torch.device) -> None:
     """
     is_denoiser = hasattr(network, "label_dim")
     if settings.channels_last and is_denoiser:
-        network.to(memory_format=torch.channels_last)
+        cast("Any", network).to(memory_format=torch.channels_last)  # which its types leave out
     # A one-step student is a denoiser within.
     is_low = settings.precision == "bf16" and (is_denoiser or hasattr(network, "denoiser"))
     for name in ("forward", "features"):

@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Int
 
-from students.base import Student
+from roles import Student
+from students.base import StudentModule
 
 ADAPTS = ("area", "crop", "tiles")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode L
 
 
-class Bridge(Student):
+class Bridge(StudentModule):
     """A student whose images have the teacher's size.
 
     Its weights are those of the inner student alone, under the prefix `inner.`.
@@ -72,19 +74,21 @@ class Bridge(Student):
         self.register_buffer("colours", colours, persistent=False)
         self.register_buffer("across", across, persistent=False)
 
-    def sample_latents(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+    def sample_latents(
+        self, n: int, *, generator: torch.Generator | None = None
+    ) -> Float[torch.Tensor, "n z_dim"]:
         """Draw n latents [n, z_dim] as the inner student does."""
         return self.inner.sample_latents(n, generator=generator)
 
     def forward(
         self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
+        z: Float[torch.Tensor, "n z_dim"],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
-    ) -> torch.Tensor:
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return the images as the teacher sees them, [n, img_channels, r, r].
 
         The arguments and errors are those of the inner student. Windows and classes that the bridge
@@ -102,7 +106,7 @@ class Bridge(Student):
         )
         return self.view(x)
 
-    def view(self, x: torch.Tensor) -> torch.Tensor:
+    def view(self, x: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n c_seen r r"]:
         """Map images of the inner student [n, c, h, w] to what the teacher sees of them."""
         if self.inner.img_channels != self.img_channels:
             x = torch.einsum("oc,nchw->nohw", self.colours.to(x.dtype), x)
@@ -156,7 +160,7 @@ class Bridge(Student):
         return f"through {teacher_r} x {teacher_r} windows {place}, pixel by pixel"
 
 
-def resampling_matrix(size: int, new_size: int) -> torch.Tensor:
+def resampling_matrix(size: int, new_size: int) -> Float[torch.Tensor, "new_size size"]:
     """Return W [new_size, size], whose rows sum to 1: W x resamples a row x of pixels.
 
     Down: the mean over the area of each new pixel, which keeps the mean of the row. Up: linear
@@ -174,7 +178,7 @@ def resampling_matrix(size: int, new_size: int) -> torch.Tensor:
     return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
-def channel_matrix(channels: int, new_channels: int) -> torch.Tensor:
+def channel_matrix(channels: int, new_channels: int) -> Float[torch.Tensor, "c_new c"]:
     """Return M [new_channels, channels]: gray to equal red, green and blue, colour to its luma.
 
     Raises:
@@ -197,7 +201,9 @@ def channel_matrix(channels: int, new_channels: int) -> torch.Tensor:
     )
 
 
-def windows(x: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Tensor:
+def windows(
+    x: Float[torch.Tensor, "n c h w"], corners: Int[torch.Tensor, "n 2"], size: int
+) -> Float[torch.Tensor, "n c size size"]:
     """Cut one size x size window out of each image [n, c, h, w], at its corner (row, column)."""
     steps = torch.arange(size, device=x.device)
     rows, columns = corners[:, :1] + steps, corners[:, 1:] + steps

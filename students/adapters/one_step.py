@@ -11,19 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from jaxtyping import Float
 
 import checkpoints
-from checkpoints import Record
-from students.base import Student, check_labels, check_noise_mode
+from checkpoints import Record, Value
+from roles import Denoiser
+from students.base import StudentModule, check_labels, check_noise_mode
 
 SIGMA_INIT = 2.5  # Zhou et al. 2024, Table 6
 NETWORK_KEYS = ("ema", "net")
 
 
-class OneStep(Student):
+class OneStep(StudentModule):
     """A one-step generator on a denoiser's weights; it has no truncation and no noise of its own.
 
     Args:
@@ -39,7 +40,7 @@ class OneStep(Student):
         ValueError: a noise level that the denoiser does not know.
     """
 
-    def __init__(self, denoiser: Any, *, sigma_init: float = SIGMA_INIT):
+    def __init__(self, denoiser: Denoiser, *, sigma_init: float = SIGMA_INIT):
         low, high = denoiser.sigma_min, denoiser.sigma_max
         if not 0 < sigma_init < math.inf or not low <= sigma_init <= high:
             raise ValueError(
@@ -62,14 +63,14 @@ class OneStep(Student):
 
     def forward(
         self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
+        z: Float[torch.Tensor, "n ..."],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
-    ) -> torch.Tensor:
-        """Return images [n, c, h, w], about [-1, 1], not clamped.
+    ) -> Float[torch.Tensor, "n c h w"]:
+        """Return images, about [-1, 1], not clamped.
 
         Args:
             z: unit Gaussian noise [n, z_dim], or of the images' shape [n, c, h, w].
@@ -133,11 +134,11 @@ def recorded_sigma(path_or_url: str | Path) -> float | None:
     return sigma
 
 
-def _network(data: Any, source: str | Path) -> Record:
-    held = data if isinstance(data, Mapping) else {"ema": data}
+def _network(data: Value, source: str | Path) -> Record:
     for key in NETWORK_KEYS:
-        if isinstance(held.get(key), Record):
-            return held[key]
+        found = data.get(key) if isinstance(data, Mapping) else data
+        if isinstance(found, Record):
+            return found
     raise ValueError(
         f"{source} holds no denoiser under {' or '.join(NETWORK_KEYS)}; a one-step student is "
         "written on the file of its teacher"

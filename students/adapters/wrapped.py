@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 
-from students.base import Student, check_labels, check_latents, check_noise_mode
+from students.base import StudentModule, check_labels, check_latents, check_noise_mode
 
 
-class WrappedStudent(Student):
+class WrappedStudent(StudentModule):
     """Any module (z, c) -> images as a student; made by `wrap`."""
 
     def __init__(
@@ -28,13 +29,13 @@ class WrappedStudent(Student):
 
     def forward(
         self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
+        z: Float[torch.Tensor, "n z_dim"],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
-    ) -> torch.Tensor:
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return the module's images [n, c, h, w]; its noise, if it has any, is its own affair.
 
         Raises:
@@ -57,7 +58,7 @@ class WrappedStudent(Student):
 
 def wrap(
     module: torch.nn.Module, *, z_dim: int, c_dim: int = 0, img_resolution: int, img_channels: int
-) -> Student:
+) -> WrappedStudent:
     """Make a student of any module (z [n, z_dim], c one-hot [n, c_dim] or None) -> images.
 
     Args:

@@ -14,12 +14,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from checkpoints import replacing
-from students.base import Student
+from students.base import StudentModule
 
 OPSET = 18  # what torch's exporter writes without converting, since torch 2.6
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -28,9 +27,9 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 class Synthesis(torch.nn.Module):
     """ws -> images with fixed noise."""
 
-    def __init__(self, student: Any):
+    def __init__(self, student: StudentModule):
         super().__init__()
-        self.synthesis = student.synthesis
+        self.synthesis = student.get_submodule("synthesis")
 
     def forward(self, ws: torch.Tensor) -> torch.Tensor:
         """Return images [n, c, h, w] of ws [n, num_ws, w_dim]."""
@@ -40,16 +39,16 @@ class Synthesis(torch.nn.Module):
 class Mapping(torch.nn.Module):
     """z, c -> ws."""
 
-    def __init__(self, student: Any):
+    def __init__(self, student: StudentModule):
         super().__init__()
-        self.mapping = student.mapping
+        self.mapping = student.get_submodule("mapping")
 
     def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         """Return ws [n, num_ws, w_dim], not truncated."""
         return self.mapping(z, c)
 
 
-def save(student: Student, path: str | Path, *, seeds: Sequence[int]) -> float:
+def save(student: StudentModule, path: str | Path, *, seeds: Sequence[int]) -> float:
     """Write a generator as ONNX of opset OPSET and compare onnxruntime's outputs with torch's.
 
     Args:

@@ -8,16 +8,15 @@ off the tensors. Beside the networks there may be the average w, `latent_avg`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 import checkpoints
-from checkpoints import Record
+from checkpoints import Record, Value, filled, is_state_dict, shape_of, with_options
 from students import originals
-from students.filling import filled, shape_of
 from students.foreign.rosinality_names import (
     FILTER,
     Names,
@@ -38,26 +37,26 @@ AVERAGE = "latent_avg"
 MARKS = ("conv1.conv.weight", "final_conv.0.weight")  # names in each generator, discriminator
 LR_MULTIPLIER = 0.01
 GROUP_SIZE = 4  # of the minibatch deviation
+Network = TypeVar("Network", bound=torch.nn.Module)
 NUM_LATENTS = 4096  # for an average w where the file has none, as in its generate.py
 
 
-def matches(data: Any) -> bool:
+def matches(data: Value) -> bool:
     """Tell a file of this program by its dict of state dicts."""
     return bool(names(data))
 
 
-def names(data: Any) -> list[str]:
+def names(data: Value) -> list[str]:
     """The networks that the file holds."""
-    held = data if isinstance(data, Mapping) else {}
-    states = {name: held.get(key) for name, key in KEYS.items()}
-    return [
-        name
-        for name, state in states.items()
-        if isinstance(state, Mapping) and any(mark in state for mark in MARKS)
-    ]
+    return [name for name in KEYS if any(mark in _state(data, name) for mark in MARKS)]
 
 
-def record(data: Any, network: str) -> Record:
+def _state(data: Value, network: str) -> Mapping[str, Value]:
+    state = data.get(KEYS[network]) if isinstance(data, dict) else None
+    return cast("Mapping[str, Value]", state) if isinstance(state, dict) else {}
+
+
+def record(data: Value, network: str) -> Record:
     """Convert one network of the file to a StyleGAN2 record.
 
     A generator without an average w gets that of 4096 latents of a fixed seed.
@@ -66,13 +65,13 @@ def record(data: Any, network: str) -> Record:
         ValueError: tensors that are missing, unknown, of a shape that does not fit the others, or
             not finite.
     """
-    state = data[KEYS[network]]
-    odd = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if odd:
-        raise ValueError(f"{str(odd[0])[:100]!a} is no tensor")
+    state = _state(data, network)
+    if not is_state_dict(state):
+        odd = next(name for name, value in state.items() if not isinstance(value, torch.Tensor))
+        raise ValueError(f"{str(odd)[:100]!a} is no tensor")
     if network == "D":
         return originals.describe(_discriminator(state))
-    average = data.get(AVERAGE) if network == "G_ema" else None
+    average = data.get(AVERAGE) if isinstance(data, dict) and network == "G_ema" else None
     return originals.describe(_generator(state, average))
 
 
@@ -91,9 +90,10 @@ def sizes(network: str, state: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return {**found, "z_dim": width, "w_dim": width, "num_ws": 2 * len(resolutions)}
 
 
-def replace(data: Any, network: str, changed: Record, path: str | Path) -> None:
+def replace(data: Value, network: str, changed: Record, path: str | Path) -> None:
     """Write the file with other tensors in one of its networks; all else passes through."""
-    old, tensors = data[KEYS[network]], checkpoints.tensors(changed)
+    old, tensors = _state(data, network), checkpoints.tensors(changed)
+    assert isinstance(data, dict) and is_state_dict(old)
     table = names_of(network, old)
     theirs = {name: (ours, *axes) for ours, (name, *axes) in table.items()}
     new = OrderedDict(
@@ -101,7 +101,7 @@ def replace(data: Any, network: str, changed: Record, path: str | Path) -> None:
         for name, value in old.items()
     )
     average = {AVERAGE: tensors["mapping.w_avg"]} if network == "G_ema" else {}
-    checkpoints.write_torch_file({**data, KEYS[network]: new, **average}, path)
+    checkpoints.write_torch_file(dict(data) | {KEYS[network]: new} | average, path)
 
 
 def save(generator: torch.nn.Module, path: str | Path) -> None:
@@ -164,13 +164,13 @@ def _faults(generator: Generator) -> list[str]:
     return [name for name, is_so in faults.items() if is_so]
 
 
-def _generator(state: Mapping[str, torch.Tensor], average: Any) -> Generator:
+def _generator(state: Mapping[str, torch.Tensor], average: object) -> Generator:
     table = names_of("G", state)
     resolutions = resolutions_of(state, "to_rgbs.{}.bias", 0)
     convs = ["conv1", *(f"convs.{2 * k + 1}" for k in range(len(resolutions) - 1))]
     widths = [shape_of(state, f"{name}.conv.weight", 5)[1] for name in convs]
     w_dim = shape_of(state, "conv1.conv.modulation.weight", 2)[1]
-    arguments = {
+    arguments: dict[str, Value] = {
         "z_dim": w_dim,
         "c_dim": 0,
         "w_dim": w_dim,
@@ -191,7 +191,8 @@ def _generator(state: Mapping[str, torch.Tensor], average: Any) -> Generator:
     if own is not None and own.numel() != w_dim:
         raise ValueError(f"{AVERAGE} is {list(own.shape)} instead of [{w_dim}]")
     w_avg = torch.zeros([w_dim]) if own is None else own.reshape(w_dim)
-    generator = _filled(lambda: Generator(**kwargs), state, table, {"mapping.w_avg": w_avg})
+    more = {"mapping.w_avg": w_avg}
+    generator = _filled(lambda: with_options(Generator, kwargs), state, table, more)
     if own is None:
         generator.mapping.w_avg.copy_(_average(generator))
     return generator
@@ -211,7 +212,7 @@ def _discriminator(state: Mapping[str, torch.Tensor]) -> Discriminator:
     convs = [f"convs.{k}.conv2.1.weight" for k in range(len(resolutions) - 1, 0, -1)]
     widths = [shape_of(state, name, 4)[0] for name in (*convs, "convs.0.0.weight")]
     taps = filter_option(state, gain=1)
-    arguments = {
+    arguments: dict[str, Value] = {
         "c_dim": 0,
         "img_resolution": resolutions[-1],
         "img_channels": 3,
@@ -221,12 +222,15 @@ def _discriminator(state: Mapping[str, torch.Tensor]) -> Discriminator:
         "epilogue_kwargs": {"mbstd_group_size": GROUP_SIZE},
     }
     kwargs = calls.discriminator_kwargs(Record("Discriminator", (), arguments, {}, source=""))
-    return _filled(lambda: Discriminator(**kwargs), state, table, {})
+    return _filled(lambda: with_options(Discriminator, kwargs), state, table, {})
 
 
 def _filled(
-    make: Any, state: Mapping[str, torch.Tensor], table: Names, more: Mapping[str, torch.Tensor]
-) -> Any:
+    make: Callable[[], Network],
+    state: Mapping[str, torch.Tensor],
+    table: Names,
+    more: Mapping[str, torch.Tensor],
+) -> Network:
     with torch.device("meta"):
         wanted = make().state_dict()
     expected = {theirs: foreign(wanted, ours, *axes) for ours, (theirs, *axes) in table.items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
+from checkpoints import Value
 from students.options import MAX_RESOLUTION, MAX_TAPS
 from students.stylegan2.blocks import block_channels
 
@@ -110,7 +110,7 @@ def channel_options(resolutions: list[int], widths: list[int]) -> dict[str, int]
     return {"channel_base": base, "channel_max": most}
 
 
-def filter_option(state: Mapping[str, torch.Tensor], *, gain: float) -> dict[str, Any]:
+def filter_option(state: Mapping[str, torch.Tensor], *, gain: float) -> dict[str, Value]:
     """The option resample_filter, where the kernels are not those of the default."""
     kernels = [value.float() / gain for name, value in state.items() if name.endswith(".kernel")]
     default = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8

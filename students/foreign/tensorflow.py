@@ -9,17 +9,16 @@ of these options does not have (`lod`, noise that is switched off) are left asid
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 import torch
 
 import checkpoints
-from checkpoints import Record
+from checkpoints import Record, Value, filled
 from students import originals
-from students.filling import filled
 from students.foreign.tensorflow_names import (
     DISCRIMINATOR_LAYERS,
     DISCRIMINATOR_TENSORS,
@@ -29,10 +28,14 @@ from students.foreign.tensorflow_names import (
     read_variable,
     variable_of,
 )
-from students.options import WHOLE, brief
+from students.options import WHOLE, Options, brief
 from students.stylegan2 import calls
 from students.stylegan2.discriminator import Discriminator
 from students.stylegan2.generator import Generator
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+Given = Mapping[str, Value]  # the options of a TensorFlow network
+Table = Mapping[str, tuple[str, Value]]
 
 NETWORKS = ("G", "D", "G_ema")  # what the tuple's places are called elsewhere
 COMPONENTS = ("mapping", "synthesis")
@@ -101,29 +104,30 @@ WITHOUT_EFFECT = {
 LOD = re.compile(r"(?:.*/)?(ToRGB|FromRGB)_lod(\d{1,2})/(\w+)")
 
 
-def matches(data: Any) -> bool:
+def matches(data: object) -> TypeGuard[tuple[Record, ...]]:
     """Tell a file of these networks by its tuple."""
     return type(data) is tuple and len(data) == len(NETWORKS) and all(map(is_network, data))
 
 
-def is_network(record: Any) -> bool:
+def is_network(record: object) -> TypeGuard[Record]:
     """Tell a TensorFlow network by its class."""
     where = ("dnnlib.tflib.network", "Network")
     return isinstance(record, Record) and (record.module, record.class_name) == where
 
 
-def names(data: Any) -> list[str]:
+def names(data: Value) -> list[str]:
     """The networks that the file holds."""
     return list(NETWORKS)
 
 
-def record(data: Any, network: str) -> Record:
+def record(data: Value, network: str) -> Record:
     """Convert one network of the file to a StyleGAN2 record.
 
     Raises:
         ValueError: an option that is unknown or has a value that is not allowed; a variable that is
             missing, of another shape or not finite.
     """
+    assert matches(data)
     held = data[NETWORKS.index(network)]
     version = held.state.get("version")
     if type(version) is not int or version < OLDEST:
@@ -135,7 +139,7 @@ def record(data: Any, network: str) -> Record:
     return originals.describe(make(held))
 
 
-def replace(data: Any, network: str, changed: Record, path: str | Path) -> None:
+def replace(data: Value, network: str, changed: Record, path: str | Path) -> None:
     """Write the networks, one of them replaced, as the pickle that PyTorch's StyleGAN2 has.
 
     A TensorFlow pickle loads nowhere any more, so none is written.
@@ -150,7 +154,7 @@ def _generator(held: Record) -> Generator:
     synthesis = {**_chosen(given, SYNTHESIS), "channel_base": _channel_base(given)}
     synthesis["architecture"] = _architecture(variables, synthesis["architecture"])
     beta = given.get(*BETA)
-    arguments = {
+    arguments: dict[str, Value] = {
         **_chosen(given, SIZES),
         **_chosen(given, LATENTS),
         "mapping_kwargs": {**_chosen(given, MAPPING), "w_avg_beta": 1 if beta is None else beta},
@@ -158,7 +162,7 @@ def _generator(held: Record) -> Generator:
     }
     _refuse_others(given, SIZES, LATENTS, MAPPING, SYNTHESIS, {"w_avg_beta": BETA})
     kwargs = calls.generator_kwargs(Record("Generator", (), arguments, {}, source=""))
-    variables = _by_resolution(variables, kwargs["img_resolution"], "synthesis/")
+    variables = _by_resolution(variables, kwargs, "synthesis/")
     return _filled(Generator, kwargs, variables, GENERATOR_TENSORS, GENERATOR_LAYERS)
 
 
@@ -171,27 +175,27 @@ def _discriminator(held: Record) -> Discriminator:
     arguments["epilogue_kwargs"] = _chosen(given, EPILOGUE)
     _refuse_others(given, DISCRIMINATOR, DISCRIMINATOR_BLOCK, DISCRIMINATOR_MAPPING, EPILOGUE)
     kwargs = calls.discriminator_kwargs(Record("Discriminator", (), arguments, {}, source=""))
-    variables = _by_resolution(variables, kwargs["img_resolution"], "")
+    variables = _by_resolution(variables, kwargs, "")
     return _filled(Discriminator, kwargs, variables, DISCRIMINATOR_TENSORS, DISCRIMINATOR_LAYERS)
 
 
-def _options(held: Record) -> Mapping[str, Any]:
+def _options(held: Record) -> Given:
     given = held.state.get("static_kwargs")
     if not isinstance(given, Mapping):
         raise ValueError(f"its static_kwargs are {brief(given)}; they must be a dict of options")
     return given
 
 
-def _chosen(given: Mapping[str, Any], table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+def _chosen(given: Given, table: Table) -> dict[str, Value]:
     return {ours: given.get(*theirs) for ours, theirs in table.items()}
 
 
-def _channel_base(given: Mapping[str, Any]) -> Any:
+def _channel_base(given: Given) -> Value:
     base = given.get(*FMAP_BASE)
-    return 2 * base if isinstance(base, WHOLE) and type(base) is not bool else base
+    return 2 * int(base) if isinstance(base, WHOLE) and type(base) is not bool else base
 
 
-def _refuse_others(given: Mapping[str, Any], *tables: Mapping[str, tuple[str, Any]]) -> None:
+def _refuse_others(given: Given, *tables: Table) -> None:
     known = {FMAP_BASE[0], *WITHOUT_EFFECT}
     known |= {theirs for table in tables for theirs, _ in table.values()}
     unknown = [brief(name) for name in given if name not in known]
@@ -221,31 +225,32 @@ def _own_variables(held: Record, prefix: str) -> dict[str, np.ndarray]:
     return found
 
 
-def _architecture(variables: Mapping[str, np.ndarray], given: Any) -> Any:
+def _architecture(variables: Mapping[str, np.ndarray], given: Value) -> Value:
     """Networks that can grow have an image layer for each level of detail: they are 'orig'."""
     return "orig" if any(map(LOD.fullmatch, variables)) else given
 
 
 def _by_resolution(
-    variables: Mapping[str, np.ndarray], img_resolution: int, prefix: str
+    variables: Mapping[str, np.ndarray], kwargs: Options, prefix: str
 ) -> dict[str, np.ndarray]:
     """Give the image layers of levels of detail the names of their resolutions."""
-    named = dict(variables)
+    named, resolution = dict(variables), kwargs["img_resolution"]
+    assert isinstance(resolution, int)
     for name, value in variables.items():
         match = LOD.fullmatch(name)
         if match:
-            r = img_resolution >> int(match[2])
+            r = resolution >> int(match[2])
             named[f"{prefix}{r}x{r}/{match[1]}/{match[3]}"] = value
     return named
 
 
 def _filled(
-    family: Any,
-    kwargs: dict[str, Any],
+    family: Callable[..., Network],
+    kwargs: Options,
     variables: Mapping[str, np.ndarray],
     tensors: tuple[tuple[str, str, str], ...],
     layers: Mapping[str, str],
-) -> Any:
+) -> Network:
     with torch.device("meta"):
         wanted = family(**kwargs).state_dict()
     found = {}

@@ -7,13 +7,11 @@ with what is built from them is checked afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 import checkpoints
-from checkpoints import Record
-from students.filling import shape_of
+from checkpoints import Record, shape_of
 from students.r3gan.generator import Stage
 from students.stylegan2.calls import part
 
@@ -23,11 +21,11 @@ IMAGE = "Model.AggregationLayer.Layer.weight"  # of the layer that makes the ima
 
 def is_generator(record: Record) -> bool:
     """Tell an R3GAN generator by its class and by its one part."""
-    parts = record.state.get("_modules", {})
-    return record.class_name == "Generator" and record.module == MODULE and list(parts) == ["Model"]
+    is_named_so = record.class_name == "Generator" and record.module == MODULE
+    return is_named_so and list(record.modules) == ["Model"]
 
 
-def generator_kwargs(record: Record) -> dict[str, Any]:
+def generator_kwargs(record: Record) -> dict[str, object]:
     """Return R3Generator's arguments for a file's generator, from its tensors and attributes.
 
     Raises:
@@ -35,8 +33,8 @@ def generator_kwargs(record: Record) -> dict[str, Any]:
     """
     tensors = checkpoints.tensors(record)
     layers = part(record, "Model", "MainLayers")
-    stages = layers.state.get("_modules", {}).values() if layers else ()
-    half = [stage.state.get("DataType") for stage in stages if isinstance(stage, Record)]
+    stages = layers.modules.values() if layers else ()
+    half = [stage.state.get("DataType") for stage in stages if stage]
     if not half or any(dtype not in (torch.float32, torch.bfloat16) for dtype in half):
         raise ValueError("its stages name no DataType; allowed: torch.float32, torch.bfloat16")
     z_dim, c_dim = (_size(record, name) for name in ("z_dim", "c_dim"))

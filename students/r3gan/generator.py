@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch.nn.functional import conv2d, linear
 
-from students.base import Student, check_labels, check_latents, check_noise_mode
+from students.base import StudentModule, check_labels, check_latents, check_noise_mode
 from stylegan_ops import bias_act, upsample2d
 
 
@@ -182,7 +183,7 @@ class R3Model(torch.nn.Module):
             self.EmbeddingLayer = torch.nn.Linear(c_dim, embed_dim, bias=False)
 
 
-class R3Generator(Student):
+class R3Generator(StudentModule):
     """The R3GAN generator.
 
     Attributes:
@@ -218,14 +219,14 @@ class R3Generator(Student):
 
     def forward(
         self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
+        z: Float[torch.Tensor, "n z_dim"],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
         force_fp32: bool | None = None,
-    ) -> torch.Tensor:
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return images [n, img_channels, h, w], about [-1, 1], not clamped; at least float32.
 
         Args:

@@ -7,9 +7,8 @@ is laid out and in the defaults of what it does not say (`options.DEFAULTS`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from checkpoints import Record
+from checkpoints import Record, Value
 from students.options import (
     DEFAULTS,
     DISCRIMINATOR,
@@ -20,6 +19,7 @@ from students.options import (
     GENERATOR,
     MAPPING,
     SYNTHESIS,
+    Options,
     Reader,
     read_options,
 )
@@ -30,7 +30,7 @@ def is_generator(record: Record) -> bool:
     return record.class_name == "Generator" and part(record, "synthesis", "b4") is not None
 
 
-def generator_kwargs(record: Record) -> dict[str, Any]:
+def generator_kwargs(record: Record) -> Options:
     """Return Generator's arguments for a file's generator, its writer's defaults filled in.
 
     The ADA program nests the synthesis options in synthesis_kwargs; the StyleGAN3 repository passes
@@ -63,7 +63,7 @@ def is_discriminator(record: Record) -> bool:
     return record.class_name == "Discriminator" and part(record, "b4") is not None
 
 
-def discriminator_kwargs(record: Record) -> dict[str, Any]:
+def discriminator_kwargs(record: Record) -> Options:
     """Return Discriminator's arguments for a file's one, its writer's defaults filled in.
 
     Raises:
@@ -95,7 +95,7 @@ def writer_of(record: Record) -> str:
     return "stylegan3" if is_stylegan3 else "stylegan2-ada"
 
 
-def constructor_call(record: Record, required: Mapping[str, Reader]) -> dict[str, Any]:
+def constructor_call(record: Record, required: Mapping[str, Reader]) -> dict[str, Value]:
     """Return a recorded call's arguments by name; positional ones are the required, in order.
 
     Raises:
@@ -115,7 +115,7 @@ def constructor_call(record: Record, required: Mapping[str, Reader]) -> dict[str
 
 def part(record: Record, *path: str) -> Record | None:
     """Return the module at this path inside another, or None."""
-    found: Any = record
+    found: Record | None = record
     for name in path:
-        found = found.state.get("_modules", {}).get(name) if isinstance(found, Record) else None
-    return found if isinstance(found, Record) else None
+        found = found.modules.get(name) if found else None
+    return found

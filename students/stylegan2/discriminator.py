@@ -7,16 +7,19 @@ uses it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
+from checkpoints import with_options
 from students.base import check_labels
 from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer
+from students.options import Option
 from students.stylegan2.blocks import block_channels, check_architecture, fp16_from
 from students.stylegan2.mapping import MappingNetwork
-from stylegan_ops import downsample2d, setup_filter
+from stylegan_ops import Taps, downsample2d, setup_filter
 
 
 class DiscriminatorBlock(torch.nn.Module):
@@ -34,7 +37,7 @@ class DiscriminatorBlock(torch.nn.Module):
         img_channels: int,
         architecture: str,
         activation: str = "lrelu",
-        resample_filter: Sequence | None = FILTER,
+        resample_filter: Taps | None = FILTER,
         conv_clamp: float | None = None,
         use_fp16: bool = False,
         fp16_channels_last: bool = False,
@@ -209,9 +212,9 @@ class Discriminator(torch.nn.Module):
         num_fp16_res: int = 0,
         conv_clamp: float | None = None,
         cmap_dim: int | None = None,
-        block_kwargs: Mapping[str, Any] | None = None,
-        mapping_kwargs: Mapping[str, Any] | None = None,
-        epilogue_kwargs: Mapping[str, Any] | None = None,
+        block_kwargs: Mapping[str, Option] | None = None,
+        mapping_kwargs: Mapping[str, Option] | None = None,
+        epilogue_kwargs: Mapping[str, Option] | None = None,
     ):
         check_architecture(architecture)
         super().__init__()
@@ -229,27 +232,32 @@ class Discriminator(torch.nn.Module):
         # Frozen layers (freeze_layers) are buffers in their file, which `students.load` keeps.
         options = {k: v for k, v in (block_kwargs or {}).items() if k != "freeze_layers"}
         for r in self.block_resolutions:
-            block = DiscriminatorBlock(
+            block = with_options(
+                DiscriminatorBlock,
+                {**common, **options},
                 0 if r == img_resolution else channels[r],
                 channels[r],
                 channels[r // 2],
                 resolution=r,
                 use_fp16=r >= fp16_from(img_resolution, num_fp16_res),
-                **common,
-                **options,
             )
             self.add_module(f"b{r}", block)
         if c_dim:
-            self.mapping = MappingNetwork(
+            self.mapping = with_options(
+                MappingNetwork,
+                mapping_kwargs or {},
                 z_dim=0,
                 c_dim=c_dim,
                 w_dim=cmap_dim,
                 num_ws=None,
                 w_avg_beta=None,
-                **(mapping_kwargs or {}),
             )
-        self.b4 = DiscriminatorEpilogue(
-            channels[4], cmap_dim=cmap_dim, resolution=4, **(epilogue_kwargs or {}), **common
+        self.b4 = with_options(
+            DiscriminatorEpilogue,
+            {**(epilogue_kwargs or {}), **common},
+            channels[4],
+            cmap_dim=cmap_dim,
+            resolution=4,
         )
         self.init_kwargs = {
             "c_dim": c_dim,
@@ -268,12 +276,12 @@ class Discriminator(torch.nn.Module):
 
     def forward(
         self,
-        img: torch.Tensor,
-        c: torch.Tensor | None = None,
+        img: Float[torch.Tensor, "n c h w"],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         force_fp32: bool | None = None,
-    ) -> torch.Tensor:
-        """Return logits [n, 1] of images [n, img_channels, h, w] and one-hot labels [n, c_dim].
+    ) -> Float[torch.Tensor, "n 1"]:
+        """Return logits of images and one-hot labels.
 
         force_fp32 None means single precision off CUDA.
 

@@ -7,16 +7,18 @@ are those of the network files, so that a file's tensors load by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from jaxtyping import Float
 
-from students.base import Student
+from checkpoints import with_options
+from students.base import StudentModule
+from students.options import Option
 from students.stylegan2.mapping import MappingNetwork
 from students.stylegan2.synthesis import SynthesisNetwork
 
 
-class Generator(Student):
+class Generator(StudentModule):
     """The StyleGAN2 generator: mapping and synthesis.
 
     Attributes:
@@ -33,8 +35,8 @@ class Generator(Student):
         w_dim: int,
         img_resolution: int,
         img_channels: int,
-        mapping_kwargs: Mapping[str, Any] | None = None,
-        synthesis_kwargs: Mapping[str, Any] | None = None,
+        mapping_kwargs: Mapping[str, Option] | None = None,
+        synthesis_kwargs: Mapping[str, Option] | None = None,
     ):
         super().__init__()
         mapping_kwargs, synthesis_kwargs = dict(mapping_kwargs or {}), dict(synthesis_kwargs or {})
@@ -44,15 +46,21 @@ class Generator(Student):
         self.img_resolution = img_resolution
         self.img_channels = img_channels
         # Synthesis before mapping: the order of the parameters in the files.
-        self.synthesis = SynthesisNetwork(
+        self.synthesis = with_options(
+            SynthesisNetwork,
+            synthesis_kwargs,
             w_dim=w_dim,
             img_resolution=img_resolution,
             img_channels=img_channels,
-            **synthesis_kwargs,
         )
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(
-            z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **mapping_kwargs
+        self.mapping = with_options(
+            MappingNetwork,
+            mapping_kwargs,
+            z_dim=z_dim,
+            c_dim=c_dim,
+            w_dim=w_dim,
+            num_ws=self.num_ws,
         )
         self.init_kwargs = {
             "z_dim": z_dim,
@@ -66,14 +74,14 @@ class Generator(Student):
 
     def forward(
         self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
+        z: Float[torch.Tensor, "n z_dim"],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
         force_fp32: bool | None = None,
-    ) -> torch.Tensor:
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return images [n, img_channels, h, w] of latents z [n, z_dim] and labels c [n, c_dim].
 
         About [-1, 1], not clamped. The options are those of `mapping` and `synthesis`, and so are

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
 
 from students.base import check_labels, check_latents
 from students.layers import FullyConnectedLayer, normalize_2nd_moment
@@ -23,8 +24,12 @@ def add_layers(
 
 
 def truncated(
-    ws: torch.Tensor, mean: torch.Tensor, *, psi: float, cutoff: int | None
-) -> torch.Tensor:
+    ws: Float[torch.Tensor, "n num_ws w_dim"],
+    mean: Float[torch.Tensor, "*#n w_dim"],
+    *,
+    psi: float,
+    cutoff: int | None,
+) -> Float[torch.Tensor, "n num_ws w_dim"]:
     """Return mean + psi (ws - mean) for the first cutoff (None: all) of ws [n, num_ws, w_dim]."""
     cut = ws.shape[1] if cutoff is None else cutoff
     return torch.cat([mean.to(ws.dtype).lerp(ws[:, :cut], psi), ws[:, cut:]], dim=1)
@@ -78,12 +83,12 @@ class MappingNetwork(torch.nn.Module):
 
     def forward(
         self,
-        z: torch.Tensor | None,
-        c: torch.Tensor | None = None,
+        z: Float[torch.Tensor, "n z_dim"] | None,
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
-    ) -> torch.Tensor:
+    ) -> Float[torch.Tensor, "n *num_ws w_dim"]:
         """Return ws [n, num_ws, w_dim], or [n, w_dim] where num_ws is None; always float32.
 
         In training mode the running mean w_avg follows the batch.
@@ -112,7 +117,9 @@ class MappingNetwork(torch.nn.Module):
             raise ValueError("this network keeps no w_avg, so truncation_psi must be 1")
         return truncated(ws, self.w_avg, psi=truncation_psi, cutoff=truncation_cutoff)
 
-    def embedded(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
+    def embedded(
+        self, z: Float[torch.Tensor, "n z_dim"] | None, c: Float[torch.Tensor, "n c_dim"] | None
+    ) -> Float[torch.Tensor, "n d"]:
         """Return the first layer's input [n, z_dim + embedding]: both parts of unit mean square."""
         parts = []
         if self.z_dim:

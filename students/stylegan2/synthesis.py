@@ -8,16 +8,17 @@ neither ("orig").
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from students.base import check_noise_mode
 from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer, limits
+from students.options import Option
 from students.stylegan2.blocks import block_channels, check_architecture, fp16_from
-from stylegan_ops import bias_act, modulated_conv2d, setup_filter, upsample2d
+from stylegan_ops import Taps, bias_act, modulated_conv2d, setup_filter, upsample2d
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class BlockOptions:
     """
 
     architecture: str = "skip"
-    resample_filter: Sequence | None = FILTER
+    resample_filter: Taps | None = FILTER
     conv_clamp: float | None = None
     fp16_channels_last: bool = False
     kernel_size: int = 3
@@ -128,8 +129,10 @@ class ToRGBLayer(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, 1, 1]))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        """Return images [n, out, h, w] of features x [n, in, h, w] and w [n, w_dim]."""
+    def forward(
+        self, x: Float[torch.Tensor, "n c_in h w"], w: Float[torch.Tensor, "n w_dim"]
+    ) -> Float[torch.Tensor, "n c_out h w"]:
+        """Return images of features x."""
         styles = self.affine(w) * self.weight_gain
         x = modulated_conv2d(x, self.weight, styles, demodulate=False)
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
@@ -241,10 +244,10 @@ class SynthesisNetwork(torch.nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         num_fp16_res: int = 0,
-        **block_options: Any,
+        **block_options: Option,
     ):
         super().__init__()
-        options = BlockOptions(**block_options)
+        options = replace(BlockOptions(), **block_options)
         self.w_dim = w_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
@@ -268,9 +271,13 @@ class SynthesisNetwork(torch.nn.Module):
         self.num_ws += 1
 
     def forward(
-        self, ws: torch.Tensor, *, noise_mode: str = "random", force_fp32: bool | None = None
-    ) -> torch.Tensor:
-        """Return images [n, img_channels, h, w], about [-1, 1], not clamped.
+        self,
+        ws: Float[torch.Tensor, "n num_ws w_dim"],
+        *,
+        noise_mode: str = "random",
+        force_fp32: bool | None = None,
+    ) -> Float[torch.Tensor, "n c h w"]:
+        """Return images, about [-1, 1], not clamped.
 
         Args:
             ws: [n, num_ws, w_dim].

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
 
-from checkpoints import Record
+from checkpoints import Record, with_options
 from students.options import (
     CLAMP,
     FLAG,
@@ -22,6 +21,7 @@ from students.options import (
     MAX_TAPS,
     MAX_WIDTH,
     WIDTH,
+    Options,
     Reader,
     brief,
     number,
@@ -33,7 +33,7 @@ from students.stylegan2.calls import constructor_call, part
 from students.stylegan3.layers import LayerOptions, LayerPlan, Signal
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Read a string."""
     if isinstance(value, str):
         return value
@@ -109,7 +109,7 @@ def is_superres(record: Record) -> bool:
 
 def stylegan3_kwargs(
     record: Record, mapping_options: Mapping[str, Reader] = STYLEGAN3_MAPPING
-) -> dict[str, Any]:
+) -> Options:
     """Return stylegan3.Generator's arguments for a file's generator.
 
     Raises:
@@ -121,12 +121,12 @@ def stylegan3_kwargs(
     return {**call, "mapping_kwargs": mapping}
 
 
-def stem_kwargs(record: Record) -> dict[str, Any]:
+def stem_kwargs(record: Record) -> Options:
     """Return stylegan_xl.Generator's arguments for a file's stem; errors as `stylegan3_kwargs`."""
     return {**stylegan3_kwargs(record, XL_MAPPING), "embedding": _embedding(record)}
 
 
-def superres_kwargs(record: Record) -> dict[str, Any]:
+def superres_kwargs(record: Record) -> dict[str, object]:
     """Return SuperresGenerator's arguments for a file's superresolution network.
 
     Its own call says little; each part and each layer recorded a call too.
@@ -143,10 +143,10 @@ def superres_kwargs(record: Record) -> dict[str, Any]:
         constructor_call(mapping, MAPPING_CALL), {**MAPPING_CALL, **XL_MAPPING}, "mapping"
     )
     made = {name: synthesis.init_kwargs[name] for name in SCALE if name in synthesis.init_kwargs}
-    plans = superres_plans(synthesis, w_dim=mapped["w_dim"])
+    plans = with_options(superres_plans, {"w_dim": mapped["w_dim"]}, synthesis)
     if call.pop("img_resolution") != plans[-1].after.size:
         raise ValueError(f"img_resolution is not that of its last layer, {plans[-1].after.size}")
-    if call["head_layers"] >= len(plans):
+    if call["head_layers"] not in range(len(plans)):
         raise ValueError(f"head_layers is {call['head_layers']}; it has {len(plans)} layers")
     return {
         **call,
@@ -178,16 +178,17 @@ def superres_plans(synthesis: Record, *, w_dim: int) -> list[LayerPlan]:
         if call["w_dim"] != w_dim:
             raise ValueError(f"{name}: w_dim is {call['w_dim']}; that of the mapping is {w_dim}")
         before, after = (
-            Signal(**{field: call[f"{side}_{field}"] for field in SIGNAL}) for side in ("in", "out")
+            with_options(Signal, {field: call[f"{side}_{field}"] for field in SIGNAL})
+            for side in ("in", "out")
         )
-        plan = LayerPlan(
+        given = {f.name: call[f.name] for f in fields(LayerOptions) if f.name in call}
+        plan = with_options(
+            LayerPlan,
+            {key: call[key] for key in ("is_torgb", "is_critically_sampled", "use_fp16")},
             name=name,
             before=before,
             after=after,
-            **{key: call[key] for key in ("is_torgb", "is_critically_sampled", "use_fp16")},
-            options=LayerOptions(
-                **{f.name: call[f.name] for f in fields(LayerOptions) if f.name in call}
-            ),
+            options=replace(LayerOptions(), **given),
         )
         last = plans[-1].after if plans else before
         for field in ("channels", "size", "sampling_rate"):
@@ -221,7 +222,7 @@ def _embedding(record: Record) -> tuple[int, int]:
         ValueError: no such weights, or an embedding that changes them when it runs.
     """
     embed = _child(_child(record, "mapping"), "embed")
-    weight = embed.state.get("_parameters", {}).get("weight")
+    weight = embed.tensors("_parameters").get("weight")
     shape = list(getattr(weight, "shape", []))
     if len(shape) != 2 or embed.state.get("max_norm") is not None:
         raise ValueError(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
+from jaxtyping import Float
 
-from students.base import Student
+from checkpoints import with_options
+from students.base import StudentModule
+from students.options import Option
 from students.stylegan2.mapping import MappingNetwork
 from students.stylegan3.synthesis import SynthesisNetwork, plan_layers
 
@@ -20,7 +22,7 @@ from students.stylegan3.synthesis import SynthesisNetwork, plan_layers
 make_default_mapping = partial(MappingNetwork, num_layers=2, lr_multiplier=0.01, w_avg_beta=0.998)
 
 
-class MappedGenerator(Student):
+class MappedGenerator(StudentModule):
     """A mapping before StyleGAN3's synthesis; StyleGAN-XL's generators are such, too.
 
     Attributes:
@@ -36,15 +38,15 @@ class MappedGenerator(Student):
 
     def forward(
         self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
+        z: Float[torch.Tensor, "n z_dim"],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
         force_fp32: bool | None = None,
         update_emas: bool = False,
-    ) -> torch.Tensor:
+    ) -> Float[torch.Tensor, "n c h w"]:
         """Return images [n, img_channels, h, w] of latents z [n, z_dim] and labels c [n, c_dim].
 
         About [-1, 1], not clamped. The options are those of `mapping` and `synthesis`, and so are
@@ -67,9 +69,9 @@ class Generator(MappedGenerator):
         w_dim: int,
         img_resolution: int,
         img_channels: int,
-        mapping_kwargs: Mapping[str, Any] | None = None,
+        mapping_kwargs: Mapping[str, Option] | None = None,
         make_mapping: Callable[..., torch.nn.Module] = make_default_mapping,
-        **synthesis_kwargs: Any,
+        **synthesis_kwargs: Option,
     ):
         """Make a network with new weights.
 
@@ -101,8 +103,9 @@ class Generator(MappedGenerator):
         }
         output_scale = synthesis_kwargs.pop("output_scale", 0.25)
         # Synthesis before mapping: the order of the parameters in the files.
-        self.synthesis = SynthesisNetwork(
-            plan_layers(**sizes, **synthesis_kwargs), w_dim=w_dim, output_scale=output_scale
+        plans = with_options(plan_layers, synthesis_kwargs, **sizes)
+        self.synthesis = with_options(
+            SynthesisNetwork, {"output_scale": output_scale}, plans, w_dim=w_dim
         )
         self.num_ws = self.synthesis.num_ws
         self.mapping = make_mapping(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from students.layers import FullyConnectedLayer
+from students.options import Options
 from students.stylegan3.filters import design_filter
 from stylegan_ops import filtered_lrelu, fma
 
@@ -87,7 +87,7 @@ class LayerPlan:
         return max(self.before.sampling_rate, self.after.sampling_rate) * oversampling
 
     @property
-    def call(self) -> dict[str, Any]:
+    def call(self) -> Options:
         """The constructor call, as files record it."""
         return {
             "is_torgb": self.is_torgb,

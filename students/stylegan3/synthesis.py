@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 
 from students.base import check_noise_mode
 from students.layers import FullyConnectedLayer
+from students.options import Option
 from students.stylegan3.layers import LayerOptions, LayerPlan, Signal, SynthesisLayer
 
 
@@ -30,7 +32,7 @@ def plan_layers(
     last_stopband_rel: float = 2**0.3,
     margin_size: int = 10,
     num_fp16_res: int = 4,
-    **layer_options: Any,
+    **layer_options: Option,
 ) -> list[LayerPlan]:
     """Lay out the layers (Karras et al. 2021, section 3.2 and appendix C.1).
 
@@ -62,7 +64,7 @@ def plan_layers(
         raise ValueError(
             f"num_critical is {num_critical}; it must be below num_layers, {num_layers}"
         )
-    options = LayerOptions(**layer_options)
+    options = replace(LayerOptions(), **layer_options)
     last_cutoff = img_resolution / 2
     last_stopband = last_cutoff * last_stopband_rel
     signals = []
@@ -137,8 +139,8 @@ class SynthesisInput(torch.nn.Module):
         self.register_buffer("freqs", _frequencies(self.channels, self.bandwidth))
         self.register_buffer("phases", torch.empty([self.channels]).uniform_(-0.5, 0.5))
 
-    def forward(self, w: torch.Tensor) -> torch.Tensor:
-        """Return features [n, channels, size, size] of w [n, w_dim], in the dtype of w."""
+    def forward(self, w: Float[torch.Tensor, "n w_dim"]) -> Float[torch.Tensor, "n d size size"]:
+        """Return features, in the dtype of w."""
         place = self.placement(w) @ self.transform.to(w.dtype)
         freqs, phases = self.freqs.to(w.dtype), self.phases.to(w.dtype)
         phases = phases + (freqs @ place[:, :, 2:]).squeeze(2)
@@ -154,7 +156,7 @@ class SynthesisInput(torch.nn.Module):
         weight = self.weight.to(w.dtype) / math.sqrt(self.channels)
         return (weight @ x.flatten(2)).reshape(x.shape)
 
-    def placement(self, w: torch.Tensor) -> torch.Tensor:
+    def placement(self, w: Float[torch.Tensor, "n w_dim"]) -> Float[torch.Tensor, "n 2 3"]:
         """Return w's inverse shift and turn of the image, the matrices [R | R t], [n, 2, 3]."""
         t = self.affine(w)
         t = t / t[:, :2].norm(dim=1, keepdim=True)
@@ -163,7 +165,7 @@ class SynthesisInput(torch.nn.Module):
         return torch.cat([turn, -(turn @ t[:, 2:, None])], dim=2)
 
 
-def _frequencies(n: int, bandwidth: float) -> torch.Tensor:
+def _frequencies(n: int, bandwidth: float) -> Float[torch.Tensor, "n 2"]:
     """Draw frequencies [n, 2] in the disc of this radius, without values where torch makes none."""
     freqs = torch.randn([n, 2])
     if freqs.is_meta:
@@ -194,13 +196,13 @@ class SynthesisNetwork(torch.nn.Module):
 
     def forward(
         self,
-        ws: torch.Tensor,
+        ws: Float[torch.Tensor, "n num_ws w_dim"],
         *,
         noise_mode: str = "random",
         force_fp32: bool | None = None,
         update_emas: bool = False,
-    ) -> torch.Tensor:
-        """Return images [n, img_channels, h, w], about [-1, 1], not clamped.
+    ) -> Float[torch.Tensor, "n c h w"]:
+        """Return images, about [-1, 1], not clamped.
 
         Args:
             ws: [n, num_ws, w_dim].

@@ -8,8 +8,9 @@ new ones; the stem inside may be one itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from checkpoints import with_options
+from students.options import Option
 from students.stylegan3 import generator as stylegan3
 from students.stylegan3.layers import LayerPlan
 from students.stylegan3.synthesis import SynthesisNetwork
@@ -19,14 +20,14 @@ from students.stylegan_xl.mapping import EMBEDDING, MappingNetwork
 class Generator(stylegan3.Generator):
     """The StyleGAN-XL stem: a mapping with class embedding and StyleGAN3's synthesis."""
 
-    def __init__(self, *, embedding: Sequence[int] = EMBEDDING, **options: Any):
+    def __init__(self, *, embedding: Sequence[int] = EMBEDDING, **options: Option):
         """Make a network with new weights; options as in students.stylegan3.generator.Generator."""
 
-        def make_mapping(*, rand_embedding: bool = False, **given: Any) -> MappingNetwork:
+        def make_mapping(*, rand_embedding: bool = False, **given: Option) -> MappingNetwork:
             # How the embedding's first values were made; in a file it has its trained ones.
-            return MappingNetwork(embedding=embedding, **given)
+            return with_options(MappingNetwork, given, embedding=embedding)
 
-        super().__init__(make_mapping=make_mapping, **options)
+        with_options(super().__init__, options, make_mapping=make_mapping)
 
 
 class SuperresGenerator(stylegan3.MappedGenerator):
@@ -46,7 +47,7 @@ class SuperresGenerator(stylegan3.MappedGenerator):
         z_dim: int,
         c_dim: int,
         w_dim: int,
-        mapping_kwargs: Mapping[str, Any] | None = None,
+        mapping_kwargs: Mapping[str, Option] | None = None,
         embedding: Sequence[int] = EMBEDDING,
         output_scale: float = 0.25,
         head_layers: int,
@@ -72,13 +73,14 @@ class SuperresGenerator(stylegan3.MappedGenerator):
         self.c_dim = c_dim
         self.w_dim = w_dim
         # Mapping before synthesis, unlike in a stem: the order of the parameters in the files.
-        self.mapping = MappingNetwork(
+        self.mapping = with_options(
+            MappingNetwork,
+            mapping_kwargs or {},
             z_dim=z_dim,
             c_dim=c_dim,
             w_dim=w_dim,
             num_ws=len(plans) + 1,
             embedding=embedding,
-            **(mapping_kwargs or {}),
         )
         self.synthesis = SynthesisNetwork(plans, w_dim=w_dim, output_scale=output_scale)
         self.num_ws = self.synthesis.num_ws

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 
 from students.base import check_labels, check_latents
 from students.layers import FullyConnectedLayer, normalize_2nd_moment
@@ -77,12 +78,12 @@ class MappingNetwork(torch.nn.Module):
 
     def forward(
         self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
+        z: Float[torch.Tensor, "n z_dim"],
+        c: Float[torch.Tensor, "n c_dim"] | None = None,
         *,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
-    ) -> torch.Tensor:
+    ) -> Float[torch.Tensor, "n num_ws w_dim"]:
         """Return ws [n, num_ws, w_dim], always float32.
 
         In training mode the running means w_avg follow the batch, each class's its own samples.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
+from checkpoints import Value, with_options
 from teachers.arguments import recorded_call
 from teachers.networks.blocks import last_of_each_size
 from teachers.networks.edm2_blocks import Block, MPConv, MPFourier, mp_cat, mp_silu, mp_sum
@@ -50,10 +50,9 @@ class UNet(torch.nn.Module):
         attn_resolutions: Sequence[int] = (16, 8),
         label_balance: float = 0.5,
         concat_balance: float = 0.5,
-        **block_kwargs: Any,
+        **block_kwargs: Value,
     ):
         call = recorded_call(locals())
-        call.update(call.pop("block_kwargs"))
         ladder = Ladder.of(
             img_resolution, model_channels, channel_mult, num_blocks, attn_resolutions
         )
@@ -69,8 +68,8 @@ class UNet(torch.nn.Module):
         self.emb_fourier = MPFourier(noise)
         self.emb_noise = MPConv(noise, emb, [])
         self.emb_label = MPConv(label_dim, emb, []) if label_dim else None
-        enc = partial(Block, emb_channels=emb, flavor="enc", **block_kwargs)
-        dec = partial(Block, emb_channels=emb, flavor="dec", **block_kwargs)
+        enc = partial(with_options, Block, block_kwargs, emb_channels=emb, flavor="enc")
+        dec = partial(with_options, Block, block_kwargs, emb_channels=emb, flavor="dec")
         self.enc, handed = ladder.encoder(
             first=lambda width: MPConv(img_channels + 1, width, [3, 3]),
             down=lambda width: enc(width, width, resample_mode="down"),

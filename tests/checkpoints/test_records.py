@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from checkpoints import UnsafeCheckpoint
 from checkpoints.pickles.reader import read_stream
 
 
-def read_bytes(raw: bytes):
+def read_bytes(raw: bytes) -> Any:
     return read_stream(io.BytesIO(raw), len(raw))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any, cast
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_the_same_export_again_is_the_same_file(refine_py, tmp_path):
         refine_py("export", source, "--out", tmp_path / name)
         source = tmp_path / name
     assert (tmp_path / "a.pkl").read_bytes() == (tmp_path / "b.pkl").read_bytes()
-    assert checkpoints.read(source)["training_set_kwargs"] == {"path": "x.zip"}
+    assert cast("Any", checkpoints.read(source))["training_set_kwargs"] == {"path": "x.zip"}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_onnx_takes_any_number_of_ws_and_has_the_images_of_torch(refine_py, tmp_
         assert opsets[""] == 18
     z = torch.randn(3, 6)
     (ws,) = mapping.run(["ws"], {"z": z.numpy()})
-    torch.testing.assert_close(torch.from_numpy(ws), student.mapping(z))
+    torch.testing.assert_close(torch.from_numpy(ws), student.get_submodule("mapping")(z))
     (images,) = synthesis.run(["images"], {"ws": ws})
     expected = student(z, noise_mode="const")
     torch.testing.assert_close(torch.from_numpy(images), expected, rtol=0, atol=1e-4)

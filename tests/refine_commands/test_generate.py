@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,7 @@ def test_a_denoisers_images_do_not_depend_on_the_batch(files, refine_py, tmp_pat
 
 
 def test_one_step_takes_the_recorded_noise_level_or_the_given_one(files, refine_py, tmp_path):
-    data = checkpoints.read(files / "teacher.pkl")
+    data = cast("Any", checkpoints.read(files / "teacher.pkl"))
     checkpoints.write({"ema": data["ema"], "init_sigma": 2.5}, tmp_path / "one.pkl")
     ways = (("one.pkl", 2.5, ()), ("one.pkl", 1.0, ("--init-sigma", "1.0")))
     for name, sigma, options in ways:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import safetensors.torch
@@ -65,7 +65,7 @@ def test_a_denoiser_and_a_one_step_generator_on_it_are_told_apart(files, facts, 
     assert found["kind"] == "EDM denoiser (EDMPrecond)"
     assert found["networks"]["ema"]["sizes"]["label_dim"] == 3
     assert found["others"]["augment_pipe"] is None
-    data = checkpoints.read(files / "classes.pkl")
+    data = cast("Any", checkpoints.read(files / "classes.pkl"))
     checkpoints.write({"ema": data["ema"], "init_sigma": 2.5}, tmp_path / "one.pkl")
     found, text = facts(tmp_path / "one.pkl")
     assert found["kind"] == "one-step generator on an EDM denoiser (EDMPrecond)"
@@ -73,7 +73,7 @@ def test_a_denoiser_and_a_one_step_generator_on_it_are_told_apart(files, facts, 
 
 
 def test_tensors_that_are_not_finite_are_named(files, facts, tmp_path):
-    data = checkpoints.read(files / "gan.pkl")
+    data = cast("Any", checkpoints.read(files / "gan.pkl"))
     bad = {"mapping.fc0.bias": torch.full([8], float("nan"))}
     checkpoints.write({"G_ema": checkpoints.with_tensors(data["G_ema"], bad)}, tmp_path / "nan.pkl")
     found, text = facts(tmp_path / "nan.pkl")
@@ -122,7 +122,10 @@ def test_other_formats_are_named_too(tmp_path, facts):
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path, facts):
     record = checkpoints.describe(torch.nn.Linear(2, 2).requires_grad_(False), source="")
-    record.state["_init_kwargs"] = {"\x1b[31mname": "\x1b]0;title\x07", "many": "a" * 10_000}
+    cast("Any", record.state)["_init_kwargs"] = {
+        "\x1b[31mname": "\x1b]0;title\x07",
+        "many": "a" * 10_000,
+    }
     checkpoints.write({"G_ema": record, "k\x1b": "\x07"}, tmp_path / "a.pkl")
     text = facts(tmp_path / "a.pkl")[1]
     assert "\x1b" not in text and "\x07" not in text

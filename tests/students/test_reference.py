@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def relatively_near(ours: torch.Tensor, theirs: torch.Tensor, rtol: float) -> No
 @pytest.mark.parametrize("network", ["G", "D", "G_ema"])
 def test_names_order_shapes_types_and_values_are_those_of_the_file(sample, network):
     loaded, listed = sample.load(network), sample.manifest[network]
-    record = checkpoints.read(sample.path)[network]
+    record = cast("Any", checkpoints.read(sample.path))[network]
     for ours, theirs, values in (
         (dict(loaded.named_parameters()), "parameters", checkpoints.parameters(record)),
         (dict(loaded.named_buffers()), "buffers", checkpoints.buffers(record)),

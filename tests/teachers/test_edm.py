@@ -182,6 +182,7 @@ def test_images_and_noise_levels_of_any_type_meet_in_the_precision_of_the_weight
     torch.testing.assert_close(double.float(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("any_shape")
 @pytest.mark.parametrize(
     ("x", "sigma", "labels", "message"),
     [

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from teachers.gaussian import Gaussian, GaussianMixture, ImageSet
+from teachers.gaussian import Gaussian, GaussianMixture, KernelDensity
 
 MEANS = torch.tensor([-1.0, 0.4, 2.0], dtype=torch.float64).reshape(3, 1, 1, 1)
 STDS, WEIGHTS = [0.3, 0.8, 0.1], [1.0, 3.0, 2.0]
@@ -94,32 +94,32 @@ def test_an_image_set_is_the_mixture_of_its_images(chunk):
     sigma = torch.tensor([0.01, 0.1, 1.0, 9.0, 80.0])
     mixture = GaussianMixture(images.double(), [0.2] * 7, [1] * 7)
     expected = mixture(x.double(), sigma).float()
-    torch.testing.assert_close(ImageSet(images, 0.2, chunk=chunk)(x, sigma), expected)
+    torch.testing.assert_close(KernelDensity(images, 0.2, chunk=chunk)(x, sigma), expected)
 
 
 def test_without_a_kernel_and_with_little_noise_the_nearest_image_is_found():
     images = torch.randint(256, [50, 3, 4, 4], dtype=torch.uint8)
     clean = images.float() / 127.5 - 1
     sigma = 0.002
-    got = ImageSet(images, 0.0)(clean + sigma * torch.randn_like(clean), sigma)
+    got = KernelDensity(images, 0.0)(clean + sigma * torch.randn_like(clean), sigma)
     torch.testing.assert_close(got, clean)
 
 
 def test_under_a_label_an_image_set_is_the_set_of_that_class():
     images, x = torch.rand(6, 1, 4, 4), torch.randn(2, 1, 4, 4)
-    conditional = ImageSet(images, 0.3, labels=torch.eye(2)[[0, 1, 0, 0, 1, 1]])
+    conditional = KernelDensity(images, 0.3, labels=torch.eye(2)[[0, 1, 0, 0, 1, 1]])
     got = conditional(x, 0.5, torch.eye(2))
     for i, mine in enumerate(([0, 2, 3], [1, 4, 5])):
-        expected = ImageSet(images[mine], 0.3)(x[i : i + 1], 0.5)
+        expected = KernelDensity(images[mine], 0.3)(x[i : i + 1], 0.5)
         torch.testing.assert_close(got[i : i + 1], expected)
-    whole = ImageSet(images, 0.3)(x, 0.5)
+    whole = KernelDensity(images, 0.3)(x, 0.5)
     torch.testing.assert_close(conditional(x, 0.5), whole)
     torch.testing.assert_close(conditional(x, 0.5, torch.zeros(2, 2)), whole)
 
 
 @pytest.mark.parametrize(
     "denoiser",
-    [GaussianMixture(MEANS, STDS, WEIGHTS), ImageSet(MEANS, 0.4, chunk=2)],
+    [GaussianMixture(MEANS, STDS, WEIGHTS), KernelDensity(MEANS, 0.4, chunk=2)],
     ids=["mixture", "image set"],
 )
 def test_exact_denoisers_have_gradients_to_second_order(denoiser):
@@ -132,16 +132,22 @@ def test_exact_denoisers_have_gradients_to_second_order(denoiser):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ImageSet(torch.zeros(2, 1, 4, 5), 0.1), r"images are \[2, 1, 4, 5\]; give square"),
-        (lambda: ImageSet(torch.zeros(0, 1, 4, 4), 0.1), "give square images"),
-        (lambda: ImageSet(torch.zeros(2, 1, 4, 4), -0.1), "bandwidth is -0.1; it must be 0 or"),
-        (lambda: ImageSet(torch.zeros(2, 1, 4, 4), 0.1, chunk=0), "chunk is 0; it must be"),
         (
-            lambda: ImageSet(torch.zeros(2, 1, 4, 4), 0.1, labels=torch.eye(3)),
+            lambda: KernelDensity(torch.zeros(2, 1, 4, 5), 0.1),
+            r"images are \[2, 1, 4, 5\]; give square",
+        ),
+        (lambda: KernelDensity(torch.zeros(0, 1, 4, 4), 0.1), "give square images"),
+        (
+            lambda: KernelDensity(torch.zeros(2, 1, 4, 4), -0.1),
+            "bandwidth is -0.1; it must be 0 or",
+        ),
+        (lambda: KernelDensity(torch.zeros(2, 1, 4, 4), 0.1, chunk=0), "chunk is 0; it must be"),
+        (
+            lambda: KernelDensity(torch.zeros(2, 1, 4, 4), 0.1, labels=torch.eye(3)),
             r"labels are \[3, 3\] for 2 images",
         ),
         (
-            lambda: ImageSet(torch.zeros(2, 1, 4, 4), 0.1, labels=torch.eye(2)[[1, 1]]),
+            lambda: KernelDensity(torch.zeros(2, 1, 4, 4), 0.1, labels=torch.eye(2)[[1, 1]]),
             "class 0 has no images",
         ),
     ],

@@ -12,17 +12,17 @@ import torch
 
 import teachers
 from teachers.edm import EDMPrecond
-from teachers.gaussian import Gaussian, ImageSet
+from teachers.gaussian import Gaussian, KernelDensity
 from teachers.guidance import autoguidance, classifier_free
 from teachers.relabelled import Relabelled
 
 LABELS = torch.eye(2)
 
 
-def classes() -> ImageSet:
+def classes() -> KernelDensity:
     """Two classes, at -1 and at 1."""
     images = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
-    return ImageSet(images, 0.5, labels=torch.eye(2))
+    return KernelDensity(images, 0.5, labels=torch.eye(2))
 
 
 def tiny(**kwargs: Any) -> EDMPrecond:
@@ -47,7 +47,7 @@ def test_a_pair_of_networks_guides_as_one_with_dropout_does():
     images = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
     x = torch.randn(2, 1, 2, 2)
     one = classifier_free(classes(), weight=3.0)
-    two = classifier_free(classes(), ImageSet(images, 0.5), weight=3.0)
+    two = classifier_free(classes(), KernelDensity(images, 0.5), weight=3.0)
     torch.testing.assert_close(two(x, 0.8, LABELS), one(x, 0.8, LABELS))
 
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import teachers
-from teachers.gaussian import Gaussian, ImageSet
+from teachers.gaussian import Gaussian, KernelDensity
 from teachers.pairs import PairFolder, fingerprint, make_pairs, read_pairs
 
 SMALL: Any = {"num_pairs": 10, "num_steps": 4, "shard_size": 4, "batch": 3}
 
 
-def conditional() -> ImageSet:
+def conditional() -> KernelDensity:
     images = torch.linspace(-1, 1, 4).reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
-    return ImageSet(images, 0.1, labels=torch.eye(2)[[0, 1, 0, 1]])
+    return KernelDensity(images, 0.1, labels=torch.eye(2)[[0, 1, 0, 1]])
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import teachers
-from teachers.denoiser import Denoiser
+from teachers.denoiser import DenoiserModule
 from teachers.edm import VEPrecond, iDDPMPrecond
-from teachers.gaussian import Gaussian, GaussianMixture, ImageSet
+from teachers.gaussian import Gaussian, GaussianMixture, KernelDensity
 from teachers.sampler import generate, inputs_of_seeds, noise_levels, sample
 
 TINY = {
@@ -66,7 +66,7 @@ def test_however_much_churn_is_asked_for_a_step_at_most_doubles_the_noises_varia
     """gamma is at most sqrt(2) - 1 (Karras et al. 2022, Algorithm 2)."""
     seen: list[float] = []
 
-    class Spy(Denoiser):
+    class Spy(DenoiserModule):
         def forward(self, x, sigma, labels=None):
             seen.append(float(sigma))
             return x
@@ -141,7 +141,7 @@ def test_noise_levels_stay_within_the_denoisers_range_and_on_its_grid():
 def test_churned_levels_are_on_the_grid_too():
     denoiser, seen = iDDPMPrecond(**TINY), []
 
-    class Spy(Denoiser):
+    class Spy(DenoiserModule):
         def round_sigma(self, sigma):
             return denoiser.round_sigma(sigma)
 
@@ -187,17 +187,17 @@ def test_images_have_the_type_of_the_latents_and_no_gradient():
         assert images.dtype == dtype and not images.requires_grad
 
 
-def test_a_denoiser_that_is_only_a_function_can_be_sampled():
+def test_a_denoiser_that_names_no_noise_levels_of_its_own_can_be_sampled():
     exact, latents = Gaussian(torch.zeros(1, 2, 2), 0.5), torch.randn(1, 1, 2, 2)
 
     class Plain(torch.nn.Module):
         sigma_min, sigma_max = 0.0, math.inf
+        img_channels, img_resolution, label_dim = 1, 2, 0
 
         def forward(self, x, sigma, labels=None):
             return exact(x, sigma)
 
-    plain: Any = Plain()
-    torch.testing.assert_close(sample(plain, latents), sample(exact, latents))
+    torch.testing.assert_close(sample(Plain(), latents), sample(exact, latents))
 
 
 def test_progress_counts_the_steps():
@@ -249,7 +249,7 @@ def test_levels_that_do_not_fall_to_a_positive_one_are_refused(levels):
 @pytest.mark.parametrize("s_churn", [0.0, 10.0])
 def test_an_image_depends_on_its_seed_alone(s_churn):
     images = torch.rand(6, 1, 2, 2) * 2 - 1
-    denoiser = ImageSet(images, 0.1, labels=torch.eye(3)[[0, 1, 2, 0, 1, 2]])
+    denoiser = KernelDensity(images, 0.1, labels=torch.eye(3)[[0, 1, 2, 0, 1, 2]])
     options: Any = {"num_steps": 6, "s_churn": s_churn}
     alone = torch.cat([x for s in (7, 3, 11) for x in generate(denoiser, [s], **options)])
     for batch in (2, 3):
@@ -260,7 +260,7 @@ def test_an_image_depends_on_its_seed_alone(s_churn):
 
 def test_latents_and_labels_of_a_seed_are_those_of_the_originals_scripts():
     """One stream a seed; the latent comes first, then the class."""
-    denoiser = ImageSet(torch.zeros(4, 3, 8, 8), 0.5, labels=torch.eye(4))
+    denoiser = KernelDensity(torch.zeros(4, 3, 8, 8), 0.5, labels=torch.eye(4))
     latents, labels, _ = inputs_of_seeds(denoiser, [5, 2**32 + 6])
     assert labels is not None
     for i, seed in enumerate((5, 6)):

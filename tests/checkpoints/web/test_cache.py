@@ -7,7 +7,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -192,7 +192,7 @@ def test_read_takes_an_address_and_keeps_the_file_in_the_named_folder(
     monkeypatch.setenv("REFINE_CACHE_DIR", str(tmp_path / "cache"))
     checkpoints.write(snapshot, tmp_path / "a.pkl")
     server.body = (tmp_path / "a.pkl").read_bytes()
-    data = checkpoints.read(server.url)
+    data = cast("Any", checkpoints.read(server.url))
     assert data["training_set_kwargs"] == snapshot["training_set_kwargs"]
     assert list((tmp_path / "cache").glob("*.pkl"))
 

@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_a_saved_student_is_its_teachers_file_with_other_weights(path, make):
     torch.testing.assert_close(again(z, c), student(z, c), rtol=0, atol=0)
     assert not torch.allclose(OneStep(teacher, sigma_init=1.5)(z, c), student(z, c))
     # What loads the teacher's file loads this one.
-    theirs, ours = (checkpoints.read(p)["ema"] for p in (path, saved))
+    theirs, ours = (cast("Any", checkpoints.read(p))["ema"] for p in (path, saved))
     assert ours.module == theirs.module and ours.class_name == theirs.class_name
     # A student is saved on a student's file too.
     one_step.save(student, path.with_name("second.pkl"), like=saved)
@@ -110,7 +110,7 @@ def test_snapshots_of_diff_instruct_and_sid_load_as_teachers_and_as_students(pat
     """The former write {ema, Sg}, the latter {ema}; ema is the generator's average."""
     generator, score = denoiser(), denoiser()
     teachers.save(generator, path)
-    record = checkpoints.read(path)["ema"]
+    record = cast("Any", checkpoints.read(path))["ema"]
     others = {"Sg": checkpoints.describe(score, source="pass"), "ema": record}
     checkpoints.write({key: others[key] for key in keys}, path)
     loaded = teachers.load(path)
@@ -194,6 +194,6 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(path):
 @pytest.mark.parametrize("sigma", [-1.0, math.inf, math.nan, "2.5", [1.0]])
 def test_a_recorded_noise_level_that_is_none_is_refused(path, sigma):
     teachers.save(denoiser(), path)
-    checkpoints.write({**checkpoints.read(path), "init_sigma": sigma}, path)
+    checkpoints.write({**cast("Any", checkpoints.read(path)), "init_sigma": sigma}, path)
     with pytest.raises(ValueError, match=r"records init_sigma .*; it must be above 0"):
         one_step.recorded_sigma(path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import students
-from students.base import Student
+from students import Student
 
 
 class Painter(torch.nn.Module):

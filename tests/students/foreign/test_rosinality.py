@@ -125,8 +125,8 @@ def training_file(path: Path) -> Path:
 def test_a_saved_student_changes_its_network_alone(tmp_path: Path):
     like, out = training_file(tmp_path / "like.pt"), tmp_path / "out.pt"
     student = students.load(like)
-    student.synthesis.b8.conv0.weight.add_(0.1)
-    student.mapping.w_avg.add_(0.1)
+    student.get_parameter("synthesis.b8.conv0.weight").add_(0.1)
+    student.get_buffer("mapping.w_avg").add_(0.1)
     students.save(student, out, like=like)
     assert torch.equal(images(students.load(out), 0.5), images(student, 0.5))
     other = students.load(out, network="G")
@@ -140,11 +140,13 @@ def test_a_saved_student_changes_its_network_alone(tmp_path: Path):
 def test_an_average_w_that_the_file_lacks_is_the_mean_of_many(tmp_path: Path):
     path = training_file(tmp_path / "like.pt")
     student, again = students.load(path), students.load(path)
-    assert torch.equal(student.mapping.w_avg, again.mapping.w_avg)
+    assert torch.equal(student.get_buffer("mapping.w_avg"), again.get_buffer("mapping.w_avg"))
     z = torch.randn(20_000, 6)
-    mean = student.mapping(z)[:, 0].mean(dim=0)
-    spread = float(student.mapping(z)[:, 0].std(dim=0).max())
-    torch.testing.assert_close(student.mapping.w_avg, mean, rtol=0, atol=6 * spread / 4096**0.5)
+    mean = student.get_submodule("mapping")(z)[:, 0].mean(dim=0)
+    spread = float(student.get_submodule("mapping")(z)[:, 0].std(dim=0).max())
+    torch.testing.assert_close(
+        student.get_buffer("mapping.w_avg"), mean, rtol=0, atol=6 * spread / 4096**0.5
+    )
 
 
 def test_loading_leaves_the_random_state_alone(tmp_path: Path):

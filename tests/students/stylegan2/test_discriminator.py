@@ -65,6 +65,7 @@ def test_without_the_minibatch_deviation_each_logit_depends_on_its_image_alone(m
     assert not torch.allclose(joint(x)[1:], joint(x[1:]), atol=1e-4)
 
 
+@pytest.mark.usefixtures("any_shape")
 def test_the_label_of_a_conditional_discriminator_matters_and_is_checked(make_discriminator):
     discriminator = make_discriminator(c_dim=3, mapping_kwargs={"lr_multiplier": 1})
     x = torch.randn(1, 2, 8, 8)
@@ -94,6 +95,7 @@ def test_half_precision_blocks_give_nearly_the_same_logits(make_discriminator, a
     torch.testing.assert_close(half, full, rtol=0, atol=2e-2)
 
 
+@pytest.mark.usefixtures("any_shape")
 def test_images_of_another_shape_are_refused(make_discriminator):
     for shape in ([2, 2, 16, 16], [2, 3, 8, 8], [2, 8, 8]):
         with pytest.raises(ValueError, match=rf"img is \[{', '.join(map(str, shape))}\]"):

@@ -67,13 +67,13 @@ def as_record(generator: Any) -> Record:
 def with_part(record: Record, name: str, **attributes: Any) -> Record:
     """The record with other attributes in the part of this dotted name."""
     first, _, rest = name.partition(".")
-    part = record.state["_modules"][first]
+    part = record.modules[first]
     part = (
         with_part(part, rest, **attributes)
         if rest
         else part.with_state({**part.state, **attributes})
     )
-    modules = {**record.state["_modules"], first: part}
+    modules = {**record.modules, first: part}
     return record.with_state({**record.state, "_modules": modules})
 
 
@@ -128,7 +128,7 @@ def test_in_training_each_class_s_mean_follows_its_samples_one_by_one():
 
 def test_without_classes_there_is_one_mean_and_the_embedding_is_only_kept():
     generator = make_stem(0)
-    assert generator.mapping.w_avg.shape == (4,)
+    assert generator.get_buffer("mapping.w_avg").shape == (4,)
     assert "mapping.embed.weight" in generator.state_dict()
     assert "mapping.embed_proj.weight" not in generator.state_dict()
 
@@ -140,7 +140,7 @@ def test_more_classes_than_the_embedding_has_rows_are_refused():
 
 def test_layers_that_do_not_follow_each_other_are_refused():
     record = as_record(make_superres())
-    layer = record.state["_modules"]["synthesis"].state["_modules"]["L1_36_6"]
+    layer = record.modules["synthesis"].modules["L1_36_6"]
     call = {**layer.init_kwargs, "in_channels": 5}
     wrong = with_part(record, "synthesis.L1_36_6", _init_kwargs=call)
     with pytest.raises(ValueError, match="L1_36_6: in_channels is 5; the layer before has 6"):
