@@ -96,17 +96,12 @@ def write_pickle(student: Any, source: str, out: Path, network: str, program: st
 
     What carried a program's text or names passes through, unless another program was asked for.
     """
-    import checkpoints
     import students
-    from students.files import find_network
 
-    record = find_network(checkpoints.read(source), network, source)
-    if program is None and record.source != "":
+    if program is None:
         students.save(student, out, like=source, network=network)
-    else:
-        missing = students.save_for(program, source, out)
-        if "D" in missing:
-            print(f"{source} has no D, so {out} makes images but cannot be trained on")
+    elif "D" in students.save_for(program, source, out):
+        print(f"{source} has no D, so {out} makes images but cannot be trained on")
     return difference(student, students.load(out, network=network))
 
 

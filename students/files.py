@@ -250,7 +250,7 @@ def save(student: Network, path: str | Path, *, like: str | Path, network: str =
 
     The new file has the layout of `like`, whatever its name ends with: a pickle stays a pickle and
     rosinality's `.pt` one of those. A TensorFlow pickle, which loads nowhere any more, becomes the
-    pickle of PyTorch's StyleGAN2 with all its networks.
+    pickle of PyTorch's StyleGAN2 with all its networks; safetensors become one as of `save_for`.
 
     Args:
         student: a network of the architecture of that one in `like`; it is not changed.
@@ -271,15 +271,18 @@ def save(student: Network, path: str | Path, *, like: str | Path, network: str =
     )
     checkpoints.check_finite(weights)
     changed = checkpoints.with_tensors(record, weights)
-    layout_of(data).replace(data, network, changed, path)
+    # Safetensors hold one network without any text, of which a program cannot make an object.
+    if Path(like).suffix == ".safetensors" and originals.program_of(build(changed)):
+        _write_named({network: changed}, None, like, path)
+    else:
+        layout_of(data).replace(data, network, changed, path)
 
 
-def save_for(program: str | None, source: str | Path, path: str | Path) -> list[str]:
+def save_for(program: str, source: str | Path, path: str | Path) -> list[str]:
     """Write the networks of a file as a pickle that loads in a program's checkout, without ours.
 
     Args:
-        program: a key of students.originals.PROGRAMS, whose classes the pickle names; None is the
-            first that has such networks.
+        program: a key of students.originals.PROGRAMS, whose classes the pickle names.
         source: a file that `load` reads.
         path: the file to write, as a whole or not at all.
 
@@ -295,18 +298,33 @@ def save_for(program: str | None, source: str | Path, path: str | Path) -> list[
     held = networks(data)
     if not held.keys() & {"G", "G_ema"}:
         find_network(data, "G_ema", source)  # which says what there is instead
-    records = {}
-    for name in tensorflow.NETWORKS:
-        record = find_network(data, name, source) if name in held else None
-        if record is not None and record.class_name != "Identity":
-            try:
-                records[name] = originals.describe(build(record), program)
-            except ValueError as error:
-                raise ValueError(f"{source}: network {name}: {error}") from error
-    missing = [name for name in tensorflow.NETWORKS if name not in records]
-    other = {name: records.get("G_ema", records.get("G")) for name in ("G", "G_ema")}
-    other["D"] = checkpoints.describe(torch.nn.Identity().eval())
-    records = {name: records.get(name, other[name]) for name in tensorflow.NETWORKS}
+    records = {
+        name: find_network(data, name, source) for name in tensorflow.NETWORKS if name in held
+    }
     about = data.get("training_set_kwargs") if isinstance(data, Mapping) else None
-    checkpoints.write({"training_set_kwargs": about, **records, "augment_pipe": None}, path)
+    return _write_named(records, program, source, path, about=about)
+
+
+def _write_named(
+    records: Mapping[str, Record],
+    program: str | None,
+    source: str | Path,
+    path: str | Path,
+    *,
+    about: Any = None,
+) -> list[str]:
+    """Write these networks of source as save_for does; about is what the file tells of its data."""
+    named = {}
+    for name, record in records.items():
+        if record.class_name == "Identity":  # written here in the place of a discriminator
+            continue
+        try:
+            named[name] = originals.describe(build(record), program)
+        except ValueError as error:
+            raise ValueError(f"{source}: network {name}: {error}") from error
+    missing = [name for name in tensorflow.NETWORKS if name not in named]
+    other = {name: named.get("G_ema", named.get("G")) for name in ("G", "G_ema")}
+    other["D"] = checkpoints.describe(torch.nn.Identity().eval())
+    complete = {name: named.get(name, other[name]) for name in tensorflow.NETWORKS}
+    checkpoints.write({"training_set_kwargs": about, **complete, "augment_pipe": None}, path)
     return missing

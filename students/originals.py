@@ -129,6 +129,11 @@ PROGRAMS: dict[str, dict[type[torch.nn.Module], Program]] = {
 }
 
 
+def program_of(network: torch.nn.Module) -> str | None:
+    """Return the first program that has such networks, or None."""
+    return next((name for name, known in PROGRAMS.items() if type(network) in known), None)
+
+
 def describe(network: torch.nn.Module, program: str | None = None) -> Record:
     """Return the record of a network in the classes of a program.
 
@@ -139,8 +144,8 @@ def describe(network: torch.nn.Module, program: str | None = None) -> Record:
     Raises:
         ValueError: the program has no such network.
     """
-    for name, classes in PROGRAMS.items():
-        if program in (None, name) and type(network) in classes:
-            return checkpoints.describe(network, program=classes[type(network)])
-    kind = f"{type(network).__module__}.{type(network).__name__}"
-    raise ValueError(f"{program or ' and '.join(PROGRAMS)} has no network such as {kind}")
+    classes = PROGRAMS.get(program or program_of(network) or "", {})
+    if type(network) not in classes:
+        kind = f"{type(network).__module__}.{type(network).__name__}"
+        raise ValueError(f"{program or ' or '.join(PROGRAMS)} has no network such as {kind}")
+    return checkpoints.describe(network, program=classes[type(network)])

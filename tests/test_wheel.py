@@ -19,7 +19,7 @@ OURS = {
     *("refine.py", "refine_commands", "refine_demo", "image_sets", "roles", "checkpoints"),
     *("students", "teachers", "refiners", "metrics", "stylegan_ops"),
 }
-DATA = {".cpp", ".cu", ".h", ".jinja", ".npz", ".pkl", ".typed"}
+DATA = {".cpp", ".h", ".jinja", ".npz", ".pkl", ".typed"}
 # What installed packages call themselves, or leave behind by mistake, and what stands in the roots
 # of checkouts of StyleGAN2-ADA, StyleGAN3, StyleGAN-XL, EDM, EDM2, R3GAN, SiD and rosinality's.
 # `metrics` is such a name too, and given.

@@ -264,10 +264,12 @@ def test_written_once_more_by_save_or_export_such_a_file_stays_as_it_is(
 
 def test_what_carries_no_text_is_written_for_the_program_of_its_kind(exported, refine_py, tmp_path):
     source, out = tmp_path / "net" / "a.safetensors", tmp_path / "a.pkl"
-    refine_py("export", exported / "sources" / "three.pkl", "--out", source)
-    result = refine_py("export", source, "--out", out)
-    assert result.exit_code == 0, result.output
-    assert checkpoints.read(out)["G_ema"].module == "training.networks_stylegan3"
+    for first in (exported / "sources" / "three.pkl", exported / "three.pkl"):
+        refine_py("export", first, "--out", source)
+        result = refine_py("export", source, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert out.read_bytes() == (exported / "three.pkl").read_bytes()
+    result = refine_py("export", source, "--out", out, "--for", "stylegan3")
     assert "has no D" in result.output
 
 
