@@ -22,7 +22,6 @@ from checkpoints import Record, Value, is_state_dict, printable
 from students.foreign import rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
 
-REFINER = "# Written by stylegan-refiner"
 SIZES = ("img_resolution", "img_channels", "z_dim", "c_dim", "label_dim", "w_dim", "num_ws")
 MAIN = ("G_ema", "ema", "net", "")  # the network that a user means, in this order
 DEPTH = 3  # parts of a layer's name: synthesis.b8.conv0 is one row, what is inside of it none
@@ -96,8 +95,9 @@ def of_record(record: Record, *, sigma: Any = None) -> Network:
     kind, writer = _kind(record)
     if sigma is not None:
         kind = f"one-step generator on an {kind}"
-    if (record.source or "").startswith(REFINER):
-        writer = "stylegan-refiner"
+    # The programs that a pickle's classes are named after embed their text, all but R3GAN's.
+    if record.module is not None and writer not in ("R3GAN", "unknown"):
+        writer = f"stylegan-refiner, for {writer}"
     call = record.init_kwargs
     # Attributes first: a constructor's positional arguments have no names.
     sizes = {name: record.state.get(name, call.get(name)) for name in SIZES}
@@ -197,11 +197,11 @@ def _kind(record: Record) -> tuple[str, str]:
         is_edm2 = record.class_name == "Precond"
         kind = "EDM2 denoiser" if is_edm2 else f"EDM denoiser ({record.class_name})"
         return kind, "edm2" if is_edm2 else "edm"
-    if (record.module, record.class_name) == (r3gan_calls.MODULE, "Discriminator"):
-        return "R3GAN discriminator", "R3GAN"
     try:
         family = students.family_of(record).name
     except ValueError:
+        if (record.module, record.class_name) == (r3gan_calls.MODULE, "Discriminator"):
+            return "R3GAN discriminator", "R3GAN"
         return f"network of an unknown family ({printable(record.class_name)})", "unknown"
     if family == "StyleGAN3 generator":
         call = record.init_kwargs

@@ -17,8 +17,10 @@ import torch
 
 import checkpoints
 import students
+import teachers
 from checkpoints import Program
 from students import originals
+from students.adapters import one_step
 from students.stylegan2.discriminator import Discriminator
 from students.stylegan2.generator import Generator
 from students.stylegan3 import generator as stylegan3
@@ -271,6 +273,28 @@ def test_what_carries_no_text_is_written_for_the_program_of_its_kind(exported, r
         assert out.read_bytes() == (exported / "three.pkl").read_bytes()
     result = refine_py("export", source, "--out", out, "--for", "stylegan3")
     assert "has no D" in result.output
+
+
+def test_inspect_says_what_each_network_is_and_for_whom_it_was_written(exported, refine_py):
+    for name, kind, writer in (
+        ("ada", "StyleGAN2-ADA", "stylegan2-ada-pytorch"),
+        ("two_of_three", "StyleGAN2", "stylegan3"),
+    ):
+        found = json.loads(refine_py("inspect", exported / f"{name}.pkl", "--json").output)
+        kinds = {key: network["kind"] for key, network in found["networks"].items()}
+        assert kinds["G"] == kinds["G_ema"] == f"{kind} generator"
+        assert kinds["D"] == f"{kind} discriminator"
+        assert found["writer"] == f"stylegan-refiner, for {writer}"
+
+
+def test_a_one_step_student_keeps_its_noise_level(files, refine_py, tmp_path):
+    teacher = teachers.load(files / "classes.pkl")
+    source, out = tmp_path / "a.pkl", tmp_path / "b.pkl"
+    one_step.save(one_step.OneStep(teacher, sigma_init=1.5), source, like=files / "classes.pkl")
+    result = refine_py("export", source, "--out", out, "--for", "edm")
+    assert result.exit_code == 0, result.output
+    assert one_step.recorded_sigma(out) == 1.5
+    assert checkpoints.read(out)["ema"].module == "training.networks"
 
 
 def test_what_carries_a_programs_text_keeps_it_without_for(exported, refine_py, tmp_path):
