@@ -44,7 +44,14 @@ PROGRAMS = {"edm": Program("training.networks"), "edm2": Program("training.netwo
 
 
 def program_of(denoiser: Denoiser) -> str:
-    """Return the key of PROGRAMS of the program that has such a denoiser."""
+    """Return the key of PROGRAMS of the program that has such a denoiser.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = type(denoiser).__name__
+    if name not in FAMILIES:
+        raise ValueError(f"a {name} has no file format here; allowed: {', '.join(FAMILIES)}")
     return "edm2" if isinstance(denoiser, edm2.Precond) else "edm"
 
 
@@ -139,15 +146,14 @@ def save(denoiser: Denoiser, path: str | Path, *, extra: Mapping[str, Value] | N
     Raises:
         ValueError: a class that load does not know, or weights that are not finite.
     """
-    name = type(denoiser).__name__
-    if not isinstance(denoiser, DenoiserModule) or name not in FAMILIES:
-        raise ValueError(f"a {name} has no file format here; allowed: {', '.join(FAMILIES)}")
+    name, program = type(denoiser).__name__, PROGRAMS[program_of(denoiser)]
+    assert isinstance(denoiser, DenoiserModule)
     bad = [key for key, value in denoiser.state_dict().items() if not bool(value.isfinite().all())]
     if bad:
         raise ValueError(f"the {name} has weights that are not finite: {', '.join(bad[:3])}")
     network = copy.deepcopy(denoiser).cpu().eval().requires_grad_(False)
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.contiguous()
-    record = checkpoints.describe(network, program=PROGRAMS[program_of(denoiser)])
+    record = checkpoints.describe(network, program=program)
     data = {"ema": record, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
     checkpoints.write({**data, **(extra or {})}, path)
