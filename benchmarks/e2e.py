@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,14 @@ import students
 import teachers
 from benchmarks import machine
 from benchmarks.published import (
-    PlainLoss,
     PublishedLoop,
-    official_denoiser,
-    official_generator,
+    official_loss,
+    official_network,
     without_cuda_streams,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDENT, TEACHER = (
-    str(ROOT / "refine_demo" / "student.pkl"),
-    str(ROOT / "refine_demo" / "teacher.pkl"),
-)
+STUDENT, TEACHER = str(machine.DEMO / "student.pkl"), str(machine.DEMO / "teacher.pkl")
 BATCH = 32
 GAN = ("refine.py", "gan", f"--teacher={TEACHER}", f"--outdir={tempfile.gettempdir()}")
 COMMANDS = [
@@ -88,17 +85,16 @@ def refine_as_published(
     """Do the other side's refinement and write its average."""
     student: Any = students.load(STUDENT)
     teacher: Any = teachers.load(TEACHER)
-    loss: Any = PlainLoss()
     if official is not None:
-        teacher, loss = official_denoiser(official, teacher)
+        teacher = official_network(official, teacher)
     if official_gan is not None:
-        student = official_generator(official_gan, student)
+        student = official_network(official_gan, student)
     width = student.z_dim
     loop = PublishedLoop(
         student,
         lambda network, batch: network(torch.randn([batch, width]), None),
         teacher,
-        loss,
+        official_loss(official),
         batch=BATCH,
     )
     with without_cuda_streams():
@@ -115,35 +111,35 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=5, show_default=True)
-def start(repeats: int) -> None:
+@machine.number_option("--repeats", 5)
+@click.option("--commands", metavar="LIST", help="Names that the timed ones contain; all else.")
+@machine.json_option
+def start(repeats: int, commands: str | None, json_file: Path | None) -> None:
     """Time the start of commands."""
-    times: dict[str, list[float]] = {name: [] for name, _ in STARTS}
-    for repeat in range(repeats + 1):
-        for name, command in STARTS:
-            fails = "wrong" in name
-            seconds = machine.seconds(lambda c=command, fails=fails: run(c, may_fail=fails))
-            if repeat:  # the first fills the file cache
-                times[name].append(seconds)
-    click.echo(machine.headline(machine.describe()))
-    for name, found in times.items():
-        spread = machine.spread(found)
-        click.echo(
-            f"{name:34} {spread['median']:6.2f} s ({spread['min']:.2f} to {spread['max']:.2f})"
-        )
+    wanted = [""] if commands is None else commands.split(",")
+    ways = {
+        name: partial(run, command, may_fail="wrong" in name)
+        for name, command in STARTS
+        if any(part in name for part in wanted)
+    }
+    times = machine.in_turn(ways, repeats)  # The first round fills the file cache.
+    lines = [f"{name:34} {machine.shown(found)}" for name, found in times.items()]
+    machine.report("\n".join(lines), times, json_file)
 
 
 @main.command()
-@click.option("--official", metavar="DIR", type=click.Path(path_type=Path, exists=True))
-@click.option("--official-gan", metavar="DIR", type=click.Path(path_type=Path, exists=True))
+@machine.official_option(of="the official Diff-Instruct repository")
+@machine.official_option("--official-gan", of="stylegan2-ada-pytorch")
 @click.option("--kimg", metavar="KIMG", type=float, default=0.5, show_default=True)
-@click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=3, show_default=True)
+@machine.number_option("--repeats", 3)
+@machine.json_option
 @click.option("--published-into", type=click.Path(path_type=Path), hidden=True)
 def refine(
     official: Path | None,
     official_gan: Path | None,
     kimg: float,
     repeats: int,
+    json_file: Path | None,
     published_into: Path | None,
 ) -> None:
     """Time a refinement from the command to the pickle."""
@@ -152,26 +148,17 @@ def refine(
         return
     places = (("--official", official), ("--official-gan", official_gan))
     named = [f"{flag}={place.resolve()}" for flag, place in places if place is not None]
-    times: dict[str, list[float]] = {"published": [], "ours": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         theirs = ["-m", "benchmarks.e2e", "refine", f"--kimg={kimg}", *named]
         theirs.append(f"--published-into={folder / 'published.pkl'}")
-        for _ in range(repeats):
-            times["published"].append(machine.seconds(lambda: run(theirs)))
-            times["ours"].append(machine.seconds(lambda: run(ours(folder / "runs", kimg))))
-    click.echo(machine.headline(machine.describe()))
-    click.echo(f"{kimg:g} kimg of {BATCH} images a step, {repeats} repeats in turn")
-    for side, found in times.items():
-        spread = machine.spread(found)
-        click.echo(
-            f"{side:10} {spread['median']:7.1f} s ({spread['min']:.1f} to {spread['max']:.1f})"
-        )
-    ratio = machine.spread([a / b for a, b in zip(times["published"], times["ours"], strict=True)])
-    click.echo(
-        f"Ours takes the official time divided by {ratio['median']:.2f} "
-        f"({ratio['min']:.2f} to {ratio['max']:.2f})."
-    )
+        ways = {"published": partial(run, theirs), "ours": partial(run, ours(folder, kimg))}
+        times = machine.in_turn(ways, repeats, warm_up=False)
+    lines = [f"{side:10} {machine.shown(found)}" for side, found in times.items()]
+    ratios = [a / b for a, b in zip(times["published"], times["ours"], strict=True)]
+    lines.append(f"Ours is {machine.shown(ratios, 'times as fast').strip()}.")
+    told = f"{kimg:g} kimg of {BATCH} images a step, {repeats} repeats in turn"
+    machine.report("\n".join([told, *lines]), times, json_file)
 
 
 if __name__ == "__main__":

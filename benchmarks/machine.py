@@ -1,4 +1,4 @@
-"""The machine behind a figure: what it is, and how fast it multiplies matrices right now."""
+"""What every benchmark needs: its options, times taken in turn, and the machine behind a figure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,46 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from refiners.runs.speed import CountFlop
+DEMO = Path(__file__).parent.parent / "refine_demo"
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+# Large enough that the device reaches its speed, small enough for every repeat.
+MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 
-MATRIX_SIZE = 1024  # large enough that a core reaches its speed, small enough for every repeat
+
+def set_threads(context: click.Context, parameter: click.Parameter, number: int | None) -> None:
+    """Let torch use so many threads."""
+    if number is not None:
+        torch.set_num_threads(number)
+
+
+threads_option = click.option(
+    "--threads",
+    metavar="INT",
+    type=click.IntRange(min=1),
+    callback=set_threads,
+    expose_value=False,
+    help="Default: torch's own.",
+)
+json_option = click.option(
+    "--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="Write it too."
+)
+
+
+def number_option(name: str, default: int, *, least: int = 1) -> Callable[..., Any]:
+    """Return an option that takes a whole number."""
+    kind = click.IntRange(min=least)
+    return click.option(name, metavar="INT", type=kind, default=default, show_default=True)
+
+
+def official_option(name: str = "--official", *, of: str, required: bool = False) -> Any:
+    """Return an option that takes a checkout of an original program."""
+    kind = click.Path(exists=True, file_okay=False, path_type=Path)
+    text = f"A checkout of {of}."
+    return click.option(name, metavar="DIR", type=kind, required=required, help=text)
 
 
 def describe() -> dict[str, Any]:
@@ -71,17 +106,34 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def in_turn(
+    ways: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Return the seconds of each way, taken in turn: a machine that slows down slows all."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(-int(warm_up), repeats):
+        for name, way in ways.items():
+            taken = seconds(way)
+            if repeat >= 0:
+                times[name].append(taken)
+    return times
+
+
 def count_flop(function: Callable[[], object]) -> int:
-    """Call once and return the operations of its matrix products and convolutions."""
-    with CountFlop() as counter:
+    """Call once and return the operations of its matrix products and convolutions.
+
+    A multiplication and an addition count as two; minimal filtering as the convolution that it
+    replaces (stylegan_ops.kernels.winograd).
+    """
+    with FlopCounterMode(display=False) as counter:
         function()
-    return counter.total
+    return counter.get_total_flops()
 
 
-def matmul() -> Callable[[], object]:
-    """Return a float32 product of two square matrices, to be timed."""
-    a, b = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE)
-    return lambda: torch.mm(a, b)
+def matmul(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+    """Return a product of two square matrices, 2 MATRIX_SIZE^3 operations, to be timed."""
+    a = torch.ones([MATRIX_SIZE[device]] * 2, device=device, dtype=dtype)
+    return lambda: torch.mm(a, a)
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:
@@ -89,10 +141,10 @@ def spread(times: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(times), "min": min(times), "max": max(times)}
 
 
-def shown(values: Sequence[float]) -> str:
+def shown(times: Sequence[float], unit: str = "s") -> str:
     """Return the median of some seconds or ratios with their least and greatest, as text."""
-    of = spread(values)
-    return f"{of['median']:8.2f} ({of['min']:.2f} to {of['max']:.2f})"
+    of = spread(times)
+    return f"{of['median']:8.3f} {unit} ({of['min']:.3f} to {of['max']:.3f})"
 
 
 def peak_megabytes() -> float:
@@ -115,6 +167,10 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, threads: int) 
         return pool.apply(function, arguments)
 
 
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a benchmark's result."""
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+def report(text: str, result: Mapping[str, Any], json_file: Path | None) -> None:
+    """Show a result under the machine's description, and write both if there is a file for them."""
+    about = describe()
+    click.echo(f"{headline(about)}\n{text}")
+    if json_file is not None:
+        facts = {"machine": about, **result}
+        json_file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Time what metrics are made of, against the tools they replace, in one run.
 
-    python -m benchmarks.metrics [--dims 2048] [--images 64] [--repeats 3] [--threads 1]
+    python -m benchmarks.metrics [--dims 2048] [--images 64] [--repeats 3] [--threads N]
                                  [--json FILE]
 
 frechet     the Frechet distance of two covariances, against scipy.linalg.sqrtm of their product
@@ -145,12 +145,9 @@ def fid_url() -> str:
     return importlib.import_module("pytorch_fid.inception").FID_WEIGHTS_URL
 
 
-def in_turn(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, Any]:
+def row(sides: dict[str, Callable[[], object]], repeats: int, *, warm_up: bool) -> dict[str, Any]:
     """Seconds of each side, and how many times as fast as each other one ours is."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, function in sides.items():
-            times[name].append(machine.seconds(function))
+    times = machine.in_turn(sides, repeats, warm_up=warm_up)
     least = {name: min(values) for name, values in times.items()}
     return {
         "seconds": {name: machine.spread(values) for name, values in times.items()},
@@ -160,7 +157,7 @@ def in_turn(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, A
 
 def measure(*, dims: int, images: int, repeats: int) -> dict[str, Any]:
     """Every row that can be timed here."""
-    rows = {f"frechet, {dims} dimensions": in_turn(frechet(dims), repeats)}
+    rows = {f"frechet, {dims} dimensions": row(frechet(dims), repeats, warm_up=False)}
     library = stand_in_for_torchvision()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -174,20 +171,19 @@ def measure(*, dims: int, images: int, repeats: int) -> dict[str, Any]:
             theirs = kind("inception", ["2048"], feature_extractor_weights_path=str(weights))
             x = torch.from_numpy(rng.integers(0, 256, (BATCH, 3, SIZE, SIZE), dtype=np.uint8))
             sides = {"ours": lambda: ours(x), "torch-fidelity": torch.no_grad()(lambda: theirs(x))}
-            in_turn(sides, 1)  # The first calls choose kernels.
-            rows[f"inception, {BATCH} images"] = in_turn(sides, repeats)
+            rows[f"inception, {BATCH} images"] = row(sides, repeats, warm_up=True)
         pixels = rng.integers(0, 256, (images, 3, SIZE, SIZE), dtype=np.uint8)
         image_sets.write_zip(folder / "images.zip", pixels)
         with zipfile.ZipFile(folder / "images.zip") as archive:
             archive.extractall(folder / "images")
-        rows[f"whole, {images} images"] = in_turn(whole(weights, digest, folder), 1)
+        rows[f"whole, {images} images"] = row(whole(weights, digest, folder), 1, warm_up=False)
     del library
-    return {"machine": machine.describe(), "repeats": repeats, "rows": rows}
+    return {"repeats": repeats, "rows": rows}
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the result as text, one line for each other side of a row."""
-    lines = [machine.headline(result["machine"]), f"{'':44} {'ours s':>9} {'theirs s':>9} ratio"]
+    lines = [f"{'':44} {'ours s':>9} {'theirs s':>9} ratio"]
     for row, of in result["rows"].items():
         ours = of["seconds"]["ours"]["min"]
         for name, ratio in of["ratio"].items():
@@ -197,18 +193,15 @@ def table(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--dims", metavar="INT", type=click.IntRange(min=2), default=2048, show_default=True)
-@click.option("--images", metavar="INT", type=click.IntRange(min=4), default=64, show_default=True)
-@click.option("--repeats", metavar="INT", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--threads", metavar="INT", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path))
-def main(dims: int, images: int, repeats: int, threads: int, json_file: Path | None) -> None:
+@machine.number_option("--dims", 2048, least=2)
+@machine.number_option("--images", 64, least=4)
+@machine.number_option("--repeats", 3)
+@machine.threads_option
+@machine.json_option
+def main(dims: int, images: int, repeats: int, json_file: Path | None) -> None:
     """Time the parts of the metrics against scipy and torch-fidelity."""
-    torch.set_num_threads(threads)
     result = measure(dims=dims, images=images, repeats=repeats)
-    click.echo(table(result))
-    if json_file is not None:
-        machine.write_json(json_file, result)
+    machine.report(table(result), result, json_file)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The published loop, as what ours is compared with: its losses, its body, its official networks.
+"""What ours is compared with: the published loop, official networks, networks of published sizes.
 
 The loop body is written anew from the paper and the public code's settings; networks and losses
-are imported from checkouts that the user names.
+are imported from checkouts that the user names. Sizes are those of the published CIFAR-10 files:
+StyleGAN2-ADA's configuration "cifar" (Karras et al. 2020, arXiv:2006.06676) and EDM's DDPM++
+(Karras et al. 2022, arXiv:2206.00364), with random weights, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import click
 import torch
 
 from refiners import Settings
 from refiners.training.optimiser import follow
+from students.stylegan2.generator import Generator
+from teachers.edm import EDMPrecond
 
 RATE = 1e-5
 P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
@@ -120,36 +125,78 @@ class PublishedLoop:
         adam.step()
 
 
-@contextmanager
-def checkout(folder: Path, *packages: str) -> Any:
-    """Import from a repository's folder inside, and forget its modules after."""
+# One width is the published one.
+WIDTH: dict[str, Any] = {"channel_base": 32768, "num_fp16_res": 4, "conv_clamp": 256}
+
+
+def cifar_student(width: float = 1.0, resolution: int = 32) -> Generator:
+    """Return an unconditional StyleGAN2 generator: 512 channels wide, 19.9 M parameters."""
+    return (
+        Generator(
+            z_dim=512,
+            c_dim=0,
+            w_dim=512,
+            img_resolution=resolution,
+            img_channels=3,
+            mapping_kwargs={"num_layers": 2 if resolution == 32 else 8},
+            synthesis_kwargs={**WIDTH, "channel_max": round(512 * width)},
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+def cifar_teacher(width: float = 1.0) -> EDMPrecond:
+    """Return an unconditional DDPM++ denoiser: twice 128 channels wide, 55.7 M parameters."""
+    return (
+        EDMPrecond(
+            img_resolution=32,
+            img_channels=3,
+            model_type="SongUNet",
+            model_channels=round(128 * width),
+            channel_mult=[2, 2, 2],
+            augment_dim=9,
+            dropout=0.13,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+def official_module(folder: Path, name: str) -> Any:
+    """Import a module of a checkout, and forget its own modules, which others have the names of.
+
+    Raises:
+        click.UsageError: the folder has no such file.
+    """
+    if not (folder / Path(*name.split("."))).with_suffix(".py").is_file():
+        raise click.UsageError(f"{folder} has no {name.replace('.', '/')}.py; is it the checkout?")
     sys.path.insert(0, str(folder))
     try:
-        yield
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(folder))
-        for name in [n for n in sys.modules if n.split(".")[0] in packages]:
-            del sys.modules[name]
+        packages = ("training", "torch_utils", "dnnlib", "legacy")
+        for known in [n for n in sys.modules if n.split(".")[0] in packages]:
+            del sys.modules[known]
 
 
-def official_denoiser(folder: Path, ours: Any) -> tuple[Any, Any]:
-    """Return the official network of the same sizes and weights as ours, and the official loss."""
-    with checkout(folder, "training", "torch_utils", "dnnlib"):
-        network = importlib.import_module("training.networks").EDMPrecond(**ours.init_kwargs)
-        network.load_state_dict(ours.state_dict())
-        return network, importlib.import_module("training.di_loss").DI_EDMLoss()
-
-
-def official_generator(folder: Path, ours: Any) -> Any:
-    """Return the official StyleGAN2 generator of the same sizes and weights as ours."""
+def official_network(folder: Path, ours: Any) -> Any:
+    """Return the official network of the same class, call and weights as ours."""
     kwargs = ours.init_kwargs
-    if not torch.cuda.is_available():
+    if isinstance(ours, Generator) and not torch.cuda.is_available():
         # Its half-precision layers stay so on a CPU, and take ten times as long; ours do not.
         kwargs = {**kwargs, "synthesis_kwargs": {**kwargs["synthesis_kwargs"], "num_fp16_res": 0}}
-    with checkout(folder, "training", "torch_utils", "dnnlib"):
-        network = importlib.import_module("training.networks").Generator(**kwargs)
-        network.load_state_dict(ours.state_dict())
-        return network
+    network = getattr(official_module(folder, "training.networks"), type(ours).__name__)(**kwargs)
+    network.load_state_dict(ours.state_dict())
+    return network.eval()
+
+
+def official_loss(folder: Path | None) -> Any:
+    """Return the official loss, or that of the recipe."""
+    return (
+        PlainLoss() if folder is None else official_module(folder, "training.di_loss").DI_EDMLoss()
+    )
 
 
 @contextmanager

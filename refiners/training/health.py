@@ -16,7 +16,7 @@ from refiners.training.pieces import HEALTH, random_stream, seed_of
 from roles import Denoiser, Student
 
 HEALTH_SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 6.0)
-# Few, as they are measured at every tick; benchmarks/loop.py has the cost.
+# Few, as they are measured at every tick; benchmarks/README.md has the cost.
 HEALTH_IMAGES = 16
 LEVEL_IMAGES = 8  # of them at each noise level, by turns
 SATURATED = 0.99  # of the range [-1, 1]

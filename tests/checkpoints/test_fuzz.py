@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import checkpoints
-from benchmarks.fuzz import check, explore
-from benchmarks.mutations import change, mutated, opcodes
+from benchmarks.fuzz import change, check, explore, mutated, opcodes
 from checkpoints.pickles.reader import read_stream
 
 CORPUS = Path(__file__).parent / "corpus"
