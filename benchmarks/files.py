@@ -113,7 +113,8 @@ def measure(path: Path, *, repeats: int, checkout: Path | None = None) -> dict[s
 
     Of a student's file also those of the original loader, where there is a checkout of it.
     """
-    network = "student" if "G_ema" in checkpoints.read(path) else "teacher"
+    data = checkpoints.read(path)
+    network = "student" if isinstance(data, dict) and "G_ema" in data else "teacher"
     actions = ["bytes", "plain data", network]
     if checkout is not None and network == "student":
         actions.append(OFFICIAL)

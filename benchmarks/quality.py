@@ -29,7 +29,7 @@ from scipy.special import stdtrit
 import teachers
 from benchmarks import machine
 from refiners.runs.progress import stage_bar
-from refiners.runs.recipes import METHODS, PRESETS, method_class
+from refiners.runs.recipes import GAN_PRESETS, USUAL_METHOD, method_class, methods_of
 from refiners.runs.refine import RefineJob
 from refiners.runs.teacher_images import make_teacher_images
 
@@ -249,9 +249,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--methods", metavar="LIST", default=",".join(METHODS), show_default=True)
+@click.option("--methods", metavar="LIST", default=",".join(methods_of("gan")), show_default=True)
 @machine.number_option("--seeds", 3)
-@click.option("--preset", type=click.Choice(tuple(PRESETS)), help="[default: SHORT]")
+@click.option("--preset", type=click.Choice(tuple(GAN_PRESETS)), help="[default: SHORT]")
 @machine.number_option("--teacher-steps", 7)
 @of_all
 def methods(
@@ -264,8 +264,8 @@ def methods(
     **job: Any,
 ) -> None:
     """Refine a student by every method of gan."""
-    names = chosen(methods, METHODS)
-    base = SHORT if preset is None else PRESETS[preset]
+    names = chosen(methods, methods_of("gan"))
+    base = SHORT if preset is None else GAN_PRESETS[preset]
     settings = given(base, kimg=kimg, warmup=warmup, batch=batch)
     run_rows({name: (name, settings) for name in names}, RefineJob(**job), settings, seeds)
 
@@ -286,7 +286,7 @@ def options(
     """Refine a student with each speed option."""
     names = chosen(options, OPTIONS)
     settings = given(BASE, kimg=kimg, warmup=warmup, batch=batch)
-    rows = {name: (METHODS[0], {**settings, **OPTIONS[name]}) for name in names}
+    rows = {name: (USUAL_METHOD["gan"], {**settings, **OPTIONS[name]}) for name in names}
     run_rows(rows, RefineJob(**job), settings, seeds)
 
 

@@ -311,7 +311,7 @@ def _write_named(
     source: str | Path,
     path: str | Path,
     *,
-    about: Any = None,
+    about: checkpoints.Value = None,
 ) -> list[str]:
     """Write these networks of source as save_for does; about is what the file tells of its data."""
     named = {}

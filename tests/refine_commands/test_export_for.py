@@ -259,7 +259,8 @@ def test_written_once_more_by_save_or_export_such_a_file_stays_as_it_is(
                 continue
             result = refine_py("export", written, "--out", tmp_path / out, *options)
             assert result.exit_code == 0, result.output
-            data, again = checkpoints.read(written), checkpoints.read(tmp_path / out)
+            data: Any = checkpoints.read(written)
+            again: Any = checkpoints.read(tmp_path / out)
             assert list(data) == list(again)
             assert again["G_ema"].module == data["G_ema"].module
 
@@ -294,13 +295,15 @@ def test_a_one_step_student_keeps_its_noise_level(files, refine_py, tmp_path):
     result = refine_py("export", source, "--out", out, "--for", "edm")
     assert result.exit_code == 0, result.output
     assert one_step.recorded_sigma(out) == 1.5
-    assert checkpoints.read(out)["ema"].module == "training.networks"
+    data: Any = checkpoints.read(out)
+    assert data["ema"].module == "training.networks"
 
 
 def test_what_carries_a_programs_text_keeps_it_without_for(exported, refine_py, tmp_path):
     out = tmp_path / "a.pkl"
     refine_py("export", exported / "sources" / "a.pkl", "--out", out)
-    assert checkpoints.read(out)["G_ema"].source == "class Generator: ..."
+    data: Any = checkpoints.read(out)
+    assert data["G_ema"].source == "class Generator: ..."
 
 
 def test_what_a_program_has_not_is_refused_in_one_line(exported, files, refine_py, tmp_path):

@@ -18,7 +18,7 @@ from benchmarks.quality import (
     options,
     row,
 )
-from refiners.runs.recipes import METHODS, PRESETS, method_with
+from refiners.runs.recipes import GAN_PRESETS, USUAL_METHOD, method_with
 from refiners.training.settings import Settings
 from refiners.training.shared_pass import check_shared_pass
 
@@ -30,11 +30,11 @@ def test_every_row_differs_from_the_base_by_what_it_says(name):
     assert changed == set(OPTIONS[name])
     knobs = of_row.pop("knobs")
     settings = Settings(**of_row)
-    check_shared_pass(method_with(METHODS[0], knobs), settings)
+    check_shared_pass(method_with(USUAL_METHOD["gan"], knobs, "gan"), settings)
 
 
 def test_the_demo_is_the_row_of_the_least_work_and_longer():
-    assert {**PRESETS["demo"], "kimg": BASE["kimg"]} == {**BASE, **OPTIONS["the least work"]}
+    assert {**GAN_PRESETS["demo"], "kimg": BASE["kimg"]} == {**BASE, **OPTIONS["the least work"]}
 
 
 def test_the_default_list_names_rows():
