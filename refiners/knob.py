@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 Value = TypeVar("Value", bound="str | float")
 
@@ -23,6 +23,7 @@ KINDS: Mapping[type, tuple[type, str]] = {
 }
 
 
+@runtime_checkable
 class HasFields(Protocol):
     """An instance of a dataclass."""
 

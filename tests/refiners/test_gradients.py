@@ -62,9 +62,17 @@ def test_sds_is_dreamfusions_difference_of_predicted_and_added_noise(gaussian: A
     world.expect(sigma * (predicted - eps))
 
 
-def oracle(x_0: torch.Tensor) -> Any:
+class Oracle(torch.nn.Module):
     """The denoiser of a law that is a Dirac at each sample: it returns the clean images."""
-    return lambda x, sigma, labels=None: x_0
+
+    def __init__(self, x_0: torch.Tensor):
+        super().__init__()
+        self.x_0 = x_0
+        self.img_resolution, self.img_channels, self.label_dim = 4, 1, 0
+        self.sigma_min, self.sigma_max = 0.0, math.inf
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor, labels: Any = None) -> torch.Tensor:
+        return self.x_0
 
 
 @pytest.mark.parametrize("weight", ["one", "dmd"])
@@ -76,12 +84,12 @@ def test_diff_instruct_with_the_oracle_is_sds(gaussian: Any, weight: str) -> Non
     )
     torch.manual_seed(1)
     method = DiffInstruct(student_sigma=LAW, weight=weight)
-    with_oracle = method.pixel_gradient(x_0, None, teacher=teacher, auxiliary=oracle(x_0))
+    with_oracle = method.pixel_gradient(x_0, None, teacher=teacher, auxiliary=Oracle(x_0))
     assert torch.equal(sds, with_oracle)
     # And with the oracle's limit, a denoiser sure of one image.
     one = torch.full([64, 1, 4, 4], 0.25)
     gradients = []
-    for auxiliary in (gaussian(0.25, 1e-6), oracle(one)):
+    for auxiliary in (gaussian(0.25, 1e-6), Oracle(one)):
         torch.manual_seed(1)
         gradients.append(method.pixel_gradient(one, None, teacher=teacher, auxiliary=auxiliary))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)

@@ -27,6 +27,8 @@ class Judge(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.img_resolution, self.img_channels, self.label_dim = 4, 1, 0
+        self.sigma_min, self.sigma_max = 0.0, math.inf
         self.seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor, labels: Any = None) -> torch.Tensor:
@@ -62,7 +64,7 @@ def test_f_distill_with_the_reverse_kl_is_dmd2_and_without_the_gan_dmd(
 
 
 def test_dmd2s_gradient_is_dmds_plus_the_slope_of_the_softplus(gaussian: Any) -> None:
-    judge: Any = Judge()
+    judge = Judge()
     both, alone = gradients(
         [DMD2(student_gan=0.5, **LAWS), DMD("karras:0.05,3")], judge, gaussian(0.3, 0.5)
     )
@@ -76,7 +78,7 @@ def test_dmd2s_gradient_is_dmds_plus_the_slope_of_the_softplus(gaussian: Any) ->
 def test_f_distill_weighs_each_sample_by_the_clipped_ratio_of_the_laws(
     gaussian: Any, divergence: str
 ) -> None:
-    judge: Any = Judge()
+    judge = Judge()
     weighted, plain = gradients(
         [FDistill(divergence, bins=1, student_gan=0, **LAWS), DMD("karras:0.05,3")],
         judge,
@@ -100,7 +102,7 @@ def test_each_group_of_neighbouring_levels_has_a_mean_weight_of_one() -> None:
 
 
 def test_heads_loss_is_the_published_softplus_of_both_kinds_at_like_levels() -> None:
-    judge: Any = Judge()
+    judge = Judge()
     x_0, real = torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
     labels, real_labels = torch.eye(8), torch.eye(8).flip(0)
     method = DMD2(auxiliary_gan=0.25, **LAWS)

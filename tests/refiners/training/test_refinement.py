@@ -435,7 +435,7 @@ def test_the_averages_half_life_rises_with_the_images_by_the_ramp_up_ratio(
         ({"glr": math.nan}, "glr is nan; it must be finite"),
         ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
         ({"lr": math.inf}, "lr is inf; it must be finite"),
-        ({"beta1": 1.0}, "beta1, beta2 are 1.0, 0.999; they must be below 1"),
+        ({"beta1": 1.0}, "beta1 is 1.0; it must be below 1"),
         ({"beta2": -0.1}, "beta2 is -0.1; it must be at least 0"),
         ({"ema": -1}, "ema is -1; it must be at least 0"),
         ({"warmup_kimg": math.nan}, "warmup_kimg is nan; it must be finite"),
