@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import click
+
+from refine_commands.measuring import measuring_options
 
 
 @click.command()
 @click.option("--before", metavar="PKL|URL", required=True, help="The original generator.")
 @click.option("--after", metavar="PKL|URL", required=True, help="The refined generator.")
-@click.option(
-    "--reference",
-    metavar="NPZ|ZIP|DIR",
-    required=True,
-    help="Statistics with their features, or images.",
-)
-@click.option(
-    "--features",
-    metavar="NAME|NPZ",
-    help="Where the reference brings none: inception, dinov2, clip, efficientnet-lite0, NAME=FILE, "
-    "or an NPZ.",
-)
+@measuring_options(num=50000, required=True)
 @click.option(
     "--outdir", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), required=True
 )
@@ -32,14 +22,6 @@ import click
     "names",
     metavar="LIST",
     help="Names with commas between, or all; an unknown one lists them.  [default: the usual]",
-)
-@click.option(
-    "--num",
-    metavar="INT",
-    type=click.IntRange(min=100),
-    default=50000,
-    show_default=True,
-    help="Images on each side.",
 )
 @click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
@@ -63,7 +45,10 @@ def report(
     import metrics
     import students
     from checkpoints.web.cache import default_folder
+    from refiners.runs.pictures import sample_grid
     from refiners.runs.progress import stage_bar
+    from refiners.runs.provenance import provenance, sha256
+    from refiners.runs.reporting import show_report
     from roles.device import pick_device
     from roles.processes import device_of_rank, join
 
@@ -105,33 +90,22 @@ def report(
         "seed": seed,
         "processes": processes.size,
     }
-    processes.first_alone(
-        lambda: write(outdir, pair, comparison, settings, started), "writing the report"
-    )
+
+    def write() -> None:
+        hashes = {"before_sha256": sha256(before), "after_sha256": sha256(after)}
+        facts = {
+            "title": f"{Path(before).name} and {Path(after).name}",
+            "comparison": comparison.facts(),
+            "settings": settings,
+            "provenance": provenance(started) | hashes,
+        }
+        grids = {name: sample_grid(student, seed) for name, student in pair.items()}
+        gallery = metrics.draw_gallery(pair["before"], pair["after"], comparison)
+        show_report(outdir, facts, grids | gallery)
+
+    processes.first_alone(write, "writing the report")
     processes.leave()
 
 
 def silent(_: str) -> None:
     """No progress: another process shows it for all."""
-
-
-def write(
-    outdir: Path, pair: dict[str, Any], comparison: Any, settings: dict[str, Any], started: float
-) -> None:
-    """Draw the pictures of a comparison and write its report."""
-    import metrics
-    from refiners.runs.pictures import sample_grid
-    from refiners.runs.provenance import provenance, sha256
-    from refiners.runs.reporting import show_report
-
-    before, after = settings["before"], settings["after"]
-    facts = {
-        "title": f"{Path(before).name} and {Path(after).name}",
-        "comparison": comparison.facts(),
-        "settings": settings,
-        "provenance": provenance(started)
-        | {"before_sha256": sha256(before), "after_sha256": sha256(after)},
-    }
-    grids = {name: sample_grid(student, settings["seed"]) for name, student in pair.items()}
-    gallery = metrics.draw_gallery(pair["before"], pair["after"], comparison)
-    show_report(outdir, facts, grids | gallery)

@@ -50,7 +50,7 @@ def mean_scores(stream: Stream, left_out: Sequence[int]) -> Iterator[float]:
 
 METRIC = Metric(
     title="Inception Score",
-    help="where the features come with classes",
+    help="how sure and how varied the classes of the images are",
     unit="1 to the number of classes",
     lower_is_better=False,
     needs="classes",

@@ -224,6 +224,19 @@ def test_metrics_that_cannot_be_had_are_refused_before_an_image_is_drawn(
         )
 
 
+def test_a_metric_that_needs_more_real_images_than_there_are_is_left_out_or_refused(
+    toy, features, reference
+):
+    few = dataclasses.replace(reference, features=reference.features[:4])
+    options = {"features": features, "num_images": 60, "null": False}
+    found = metrics.compare(toy(), toy(), few, **options)
+    measured = [d.metric for d in found.differences]
+    assert "recall" in measured
+    assert "coverage" not in measured
+    with pytest.raises(ValueError, match=r"coverage needs .*, and .* has 4 of 6"):
+        metrics.compare(toy(), toy(), few, metrics=["coverage"], **options)
+
+
 def test_the_null_row_is_before_with_other_latents(toy, features, reference):
     found = metrics.compare(toy(), toy(0.1), reference, features=features, num_images=100, seed=2)
     assert found.null is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 import image_sets
 import metrics
+from metrics.spaces.choice import SPACES
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,13 @@ def test_a_network_beside_itself_is_a_report_of_no_difference(compared, tmp_path
     assert len(facts["provenance"]["before_sha256"]) == 64
     for name in ("report.md", "report.html"):
         assert "test space" in (tmp_path / "report" / name).read_text()
+
+
+def test_help_names_every_feature_space(refine_py):
+    # Lines may break after a hyphen.
+    text = re.sub(r"-\s+", "-", refine_py("report", "--help").stdout)
+    words = set(re.split(r"[\s,]+", text))
+    assert set(SPACES) <= words
 
 
 def test_metrics_are_chosen_by_name(compared, tmp_path):
