@@ -86,7 +86,8 @@ def evaluate(
     # Each process measures without some of the groups.
     left_out = range(processes.rank - 1, groups, processes.size)
     for name, metric in METRICS.items():
-        if name not in metrics or not allows(reference, metric) or _lacks_classes(stream, metric):
+        lacks_classes = metric.needs == "classes" and stream.classes is None
+        if name not in metrics or lacks_classes or not allows(reference, metric):
             continue
         found = torch.zeros(1 + groups, dtype=torch.float64)
         for group, value in zip(left_out, metric.values(stream, left_out), strict=True):
@@ -104,10 +105,6 @@ def allows(reference: Reference, metric: Metric) -> bool:
     """Whether a reference has the features of single images that a metric needs."""
     rows = reference.statistics.features
     return metric.needs != "rows" or (rows is not None and len(rows) >= metric.least_rows)
-
-
-def _lacks_classes(stream: Stream, metric: Metric) -> bool:
-    return metric.needs == "classes" and stream.classes is None
 
 
 def _join(

@@ -10,6 +10,10 @@ from torch import Tensor
 
 Array = ArrayLike | Tensor
 
+# Features, a row for each image: of one set, and of another in the same space.
+Rows = Float64[Tensor, "n d"]
+OtherRows = Float64[Tensor, "m d"]
+
 # Rows of one block of a table of distances. 1024 x 50,000 float64 numbers are 400 MiB.
 BLOCK = 1024
 
@@ -36,9 +40,7 @@ def float64(name: str, value: Array, *, ndim: int) -> Float64[Tensor, "*shape"]:
     return tensor
 
 
-def two_samples(
-    x: Array, y: Array, *, at_least: int
-) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
+def two_samples(x: Array, y: Array, *, at_least: int) -> tuple[Rows, OtherRows]:
     """Two samples [n, d] and [m, d] in float64, checked to be of one d and of enough rows."""
     x, y = float64("first features", x, ndim=2), float64("second features", y, ndim=2)
     if x.shape[1] != y.shape[1]:

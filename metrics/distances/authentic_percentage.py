@@ -5,10 +5,10 @@ Alaa et al. 2022 (arXiv:2102.08921, Section 4), as Stein et al. 2023 (arXiv:2306
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 from torch import Tensor
 
-from metrics.distances.arrays import Array, two_samples
+from metrics.distances.arrays import Array, OtherRows, Rows, two_samples
 from metrics.distances.metric import Metric, of_rows
 from metrics.distances.neighbours import centred, nearest, neighbour_radii
 from metrics.distances.streams import group_of
@@ -24,15 +24,13 @@ def authentic_percentage(train: Array, fake: Array) -> float:
     return 100 * authentic(*two_samples(train, fake, at_least=2)).double().mean().item()
 
 
-def authentic_percentages(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"], groups: int
-) -> list[float]:
+def authentic_percentages(real: Rows, fake: OtherRows, groups: int) -> list[float]:
     """`authentic_percentage` of all, then without group 0, 1, ..."""
     is_authentic, group = authentic(real, fake).double(), group_of(len(fake), groups)
     return [100 * is_authentic[group != k].mean().item() for k in range(-1, groups)]
 
 
-def authentic(train: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"]) -> Bool[Tensor, " m"]:
+def authentic(train: Rows, fake: OtherRows) -> Bool[Tensor, " m"]:
     """Which rows of `fake` are authentic beside `train`."""
     train, fake = centred(train, fake)
     distance, index = nearest(fake, train)

@@ -5,13 +5,12 @@ As precision and recall, with balls round the real images alone, so less swayed 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
-from metrics.distances.arrays import BLOCK, Array, two_samples
+from metrics.distances.arrays import BLOCK, Array, OtherRows, Rows, two_samples
 from metrics.distances.metric import Metric, of_rows
 from metrics.distances.neighbours import centred, neighbour_radii, squared_distances
 from metrics.distances.streams import group_of
@@ -46,7 +45,7 @@ def density_coverage(real: Array, fake: Array, *, k: int = NEIGHBOURS) -> Densit
 
 
 def densities_and_coverages(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"], groups: int, k: int = NEIGHBOURS
+    real: Rows, fake: OtherRows, groups: int, k: int = NEIGHBOURS
 ) -> list[DensityCoverage]:
     """`density_coverage` of all, then without group 0, 1, ..."""
     real, fake = centred(real, fake)
@@ -72,13 +71,10 @@ DENSITY = Metric(
     by_default=True,
     least_rows=NEIGHBOURS + 1,
 )
-COVERAGE = Metric(
+COVERAGE = replace(
+    DENSITY,
     title="Coverage",
     help=f"as recall, k = {NEIGHBOURS}, less swayed by outliers",
     unit="0 to 1",
-    lower_is_better=False,
-    needs="rows",
     values=of_rows(densities_and_coverages, part=1),
-    by_default=True,
-    least_rows=NEIGHBOURS + 1,
 )

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from metrics.distances.arrays import Array, float64, two_samples
+from metrics.distances.arrays import Array, Rows, float64, two_samples
 from metrics.distances.metric import Metric
 from metrics.distances.streams import Stream
 
@@ -92,7 +92,7 @@ def gaussian(
 
 
 def sample_root(
-    x: Float64[Tensor, "n d"], *, ddof: int = 1
+    x: Rows, *, ddof: int = 1
 ) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d rank"], Float64[Tensor, ""]]:
     """Mean, a root and the trace of the covariance of a sample."""
     mean = x.mean(0)

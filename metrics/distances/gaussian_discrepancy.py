@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from metrics.distances.arrays import BLOCK, Array, two_samples
+from metrics.distances.arrays import BLOCK, Array, OtherRows, Rows, two_samples
 from metrics.distances.discrepancies import discrepancies
 from metrics.distances.metric import Metric, of_rows
 from metrics.distances.neighbours import centred, squared_distances
@@ -41,9 +41,7 @@ def gaussian_discrepancy(
     return (scale * (within - 2 * mean(x, y, itself=False))).item()
 
 
-def gaussian_discrepancies(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"], groups: int
-) -> list[float]:
+def gaussian_discrepancies(real: Rows, fake: OtherRows, groups: int) -> list[float]:
     """`gaussian_discrepancy` of all, then without group 0, 1, ..."""
     real, fake = centred(real, fake)
     found = discrepancies(
@@ -58,7 +56,7 @@ def gaussian_discrepancies(
 
 
 def gaussian_kernel(
-    x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], *, bandwidth: float = BANDWIDTH
+    x: Rows, y: OtherRows, *, bandwidth: float = BANDWIDTH
 ) -> Float64[Tensor, "n m"]:
     """exp(-|a - b|^2 / (2 bandwidth^2)) of each row of x and of y."""
     return torch.exp(-squared_distances(x, y) / (2 * bandwidth**2))

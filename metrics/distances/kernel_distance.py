@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from metrics.distances.arrays import BLOCK, Array, two_samples
+from metrics.distances.arrays import BLOCK, Array, OtherRows, Rows, two_samples
 from metrics.distances.discrepancies import discrepancies
 from metrics.distances.metric import Metric, of_rows
 from metrics.distances.streams import group_of
@@ -27,16 +27,14 @@ def kernel_distance(x: Array, y: Array) -> float:
     return (within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across / (n * m)).item()
 
 
-def kernel_distances(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"], groups: int
-) -> list[float]:
+def kernel_distances(real: Rows, fake: OtherRows, groups: int) -> list[float]:
     """`kernel_distance` of all, then without group 0, 1, ..."""
     group = group_of(len(fake), groups)
     return discrepancies(*kernel_tables(real, fake), group, groups, unbiased=True)
 
 
 def kernel_tables(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"]
+    real: Rows, fake: OtherRows
 ) -> tuple[Float64[Tensor, "n n"], Float64[Tensor, "n m"], Float64[Tensor, "m m"]]:
     """k(a, b) of real and real, real and fake, fake and fake; pairs of a row with itself are 0."""
     d = real.shape[1]
@@ -49,12 +47,12 @@ def _kernel(products: Float64[Tensor, "*shape"], d: int) -> Float64[Tensor, "*sh
     return (products / d + 1) ** 3
 
 
-def _kernel_sum(x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"]) -> Float64[Tensor, ""]:
+def _kernel_sum(x: Rows, y: OtherRows) -> Float64[Tensor, ""]:
     sums = [_kernel(rows @ y.T, x.shape[1]).sum() for rows in x.split(BLOCK)]
     return torch.stack(sums).sum()
 
 
-def _kernel_diagonal(x: Float64[Tensor, "n d"]) -> Float64[Tensor, ""]:
+def _kernel_diagonal(x: Rows) -> Float64[Tensor, ""]:
     return _kernel(x.square().sum(1), x.shape[1]).sum()
 
 

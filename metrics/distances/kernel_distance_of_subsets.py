@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from metrics.distances.arrays import Array, two_samples
+from metrics.distances.arrays import Array, OtherRows, Rows, two_samples
 from metrics.distances.discrepancies import discrepancies
 from metrics.distances.kernel_distance import kernel_distance, kernel_tables
 from metrics.distances.metric import Metric, of_rows
@@ -47,8 +47,8 @@ def draw_subsets(
 
 
 def mean_kernel_distances(
-    real: Float64[Tensor, "n d"],
-    fake: Float64[Tensor, "m d"],
+    real: Rows,
+    fake: OtherRows,
     groups: int,
     *,
     subsets: int = SUBSETS,

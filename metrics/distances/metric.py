@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float64
-from torch import Tensor
-
+from metrics.distances.arrays import OtherRows, Rows
 from metrics.distances.streams import RowValues, Stream, group_of
 
 # What of the images a metric is made of.
@@ -48,11 +46,6 @@ class Metric:
     least_rows: int = 2
     least_groups: int = 2
 
-    @property
-    def better(self) -> str:
-        """Which way is better, in a word."""
-        return "lower" if self.lower_is_better else "higher"
-
 
 def of_rows(measure: RowValues, *, part: int = 0) -> Values:
     """Values of what is measured of all rows at once, `part` of it where it is several metrics."""
@@ -65,11 +58,11 @@ def of_rows(measure: RowValues, *, part: int = 0) -> Values:
 
 
 def set_by_set(
-    measure: Callable[[Float64[Tensor, "n d"], Float64[Tensor, "m d"]], float],
+    measure: Callable[[Rows, OtherRows], float],
 ) -> RowValues:
     """What `of_rows` takes, of a function of real and generated rows that knows no groups."""
 
-    def values(real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"], groups: int):
+    def values(real: Rows, fake: OtherRows, groups: int):
         group = group_of(len(fake), groups)
         return [measure(real, fake[group != left_out]) for left_out in range(-1, groups)]
 

@@ -6,27 +6,23 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from metrics.distances.arrays import BLOCK
+from metrics.distances.arrays import BLOCK, OtherRows, Rows
 
 
-def squared_distances(
-    x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"]
-) -> Float64[Tensor, "n m"]:
+def squared_distances(x: Rows, y: OtherRows) -> Float64[Tensor, "n m"]:
     """Pairs that agree to about a millionth of their norms have distance zero, exactly."""
     norms = x.square().sum(1)[:, None] + y.square().sum(1)
     distances = norms - 2 * (x @ y.T)
     return torch.where(distances > 1e-12 * norms, distances, 0.0)
 
 
-def centred(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"]
-) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
+def centred(real: Rows, fake: OtherRows) -> tuple[Rows, OtherRows]:
     """Both less the mean of the real: distances stay, and near the origin lose fewest digits."""
     origin = real.mean(0)
     return real - origin, fake - origin
 
 
-def neighbour_radii(x: Float64[Tensor, "n d"], *, k: int) -> Float64[Tensor, " n"]:
+def neighbour_radii(x: Rows, *, k: int) -> Float64[Tensor, " n"]:
     """Squared distance from each point to its k-th nearest other point."""
     if not 1 <= k < len(x):
         raise ValueError(
@@ -38,7 +34,7 @@ def neighbour_radii(x: Float64[Tensor, "n d"], *, k: int) -> Float64[Tensor, " n
 
 
 def in_any_ball(
-    points: Float64[Tensor, "m d"], centres: Float64[Tensor, "n d"], radii: Float64[Tensor, " n"]
+    points: OtherRows, centres: Rows, radii: Float64[Tensor, " n"]
 ) -> Bool[Tensor, " m"]:
     """Whether points lie in any of the balls round centres; the radii are squared."""
     return torch.cat(
@@ -46,9 +42,7 @@ def in_any_ball(
     )
 
 
-def nearest(
-    points: Float64[Tensor, "m d"], among: Float64[Tensor, "n d"]
-) -> tuple[Float64[Tensor, " m"], Int64[Tensor, " m"]]:
+def nearest(points: OtherRows, among: Rows) -> tuple[Float64[Tensor, " m"], Int64[Tensor, " m"]]:
     """Squared distance from each point to the row nearest to it, and that row's index."""
     among, points = centred(among, points)
     tables = [squared_distances(block, among).min(1) for block in points.split(BLOCK)]

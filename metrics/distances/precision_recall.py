@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from metrics.distances.arrays import Array, two_samples
+from metrics.distances.arrays import Array, OtherRows, Rows, two_samples
 from metrics.distances.metric import Metric, of_rows
 from metrics.distances.neighbours import centred, in_any_ball, neighbour_radii, squared_distances
 from metrics.distances.streams import group_of
@@ -36,7 +37,7 @@ def precision_recall(real: Array, fake: Array, *, k: int = NEIGHBOURS) -> Precis
 
 
 def precisions_and_recalls(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"], groups: int, k: int = NEIGHBOURS
+    real: Rows, fake: OtherRows, groups: int, k: int = NEIGHBOURS
 ) -> list[PrecisionRecall]:
     """`precision_recall` of all, then without group 0, 1, ..."""
     real, fake = centred(real, fake)
@@ -77,13 +78,9 @@ PRECISION = Metric(
     by_default=True,
     least_rows=NEIGHBOURS + 1,
 )
-RECALL = Metric(
+RECALL = replace(
+    PRECISION,
     title="Recall",
     help=f"share of real images among the generated ones, k = {NEIGHBOURS}: variety",
-    unit="0 to 1",
-    lower_is_better=False,
-    needs="rows",
     values=of_rows(precisions_and_recalls, part=1),
-    by_default=True,
-    least_rows=NEIGHBOURS + 1,
 )

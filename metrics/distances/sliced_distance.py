@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from metrics.distances.arrays import Array, two_samples
+from metrics.distances.arrays import Array, OtherRows, Rows, two_samples
 from metrics.distances.metric import Metric, of_rows
 from metrics.distances.streams import group_of
 
@@ -41,9 +41,7 @@ def sliced_distance(x: Array, y: Array, *, directions: int = DIRECTIONS, seed: i
     return total.item()
 
 
-def sliced_distances(
-    real: Float64[Tensor, "n d"], fake: Float64[Tensor, "m d"], groups: int
-) -> list[float]:
+def sliced_distances(real: Rows, fake: OtherRows, groups: int) -> list[float]:
     """`sliced_distance` of the first rows, as many of both, then without group 0, 1, ..."""
     n = min(len(real), len(fake))
     real, fake = real[:n], fake[:n]

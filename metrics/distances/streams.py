@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from metrics.distances.arrays import Rows
 from metrics.distances.moments import Moments
 from roles import Processes
 
@@ -63,7 +64,7 @@ class GroupedMoments:
         """Moments of all samples but those of a group, of a stream that has ended."""
         return self.total if left_out < 0 else self.total.remove(self.groups[left_out])
 
-    def _absorb(self, rows: Float64[Tensor, "n d"]) -> None:
+    def _absorb(self, rows: Rows) -> None:
         # A portion is a multiple of the groups, so every one of them begins in the same group.
         for start in range(min(len(self.groups), len(rows))):
             group = (self.first + start) % len(self.groups)
@@ -131,7 +132,7 @@ class Stream:
         self,
         mu: Float64[Tensor, " d"],
         sigma: Float64[Tensor, "d d"],
-        real: Float64[Tensor, "n d"] | None,
+        real: Rows | None,
         *,
         num_images: int,
         num_rows: int,
@@ -145,9 +146,7 @@ class Stream:
         self.rows = torch.zeros(num_rows, len(mu), dtype=torch.float64)
         self._found: dict[RowValues, Sequence[float] | Sequence[tuple[float, ...]]] = {}
 
-    def take(
-        self, features: Float64[Tensor, "n d"], probabilities: Float[Tensor, "n k"] | None
-    ) -> None:
+    def take(self, features: Rows, probabilities: Float[Tensor, "n k"] | None) -> None:
         """The next images' features and class probabilities."""
         self.moments.update(features)
         if probabilities is not None:

@@ -13,8 +13,8 @@ MANUAL = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 def test_the_manuals_table_of_metrics_is_this_one():
     rows = [
-        f"| `{name}` | {m.help} | {m.unit} | {m.better} | {NEEDS[m.needs]} "
-        f"| {'yes' if m.by_default else 'no'} |"
+        f"| `{name}` | {m.help} | {m.unit} | {'lower' if m.lower_is_better else 'higher'} "
+        f"| {NEEDS[m.needs]} | {'yes' if m.by_default else 'no'} |"
         for name, m in metrics.METRICS.items()
     ]
     assert "\n".join(rows) in MANUAL.read_text(encoding="utf-8")
