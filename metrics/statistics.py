@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from metrics.distances.frechet_distance import SYMMETRY_TOLERANCE, covariance_root
@@ -16,22 +17,22 @@ from metrics.storage import Arrays, read_arrays, text, whole_number, write_array
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a statistics file holds: mu [d] and sigma [d, d] in float64, and what they are of.
+    """What a statistics file holds: mean and covariance, and what they are of.
 
     num       number of images
     space     name of the feature space
-    features  a sample of the features themselves, float [m, d], for precision and recall
-    labels    classes of that sample, int [m], for the table of classes
+    features  a sample of the features themselves, for metrics that need those of single images
+    labels    classes of that sample, for the table of classes
 
     Each of the last four is None where the file does not say.
     """
 
-    mu: np.ndarray
-    sigma: np.ndarray
+    mu: Float64[np.ndarray, " d"]
+    sigma: Float64[np.ndarray, "d d"]
     num: int | None = None
     space: str | None = None
-    features: np.ndarray | None = None
-    labels: np.ndarray | None = None
+    features: Float[np.ndarray, "m d"] | None = None
+    labels: Int[np.ndarray, " m"] | None = None
 
     @classmethod
     def of(
@@ -39,8 +40,8 @@ class Statistics:
         moments: Moments,
         *,
         space: str | None = None,
-        features: Tensor | None = None,
-        labels: np.ndarray | None = None,
+        features: Float[Tensor, "m d"] | None = None,
+        labels: Int[np.ndarray, " m"] | None = None,
     ) -> Statistics:
         """Statistics of moments, with the unbiased covariance."""
         sample = None if features is None else features.detach().cpu().float().numpy()

@@ -62,7 +62,7 @@ def set_by_set(
 ) -> RowValues:
     """What `of_rows` takes, of a function of real and generated rows that knows no groups."""
 
-    def values(real: Rows, fake: OtherRows, groups: int):
+    def values(real: Rows, fake: OtherRows, groups: int) -> list[float]:
         group = group_of(len(fake), groups)
         return [measure(real, fake[group != left_out]) for left_out in range(-1, groups)]
 
