@@ -131,7 +131,7 @@ def moved_student(method, student, **changed):
 
 def test_a_student_is_moved_onto_the_teachers_moments(affine):
     method = DiffInstructMoments(num_features=16, num_reference=1000, feature_sigmas="0.1")
-    average = moved_student(method, affine(-0.3, 0.9)).average
+    average: Any = moved_student(method, affine(-0.3, 0.9)).average
     assert float(average.mean) == pytest.approx(0.2, abs=0.05)
     assert float(average.std) == pytest.approx(0.5, abs=0.05)
 

@@ -475,7 +475,7 @@ def test_a_run_reports_every_step_its_ticks_and_its_snapshots(refinement: Any) -
     job = refinement(kimg=0.32, batch=16, tick=0.064, snap=2)
     run(
         job,
-        on_step=lambda job, losses: steps.append((job.step, losses["Loss/auxiliary"])),
+        on_step=lambda job, losses: steps.append((job.counts.step, losses["Loss/auxiliary"])),
         on_tick=stats.append,
         on_snapshot=lambda job: snapshots.append(job.num_images),
     )

@@ -53,7 +53,8 @@ def test_pieces_share_their_passes_too(affine, gaussian, settings):
     teacher = gaussian(0.0, 1.0)
     job = Refinement(affine(1.0, 1.0), teacher, DiffInstruct(), settings(**SHARED, batch_gpu=4))
     seen = []
-    job.teacher.register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
+    watched: Any = job.teacher
+    watched.register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
     job.advance()
     assert seen == [4] * (job.settings.batch // 4)
 
@@ -63,8 +64,9 @@ def test_the_student_still_comes_to_the_teachers_law(affine, gaussian, settings)
     job = Refinement(affine(0.6, 0.8), gaussian(0.0, 0.5), DiffInstruct(), chosen)
     for _ in range(chosen.num_warmup_steps + chosen.num_steps):
         job.advance()
-    assert abs(float(job.average.mean)) < 0.1
-    assert abs(abs(float(job.average.std)) - 0.5) < 0.1
+    average: Any = job.average
+    assert abs(float(average.mean)) < 0.1
+    assert abs(abs(float(average.std)) - 0.5) < 0.1
 
 
 @pytest.mark.parametrize(

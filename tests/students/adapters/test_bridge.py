@@ -189,7 +189,7 @@ def test_the_loop_refines_the_inner_student_through_the_bridge(options, to):
     before = copy.deepcopy(bridged.inner.state_dict())
     settings = Settings(kimg=1, batch=4, glr=0.05, warmup_kimg=0, ema=0.01, rampup_kimg=0)
     teacher = Towards(to, bridged.img_channels)
-    run = Refinement(bridged, teacher, DiffInstruct(), settings)
+    run: Any = Refinement(bridged, teacher, DiffInstruct(), settings)
     assert isinstance(run.student, StudentProtocol)
     for _ in range(6):
         run.advance()
@@ -205,7 +205,7 @@ def test_the_loop_refines_the_inner_student_through_the_bridge(options, to):
     # A state holds the inner student's tensors alone, and is read into a bridge to it.
     names = [f"inner.{name}" for name in before]
     assert list(run.state_dict()["average"]) == names
-    again = Refinement(bridge(8, to, **options), teacher, DiffInstruct(), settings)
+    again: Any = Refinement(bridge(8, to, **options), teacher, DiffInstruct(), settings)
     again.load_state_dict(copy.deepcopy(run.state_dict()))
     torch.testing.assert_close(again.average.inner.module.shift, refined.module.shift)
     run.advance()

@@ -132,6 +132,7 @@ def test_the_loop_distils_a_teacher_into_its_own_network(path):
     z, c = torch.randn(2, 128), torch.eye(3)[:2]
     assert not torch.allclose(run.average(z, c), student(z, c))
     teachers.save(teacher, path)
+    assert isinstance(run.average, OneStep)
     one_step.save(run.average, path.with_name("student.pkl"), like=path)
     again = OneStep(teachers.load(path.with_name("student.pkl")))
     torch.testing.assert_close(again(z, c), run.average(z, c), rtol=0, atol=0)
@@ -148,7 +149,8 @@ def test_gradients_reach_weights_and_latents():
 
     assert torch.autograd.gradcheck(along, (torch.zeros([]).double().requires_grad_(True),))
     student(z).square().sum().backward()
-    assert all(p.grad is not None for p in student.denoiser.model.dec.parameters())
+    network: Any = student.denoiser
+    assert all(p.grad is not None for p in network.model.dec.parameters())
 
 
 @pytest.mark.parametrize("sigma_init", [0.0, -1.0, 0.01, 101.0, math.inf, math.nan])
@@ -182,7 +184,8 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(path):
     with pytest.raises(ValueError, match=r"student does not fit .*teacher.pkl: model.map_label"):
         one_step.save(student, saved, like=path)
     teachers.save(denoiser(), path)
-    student.denoiser.model.map_layer0.bias.data.fill_(math.nan)
+    network: Any = student.denoiser
+    network.model.map_layer0.bias.data.fill_(math.nan)
     with pytest.raises(ValueError, match=r"not finite: model\.map_layer0\.bias"):
         one_step.save(student, saved, like=path)
     checkpoints.write({"steps": 3}, path)

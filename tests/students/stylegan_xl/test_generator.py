@@ -67,7 +67,7 @@ def as_record(generator: Any) -> Record:
 def with_part(record: Record, name: str, **attributes: Any) -> Record:
     """The record with other attributes in the part of this dotted name."""
     first, _, rest = name.partition(".")
-    part = record.modules[first]
+    part: Any = record.modules[first]
     part = (
         with_part(part, rest, **attributes)
         if rest
