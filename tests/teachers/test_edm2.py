@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,17 +51,6 @@ def rms(x: torch.Tensor) -> float:
     return float(x.detach().square().mean().sqrt())
 
 
-@pytest.mark.parametrize("size", ["img64-xs", "img64-s", "img512-xs", "img512-s"])
-def test_published_configurations_have_the_names_shapes_and_order_of_their_files(samples, size):
-    (entry,) = json.loads((samples / f"real-edm2-{size}.manifest.json").read_text()).values()
-    with torch.device("meta"):
-        network = Precond(**entry["init_kwargs"])
-    for group in ("parameters", "buffers"):
-        ours = [[n, list(t.shape)] for n, t in getattr(network, f"named_{group}")()]
-        assert ours == [item[:2] for item in entry[group]]
-    assert sum(p.numel() for p in network.parameters()) == entry["num_params"]
-
-
 def test_denoised_images_and_uncertainty_equal_the_originals(samples):
     name = "edm2-img64-cond-small"
     denoiser: Any = teachers.load(samples / f"{name}.pkl")
@@ -81,10 +69,11 @@ def test_denoised_images_and_uncertainty_equal_the_originals(samples):
         torch.testing.assert_close(got, ref[key], rtol=1e-5, atol=1e-5)
 
 
-def test_half_precision_weights_are_loaded_as_they_are(samples):
-    path = samples / "edm2-img64-cond-small.pkl"
-    stored = checkpoints.tensors(cast("Any", checkpoints.read(path))["ema"])
-    loaded = teachers.load(path).state_dict()
+def test_half_precision_weights_are_loaded_as_they_are(tmp_path):
+    teachers.save(shaken().half(), tmp_path / "teacher.pkl")
+    data: Any = checkpoints.read(tmp_path / "teacher.pkl")
+    stored = checkpoints.tensors(data["ema"])
+    loaded = teachers.load(tmp_path / "teacher.pkl").state_dict()
     assert {value.dtype for value in stored.values()} == {torch.float16}
     assert loaded.keys() == stored.keys()
     assert all(torch.equal(loaded[name].half(), value) for name, value in stored.items())
