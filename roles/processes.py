@@ -75,19 +75,27 @@ class Processes:
         return range(num * self.rank // self.size, num * (self.rank + 1) // self.size)
 
     def sum(self, *tensors: torch.Tensor, phase: str = "a sum") -> None:
-        """Replace tensors by their sums over the processes, which all get the same bits."""
-        self._reduce(tensors, dist.ReduceOp.SUM, phase)
+        """Replace CPU tensors by their sums over the processes, which all get the same bits.
+
+        It waits as long as it takes, as some may have more to measure than others.
+        """
+        for tensor in tensors if self.size > 1 else ():
+            with self.together(phase):
+                dist.all_reduce(tensor, group=self._patient)
 
     def mean(self, *tensors: torch.Tensor, phase: str = "a mean") -> None:
-        """Replace tensors by their means over the processes, which all get the same bits."""
-        self.sum(*tensors, phase=phase)
+        """Replace tensors on the device by their means, within a step: nobody may be late."""
         for tensor in tensors if self.size > 1 else ():
+            with self.together(phase):
+                dist.all_reduce(tensor)
             tensor.div_(self.size)
 
     def highest(self, number: int, phase: str) -> int:
         """Return the highest of the processes' numbers."""
         found = torch.tensor(number)
-        self._reduce([found], dist.ReduceOp.MAX, phase)
+        if self.size > 1:
+            with self.together(phase):
+                dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self._patient)
         return int(found)
 
     def any(self, flag: bool, phase: str) -> bool:
@@ -131,18 +139,6 @@ class Processes:
         """Part, at the end of a program."""
         if self.size > 1:
             dist.destroy_process_group()
-
-    def _reduce(
-        self,
-        tensors: tuple[torch.Tensor, ...] | list[torch.Tensor],
-        how: dist.ReduceOp.RedOpType,
-        phase: str,
-    ) -> None:
-        for tensor in tensors if self.size > 1 else ():
-            # gloo takes what lies on a CPU, with patience, as process 0 may be measuring.
-            group = self._patient if tensor.device.type == "cpu" else None
-            with self.together(phase):
-                dist.all_reduce(tensor, op=how, group=group)
 
     @contextmanager
     def together(self, phase: str) -> Iterator[None]:
