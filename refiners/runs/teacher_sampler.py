@@ -14,15 +14,16 @@ class TeacherSampler(torch.nn.Module):
     Args:
         teacher: a denoiser; it is used, not copied.
         num_steps: noise levels visited.
+        has_classes: whether a teacher with classes is asked by label.
     """
 
-    def __init__(self, teacher: Denoiser, *, num_steps: int):
+    def __init__(self, teacher: Denoiser, *, num_steps: int, has_classes: bool = True):
         super().__init__()
         self.teacher = teacher
         self.num_steps = num_steps
         self.img_resolution: int = teacher.img_resolution
         self.img_channels: int = teacher.img_channels
-        self.c_dim: int = teacher.label_dim
+        self.c_dim: int = teacher.label_dim if has_classes else 0
         self.z_dim = self.img_channels * self.img_resolution**2
 
     @property
