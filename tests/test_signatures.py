@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "checkpoints": 0,
     "image_sets": 0,
+    "metrics": 0,
     "roles": 0,
     "students": 0,
     "stylegan_ops": 0,

@@ -23,11 +23,11 @@ def saved(path, classifier: Classifier, name: str = "digits (64-d)") -> Classifi
 
 
 def test_float_images_become_uint8_by_rounding_as_stylegan_does():
-    levels = torch.arange(256)
+    levels = torch.arange(256).reshape(1, 1, 16, 16)
     assert torch.equal(metrics.to_uint8(levels / 127.5 - 1).long(), levels)
-    assert metrics.to_uint8(torch.tensor([-9.0, 0.0, 9.0])).tolist() == [0, 128, 255]
-    # Truncation of (x + 1) * 127.5 would give 41 here.
-    assert metrics.to_uint8(torch.tensor(41.7 / 127.5 - 1)).item() == 42
+    # Truncation of (x + 1) * 127.5 would give 41 for the last.
+    image = torch.tensor([-9.0, 0.0, 9.0, 41.7 / 127.5 - 1]).reshape(1, 1, 2, 2)
+    assert metrics.to_uint8(image).flatten().tolist() == [0, 128, 255, 42]
 
 
 def test_features_are_what_the_arrays_of_the_file_say_layer_by_layer(tmp_path, images):
