@@ -218,6 +218,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def _build(config: Mapping[str, Json], weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
     """Build the network without memory first: its sizes are believed once the tensors agree."""
+    _diffusers()  # says what is missing
     from diffusers.models.attention_processor import Attention, AttnProcessor  # pyright: ignore[reportMissingImports]  # optional
 
     if config.get("class_embed_type") is not None:
