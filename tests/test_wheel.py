@@ -101,7 +101,8 @@ def test_the_wheel_has_every_file_of_the_packages(wheel: Path):
         path.relative_to(ROOT).as_posix()
         for name in OURS - {"refine.py"}
         for path in (ROOT / name).rglob("*")
-        if path.suffix in {".py", *DATA}
+        # What trainings left for the next one is for a checkout alone.
+        if path.suffix in {".py", *DATA} and "refine_demo/training" not in path.as_posix()
     }
     assert {"refine_demo/student.pkl", "metrics/report/report.html.jinja"} <= wanted <= names
 
