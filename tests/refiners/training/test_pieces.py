@@ -121,6 +121,26 @@ def test_what_couples_the_samples_of_a_batch_sees_all_of_them(refinement: Any) -
     assert not couples_samples(DiffInstruct()) and not couples_samples(REFINERS["sid"]())
 
 
+@pytest.mark.parametrize("batch_gpu", [0, 6])
+@pytest.mark.parametrize("bins", [1, 2])
+def test_the_student_follows_the_auxiliarys_average_in_every_way_to_it(
+    refinement: Any, batch_gpu: int, bins: int
+) -> None:
+    asked: list[Any] = []
+
+    class Watching(DiffInstruct):
+        def pixel_gradient(self, x_0: Any, labels: Any, *, teacher: Any, auxiliary: Any) -> Any:
+            asked.append(auxiliary)
+            return super().pixel_gradient(x_0, labels, teacher=teacher, auxiliary=auxiliary)
+
+    method: Any = Watching()
+    object.__setattr__(method, "bins", bins)
+    job = refinement(method=method, batch_gpu=batch_gpu, warmup_kimg=0)
+    job.advance()
+    assert asked and all(auxiliary is job.auxiliary_average for auxiliary in asked)
+    assert job.auxiliary_average is not job.auxiliary
+
+
 def test_a_state_of_other_pieces_is_continued_with_a_line(refinement: Any) -> None:
     before, after = refinement(batch_gpu=8), refinement(batch_gpu=4)
     before.advance()
