@@ -215,7 +215,7 @@ def shared_images(job: RefineJob, outdir: Path) -> Path:
 OF_ALL = (
     click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True),
     click.option("--kimg", metavar="KIMG", type=float, help="[default: the settings']"),
-    click.option("--warmup", metavar="KIMG", type=float, help="[default: likewise]"),
+    click.option("--warmup-kimg", metavar="KIMG", type=float, help="[default: likewise]"),
     click.option("--batch", metavar="INT", type=click.IntRange(min=1), help="[default: likewise]"),
     machine.number_option("--num", 5000, least=100),
     machine.number_option("--teacher-images", 1000, least=100),
@@ -236,10 +236,10 @@ def of_all(command: Any) -> Any:
 
 
 def given(
-    base: Mapping[str, Any], *, kimg: float | None, warmup: float | None, batch: int | None
+    base: Mapping[str, Any], *, kimg: float | None, warmup_kimg: float | None, batch: int | None
 ) -> dict[str, Any]:
     """Return settings with those values that were asked for."""
-    asked = {"kimg": kimg, "warmup_kimg": warmup, "batch": batch}
+    asked = {"kimg": kimg, "warmup_kimg": warmup_kimg, "batch": batch}
     return {**base, **{name: value for name, value in asked.items() if value is not None}}
 
 
@@ -259,14 +259,14 @@ def methods(
     seeds: int,
     preset: str | None,
     kimg: float | None,
-    warmup: float | None,
+    warmup_kimg: float | None,
     batch: int | None,
     **job: Any,
 ) -> None:
     """Refine a student by every method of gan."""
     names = chosen(methods, methods_of("gan"))
     base = SHORT if preset is None else GAN_PRESETS[preset]
-    settings = given(base, kimg=kimg, warmup=warmup, batch=batch)
+    settings = given(base, kimg=kimg, warmup_kimg=warmup_kimg, batch=batch)
     run_rows({name: (name, settings) for name in names}, RefineJob(**job), settings, seeds)
 
 
@@ -279,13 +279,13 @@ def options(
     options: str,
     seeds: int,
     kimg: float | None,
-    warmup: float | None,
+    warmup_kimg: float | None,
     batch: int | None,
     **job: Any,
 ) -> None:
     """Refine a student with each speed option."""
     names = chosen(options, OPTIONS)
-    settings = given(BASE, kimg=kimg, warmup=warmup, batch=batch)
+    settings = given(BASE, kimg=kimg, warmup_kimg=warmup_kimg, batch=batch)
     rows = {name: (USUAL_METHOD["gan"], {**settings, **OPTIONS[name]}) for name in names}
     run_rows(rows, RefineJob(**job), settings, seeds)
 

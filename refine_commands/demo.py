@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from refine_commands.options import seed_option
 from refiners.runs.recipes import GAN_PRESETS
 
 DEMO = Path(__file__).resolve().parent.parent / "refine_demo"
@@ -19,7 +20,7 @@ DEMO = Path(__file__).resolve().parent.parent / "refine_demo"
     default=Path("demo-runs"),
     show_default=True,
 )
-@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 def demo(outdir: Path, seed: int) -> None:
     """Refine the embedded MNIST generator: the whole journey, offline, on a CPU."""
     from refiners.runs.refine import RefineJob

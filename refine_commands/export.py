@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from students.base import StudentModule
 
 SEEDS = (0, 1, 2, 3)
 TOLERANCE = 1e-3  # of images about [-1, 1]; another runtime sums in another order
@@ -91,7 +96,9 @@ def report(worst: float, source: str, out: Path, what: str) -> None:
         raise ValueError(f"{out} does not give the images of {source}; it was kept for inspection")
 
 
-def write_pickle(student: Any, source: str, out: Path, network: str, program: str | None) -> float:
+def write_pickle(
+    student: StudentModule, source: str, out: Path, network: str, program: str | None
+) -> float:
     """Write `source` as a pickle; return the largest difference of the images.
 
     What carried a program's text or names passes through, unless another program was asked for.
@@ -128,7 +135,7 @@ def write_denoiser(source: str, out: Path, program: str) -> float:
     return (pair[0] - pair[1]).abs().max().item()
 
 
-def write_safetensors(student: Any, source: str, out: Path, network: str) -> float:
+def write_safetensors(student: StudentModule, source: str, out: Path, network: str) -> float:
     """Write safetensors, config and model card; return the largest difference of the images."""
     import checkpoints
     import students
@@ -153,7 +160,7 @@ def write_safetensors(student: Any, source: str, out: Path, network: str) -> flo
     return difference(student, students.load(out, network=network))
 
 
-def write_rosinality(student: Any, source: str, out: Path, network: str) -> float:
+def write_rosinality(student: StudentModule, source: str, out: Path, network: str) -> float:
     """Write rosinality's `.pt`; return the largest difference of the images."""
     import students
     from students.foreign import rosinality
@@ -162,7 +169,7 @@ def write_rosinality(student: Any, source: str, out: Path, network: str) -> floa
     return difference(student, students.load(out))
 
 
-def write_onnx(student: Any, source: str, out: Path, network: str) -> float:
+def write_onnx(student: StudentModule, source: str, out: Path, network: str) -> float:
     """Write ONNX; return the largest difference of the outputs under onnxruntime."""
     from students.foreign import onnx
 
@@ -177,7 +184,7 @@ WRITERS = {
 }
 
 
-def difference(student: Any, other: Any) -> float:
+def difference(student: StudentModule, other: torch.nn.Module) -> float:
     """Return the largest difference of two students' images of the same seeds."""
     import torch
 

@@ -6,12 +6,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
+from refine_commands.options import device_option
+
 if TYPE_CHECKING:
     import numpy as np
+
+    from checkpoints import Value
 
 STEPS = 18  # of Heun's method, for CIFAR-10 (Karras et al. 2022, Table 1)
 
@@ -100,9 +104,7 @@ class Wishes:
     show_default=True,
     help="Images of a denoiser at a time; the images do not depend on it.",
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
+@device_option
 def generate(
     network: str,
     seeds: str,
@@ -158,16 +160,17 @@ def make_images(
         return of_generator(path, network, seeds, wishes, label, device)
     wishes.refuse(network, "a denoiser", "trunc", "noise_mode")
     recorded = data.get("init_sigma") if isinstance(data, Mapping) else None
-    return of_denoiser(path, seeds, wishes, recorded, label, batch, device)
+    return of_denoiser(path, seeds, wishes, cast("float | None", recorded), label, batch, device)
 
 
-def is_denoiser(data: Any) -> bool:
+def is_denoiser(data: Value) -> bool:
     """Whether a file's data hold a denoiser, by the class of the network that would be loaded."""
     import checkpoints
     import teachers
 
     held = data if isinstance(data, Mapping) else {"ema": data}
-    records = [held[key] for key in ("ema", "net") if isinstance(held.get(key), checkpoints.Record)]
+    found = [held.get(key) for key in ("ema", "net")]
+    records = [value for value in found if isinstance(value, checkpoints.Record)]
     return any(record.class_name in teachers.FAMILIES for record in records)
 
 
@@ -193,7 +196,7 @@ def of_denoiser(
     path: Path,
     seeds: Sequence[int],
     wishes: Wishes,
-    recorded: Any,
+    recorded: float | None,
     label: int | None,
     batch: int,
     device: str,

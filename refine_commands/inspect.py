@@ -5,13 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from refiners.runs.provenance import sha256
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from checkpoints import Json, Value
+    from refine_commands.network_facts import Layer, Network
+
 STATE_KEYS = ("g_ema", "g", "d")  # rosinality's names, shown as G_ema, G and D
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What `inspect --json` prints, in its order."""
+
+    file: str
+    bytes: int
+    sha256: str
+    main: str
+    kind: str
+    writer: str
+    networks: dict[str, Network]
+    others: dict[str, Json]
+    globals: list[str]
 
 
 @click.command()
@@ -24,13 +45,13 @@ def inspect(source: str, as_json: bool) -> None:
     """
     facts = facts_of(source)
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(dataclasses.asdict(facts), indent=1))
     else:
         print("\n".join(lines_of(facts)))
 
 
-def facts_of(source: str) -> dict[str, Any]:
-    """What `inspect --json` prints.
+def facts_of(source: str) -> Facts:
+    """Read what a file or folder holds.
 
     Raises:
         ValueError: a file that cannot be read, or that holds no tensors.
@@ -43,7 +64,7 @@ def facts_of(source: str) -> dict[str, Any]:
     if path.is_dir():
         return _facts_of_folder(path)
     if path.suffix == ".safetensors" and not _is_ours(path):
-        data: Any = _safetensors(path)
+        data: Value = _safetensors(path)
         names: list[str] = []
     else:
         data, names = checkpoints.read_with_names(path)
@@ -54,46 +75,51 @@ def facts_of(source: str) -> dict[str, Any]:
             f"{source} holds no network{keys}; a StyleGAN pickle has G, D and G_ema, a "
             "denoiser's ema"
         )
-    rest = data if isinstance(data, dict) and not network_facts.is_state_dict(data) else {}
+    rest = data if isinstance(data, dict) and not checkpoints.is_state_dict(data) else {}
     taken = {*networks, *STATE_KEYS}
     others = {
         checkpoints.printable(str(key)): _brief(value)
         for key, value in rest.items()
         if key not in taken
     }
-    main = network_facts.main_network(list(networks))
-    return {
-        "file": source,
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
-        "main": main,
-        "kind": networks[main].kind,
-        "writer": networks[main].writer,
-        "networks": {name: dataclasses.asdict(network) for name, network in networks.items()},
-        "others": others,
-        "globals": [checkpoints.printable(name) for name in names],
-    }
+    return _facts(source, path, networks, others, [checkpoints.printable(name) for name in names])
+
+
+def _facts(
+    source: str,
+    path: Path,
+    networks: dict[str, Network],
+    others: dict[str, Json],
+    names: list[str],
+) -> Facts:
+    from refine_commands.network_facts import main_network
+
+    main = main_network(list(networks))
+    kind, writer = networks[main].kind, networks[main].writer
+    digest = sha256(path)
+    size = path.stat().st_size
+    return Facts(source, size, digest, main, kind, writer, networks, others, names)
 
 
 def _is_ours(path: Path) -> bool:
     return path.with_name("config.json").is_file()
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
+def _safetensors(path: Path) -> dict[str, Value]:
     import safetensors.torch
     from safetensors import SafetensorError
 
     try:
-        return safetensors.torch.load_file(path)
+        return {**safetensors.torch.load_file(path)}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file ({error})") from error
 
 
-def _few(data: dict[Any, Any]) -> str:
+def _few(data: Iterable[object]) -> str:
     return ", ".join(str(key)[:40].encode("ascii", "replace").decode() for key in list(data)[:8])
 
 
-def _brief(value: Any) -> Any:
+def _brief(value: Value) -> Json:
     """An entry beside the networks: plain values as they are, objects by their class."""
     from checkpoints import Record
     from refine_commands.network_facts import plain
@@ -103,7 +129,7 @@ def _brief(value: Any) -> Any:
     return plain(value)
 
 
-def _facts_of_folder(folder: Path) -> dict[str, Any]:
+def _facts_of_folder(folder: Path) -> Facts:
     """A folder of diffusers: its configuration, and its weights' names and shapes."""
     import checkpoints
     from refine_commands import network_facts
@@ -117,53 +143,44 @@ def _facts_of_folder(folder: Path) -> dict[str, Any]:
             "or a folder that diffusers wrote"
         )
     state = _safetensors(weights) if weights.suffix == ".safetensors" else checkpoints.read(weights)
-    if not network_facts.is_state_dict(state):
+    if not checkpoints.is_state_dict(state):
         raise ValueError(f"{weights} holds no tensors by name")
     config = checkpoints.read_json(unet / "config.json")
     scheduler = folder / "scheduler" / "scheduler_config.json"
     network = network_facts.of_diffusers(state, config)
-    return {
-        "file": str(folder),
-        "bytes": weights.stat().st_size,
-        "sha256": sha256(weights),
-        "main": "unet",
-        "kind": network.kind,
-        "writer": network.writer,
-        "networks": {"unet": dataclasses.asdict(network)},
-        "others": {"scheduler": network_facts.plain(checkpoints.read_json(scheduler))}
-        if scheduler.is_file()
-        else {},
-        "globals": [],
-    }
+    others: dict[str, Json] = {}
+    if scheduler.is_file():
+        others["scheduler"] = network_facts.plain(checkpoints.read_json(scheduler))
+    return _facts(str(folder), weights, {"unet": network}, others, [])
 
 
-def lines_of(facts: dict[str, Any]) -> list[str]:
+def lines_of(facts: Facts) -> list[str]:
     """The facts as text: the file, its networks, then the main one's options and layers."""
-    main = facts["networks"][facts["main"]]
+    main = facts.networks[facts.main]
     lines = [
-        facts["file"],
-        f"  kind      {facts['kind']}, written by {facts['writer']}",
-        f"  sizes     {_sizes(main['sizes'])}",
-        f"  bytes     {facts['bytes']:,}",
-        f"  sha256    {facts['sha256']}",
+        facts.file,
+        f"  kind      {facts.kind}, written by {facts.writer}",
+        f"  sizes     {_sizes(main.sizes)}",
+        f"  bytes     {facts.bytes:,}",
+        f"  sha256    {facts.sha256}",
     ]
-    for name, network in facts["networks"].items():
+    for name, network in facts.networks.items():
         lines.append(
-            f"  network   {name or '(the file)'}: {network['kind']}, class {network['class_name']}"
-            f", {network['parameters']:,} parameters, {network['tensors']} tensors of "
-            f"{', '.join(network['dtypes'])}"
+            f"  network   {name or '(the file)'}: {network.kind}, class {network.class_name}"
+            f", {network.parameters:,} parameters, {network.tensors} tensors of "
+            f"{', '.join(network.dtypes)}"
         )
-    for name, value in facts["others"].items():
+    for name, value in facts.others.items():
         lines.append(f"  also      {name}: {_text(value)}")
-    if facts["globals"]:
-        lines.append(f"  globals   {', '.join(facts['globals'])}")
-    title = facts["main"] or "the network"
-    if main["options"]:
-        lines += [f"options of {title}", *_option_lines(main["options"], "  ")]
+    if facts.globals:
+        lines.append(f"  globals   {', '.join(facts.globals)}")
+    title = facts.main or "the network"
+    if main.options:
+        lines += [f"options of {title}", *_option_lines(main.options, "  ")]
     lines.append(f"layers of {title}")
-    lines += _layer_lines(main["layers"])
-    for name, network in facts["networks"].items():
-        lines += [f"WARNING: {name} {bad} is not finite" for bad in network["nonfinite"]]
+    lines += _layer_lines(main.layers)
+    for name, network in facts.networks.items():
+        lines += [f"WARNING: {name} {bad} is not finite" for bad in network.nonfinite]
     return lines
 
 
@@ -180,11 +197,11 @@ def _sizes(sizes: dict[str, int]) -> str:
     return ", ".join(part for part in parts if part) or "not recorded"
 
 
-def _text(value: Any) -> str:
+def _text(value: Json) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _option_lines(options: dict[str, Any], indent: str) -> list[str]:
+def _option_lines(options: Mapping[str, Json], indent: str) -> list[str]:
     lines = []
     for name, value in options.items():
         if isinstance(value, dict) and value:
@@ -194,15 +211,14 @@ def _option_lines(options: dict[str, Any], indent: str) -> list[str]:
     return lines
 
 
-def _layer_lines(layers: list[dict[str, Any]]) -> list[str]:
+def _layer_lines(layers: Sequence[Layer]) -> list[str]:
     rows = [
-        (layer["name"], layer["class_name"], "x".join(map(str, layer["shape"])) or "1")
-        for layer in layers
+        (layer.name, layer.class_name, "x".join(map(str, layer.shape)) or "1") for layer in layers
     ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     return [
         "  "
         + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        + f"  {layer['parameters']:>11,}"
+        + f"  {layer.parameters:>11,}"
         for row, layer in zip(rows, layers, strict=True)
     ]

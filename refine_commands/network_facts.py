@@ -18,7 +18,7 @@ import torch
 import checkpoints
 import students
 import teachers
-from checkpoints import Record, Value, is_state_dict, printable
+from checkpoints import Json, Record, Value, is_state_dict, printable
 from students.foreign import rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
 
@@ -58,7 +58,7 @@ class Network:
     buffers: int
     tensors: int
     dtypes: list[str]
-    options: dict[str, Any]
+    options: dict[str, Json]
     layers: list[Layer] = field(repr=False)
     nonfinite: list[str]
 
@@ -90,7 +90,7 @@ def main_network(names: Sequence[str]) -> str:
     return next((name for name in MAIN if name in names), names[0])
 
 
-def of_record(record: Record, *, sigma: Any = None) -> Network:
+def of_record(record: Record, *, sigma: Value = None) -> Network:
     """The facts of a network's record; sigma is the noise level of a one-step generator."""
     kind, writer = _kind(record)
     if sigma is not None:
@@ -129,7 +129,7 @@ def of_tensorflow(record: Record, name: str) -> Network:
     """The facts of a network of TensorFlow's pickles."""
     role = "discriminator" if name == "D" else "generator"
     given = record.state.get("static_kwargs")
-    options = dict(given) if isinstance(given, Mapping) else {}
+    options = {str(k): v for k, v in given.items()} if isinstance(given, Mapping) else {}
     table = {**tensorflow.SIZES, **(tensorflow.LATENTS if role == "generator" else {})}
     sizes = {ours: options.get(*theirs) for ours, theirs in table.items()}
     variables = {
@@ -178,7 +178,7 @@ def of_state_dict(state: Mapping[str, torch.Tensor]) -> Network:
     return _network("tensors by name", "state dict", "unknown", {}, dict(state), {}, {}, {})
 
 
-def of_diffusers(state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Network:
+def of_diffusers(state: Mapping[str, torch.Tensor], config: Mapping[str, Json]) -> Network:
     """The facts of a folder of diffusers: its tensors, and its config.json."""
     given = {
         "img_resolution": config.get("sample_size"),
@@ -222,10 +222,10 @@ def _network(
     kind: str,
     class_name: str,
     writer: str,
-    sizes: Mapping[str, Any],
+    sizes: Mapping[str, object],
     parameters: Mapping[str, torch.Tensor],
     buffers: Mapping[str, torch.Tensor],
-    options: Mapping[Any, Any],
+    options: Mapping[str, object],
     classes: Mapping[str, str],
 ) -> Network:
     everything = {**parameters, **buffers}
@@ -238,7 +238,7 @@ def _network(
         buffers=sum(tensor.numel() for tensor in buffers.values()),
         tensors=len(everything),
         dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in everything.values()}),
-        options={printable(str(name)): plain(value) for name, value in options.items()},
+        options={printable(name): plain(value) for name, value in options.items()},
         layers=layers_of(parameters, classes),
         nonfinite=[printable(name) for name in checkpoints.nonfinite(everything)],
     )
@@ -262,7 +262,7 @@ def layers_of(parameters: Mapping[str, torch.Tensor], classes: Mapping[str, str]
     ]
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: object, depth: int = 0) -> Json:
     """A file's value as what JSON can hold, in ASCII and not long."""
     if value is None or isinstance(value, bool):
         return value

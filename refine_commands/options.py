@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from refiners.runs.distil import DistilJob
     from refiners.runs.refine import RefineJob
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = TypeVar("Command", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
 
 
@@ -129,7 +129,9 @@ class IntOrAuto(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] 
 
     name = "INT|auto"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
         """Return the number, or auto."""
         return value if value == "auto" else click.INT.convert(value, param, ctx)
 
@@ -158,7 +160,7 @@ def carry_out(job: RefineJob | DistilJob, *, dry_run: bool) -> None:
         click.echo(json.dumps(plan, indent=2))
 
 
-def setting_option(field: Field[Any]) -> Decorator:
+def setting_option(field: Field[str | float]) -> Decorator:
     """Return an option that sets a field of refiners.Settings, where the defaults are."""
     flag, knob, kind = f"--{field.name.replace('_', '-')}", knob_of(field), type(field.default)
     shown: dict[str, Any] = {"type": kind, "metavar": knob.unit or kind.__name__.upper()}
@@ -257,26 +259,34 @@ def image_options(*, num_images: int | None, steps: int, use: str) -> Callable[[
     )
 
 
+def measuring_options(*, num: int, required: bool) -> Callable[[Command], Command]:
+    """Add --reference, --features and --num, of which `num` is the default."""
+    return in_order(
+        click.option(
+            "--reference",
+            metavar="NPZ|ZIP|DIR",
+            required=required,
+            help="What to measure against: statistics with their features, or images.",
+        ),
+        click.option(
+            "--features",
+            metavar="NAME|NPZ",
+            help="Where the reference brings none: inception, inception-clean, "
+            "inception-half-pixel, efficientnet-lite0, dinov2, clip, NAME=FILE, or an NPZ.",
+        ),
+        click.option(
+            "--num",
+            metavar="INT",
+            type=click.IntRange(min=100),
+            default=num,
+            show_default=True,
+            help="Images behind the report's numbers, on each side.",
+        ),
+    )
+
+
 report_options = in_order(
-    click.option(
-        "--reference",
-        metavar="NPZ|ZIP|DIR",
-        help="What to measure against: statistics with their features.",
-    ),
-    click.option(
-        "--features",
-        metavar="NAME|NPZ",
-        help="Where the reference brings none: inception, dinov2, clip, efficientnet-lite0, "
-        "NAME=FILE, or an NPZ.",
-    ),
-    click.option(
-        "--num",
-        metavar="INT",
-        type=click.IntRange(min=100),
-        default=5000,
-        show_default=True,
-        help="Images behind the report's numbers.",
-    ),
+    measuring_options(num=5000, required=False),
     click.option(
         "--metrics",
         type=click.Choice(["auto", "none"]),
@@ -294,10 +304,16 @@ outdir_option = click.option(
     help="Where run folders go.",
 )
 
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+
+seed_option = click.option(
+    "--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True
+)
+
 run_options = in_order(
-    click.option(
-        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-    ),
+    device_option,
     click.option(
         "--resume",
         metavar="latest|FILE|RUN_DIR",

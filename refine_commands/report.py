@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from refine_commands.measuring import measuring_options
+from refine_commands.options import device_option, measuring_options, seed_option
 
 
 @click.command()
@@ -23,10 +23,8 @@ from refine_commands.measuring import measuring_options
     metavar="LIST",
     help="Names with commas between, or all; an unknown one lists them.  [default: the usual]",
 )
-@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
+@seed_option
+@device_option
 def report(
     before: str,
     after: str,

@@ -165,7 +165,7 @@ def method_with(
     name: str | AnyMethod,
     knobs: Mapping[str, object] | Sequence[str] = (),
     command: str = "",
-) -> Any:
+) -> AnyMethod:
     """Return a method with its knobs set.
 
     Args:

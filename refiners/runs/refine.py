@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import cast
 
 import metrics
 import students
@@ -148,7 +149,7 @@ class RefineJob:
             transfer=self.transfer,
             outdir=self.outdir and Path(self.outdir),
         )
-        method = method_with(self.method, self.knobs, "gan")
+        method = cast("Method", method_with(self.method, self.knobs, "gan"))
         job = self
         if job.teacher_images is None:
             job = replace(job, teacher_images=teacher_images_for(settings.kimg))

@@ -78,7 +78,7 @@ def test_a_row_is_the_mean_over_the_seeds_that_ended():
 def test_a_call_writes_the_table_and_a_second_one_runs_nothing_again(files, tmp_path):
     arguments = [
         *("methods", "--outdir", tmp_path, "--methods", "diff-instruct,sds", "--seeds", "1"),
-        *("--kimg", "0.016", "--warmup", "0.008", "--batch", "8", "--num", "100"),
+        *("--kimg", "0.016", "--warmup-kimg", "0.008", "--batch", "8", "--num", "100"),
         *("--teacher-images", "100", "--teacher-steps", "2", "--device", "cpu"),
         *("--student", files / "gan.pkl", "--teacher", files / "teacher.pkl"),
         *("--reference", files / "features.npz"),
