@@ -6,7 +6,6 @@ The generator here is a toy; yours is any module (z, labels) -> images about [-1
 """
 
 import sys
-from pathlib import Path
 
 import torch
 
@@ -36,5 +35,5 @@ if __name__ == "__main__":
     mine = MyGenerator(16, channels, size)
     student = students.wrap(mine, z_dim=16, img_resolution=size, img_channels=channels)
     settings = refiners.Settings(warmup_kimg=kimg / 4)  # in which the auxiliary network learns
-    refined = refiners.refine(student, teacher, kimg=kimg, settings=settings, outdir=Path(outdir))
+    refined = refiners.refine(student, teacher, kimg=kimg, settings=settings, outdir=outdir)
     torch.save(refined.state_dict(), f"{outdir}/generator.pt")

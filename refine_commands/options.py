@@ -144,7 +144,7 @@ def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     settings = {k: v for k, v in options.items() if k in SETTINGS and v is not None}
     job = {k: v for k, v in options.items() if k not in SETTINGS and k != "metrics"}
     if options["metrics"] == "none":
-        job["reference"] = None
+        job["reference"] = job["features"] = None
     return job, settings
 
 

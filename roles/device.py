@@ -7,6 +7,8 @@ def pick_device(name: str) -> str:
     """Return the device to use; auto takes CUDA where there is one."""
     import torch
 
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device is {name!r}; allowed are auto, cpu and cuda")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

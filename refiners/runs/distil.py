@@ -33,6 +33,7 @@ from refiners.runs.schedule import Run
 from refiners.runs.session import Session
 from refiners.runs.starting import (
     boards_in,
+    check_counts,
     check_running,
     compares_images,
     device_for,
@@ -49,6 +50,7 @@ from refiners.runs.starting import (
 from refiners.runs.teacher_images import make_teacher_images, read_images
 from refiners.runs.teacher_sampler import TeacherSampler
 from refiners.training.distillation import Distillation, Distiller
+from refiners.training.fit import check_role
 from refiners.training.inputs import (
     ImageSet,
     Inputs,
@@ -112,7 +114,7 @@ class DistilJob:
     kimg: float | None = None
     batch: int | None = None
     settings: Settings | Mapping[str, object] | None = None
-    outdir: Path | None = None
+    outdir: str | Path | None = None
     init_sigma: float | None = None
     labels: str = "uniform"
     data: str | None = None
@@ -178,12 +180,16 @@ class DistilJob:
             batch=self.batch,
             resume=self.resume,
             transfer=self.transfer,
-            outdir=self.outdir and Path(self.outdir),
+            outdir=Path(self.outdir) if self.outdir is not None else None,
         )
+        check_counts(self.num, self.teacher_images, self.keep, pairs=self.pairs)
+        if self.labels not in ("uniform", "data"):
+            raise ValueError(f"labels is {self.labels!r}; allowed are uniform and data")
         method = method_with(self.method, self.knobs, "distill")
         job = self.completed(method)
         device = device_for(job.device)
         if not isinstance(job.teacher, (str, Path)):
+            check_role("teacher", job.teacher)
             device = str(next(job.teacher.parameters()).device)
         check_running(settings, method, device, wandb=job.wandb)
         teacher = job.teacher
@@ -301,7 +307,7 @@ class CheckedDistilJob:
             ready = self.with_images(place, processes)
             judged = processes.first_alone(ready.open_judge, "opening the judge")
             student = ready.distil(folder, place, judged, resume, processes)
-        if folder is not None:
+        if job.outdir is not None:
             space = self.reference or judged
             processes.first_alone(
                 lambda: ready.report(folder, student, space, started), "the report"
@@ -430,9 +436,14 @@ class CheckedDistilJob:
         return teachers.PairFolder(Path(path))
 
     def report(
-        self, folder: RunFolder, student: Student, space: metrics.Reference | None, started: float
+        self,
+        folder: RunFolder | None,
+        student: Student,
+        space: metrics.Reference | None,
+        started: float,
     ) -> None:
         """Compare the teacher's sampler with the student on the same latents, and report."""
+        assert folder is not None
         job, seed = self.job, self.settings.seed
         teacher, guidance = self.teacher, getattr(self.method, "guidance", None)
         if guidance is not None:

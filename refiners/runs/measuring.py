@@ -24,6 +24,11 @@ CURVE_FILE = "metric-frechet_distance.jsonl"
 def open_measured(reference: str | None, features: str | None) -> metrics.Reference | None:
     """Return what the report measures against, or None; images need a feature space."""
     if not reference:
+        if features:
+            raise ValueError(
+                f"--features is {features}, but there is no --reference to measure against; name "
+                "one, or leave it out"
+            )
         return None
     device = device_of_rank(pick_device("auto"))
     space = metrics.choose_features(features, device=device) if features else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from refiners.knob import parse
@@ -143,8 +143,8 @@ def methods_of(command: str) -> tuple[str, ...]:
     return (*names, *DISTILLERS)
 
 
-def method_class(name: str) -> type[AnyMethod]:
-    """Return the dataclass of a method.
+def method_class(name: str, command: str = "") -> type[AnyMethod]:
+    """Return the dataclass of a method, of one command's alone if that is told.
 
     Raises:
         ValueError: there is none of that name.
@@ -152,7 +152,8 @@ def method_class(name: str) -> type[AnyMethod]:
     for table in (REFINERS, DISTILLERS):
         if name in table:
             return table[name]
-    raise ValueError(f"method is {name!r}; allowed are {', '.join((*REFINERS, *DISTILLERS))}")
+    allowed = ", ".join(methods_of(command) if command else (*REFINERS, *DISTILLERS))
+    raise ValueError(f"method is {name!r}; allowed are {allowed}")
 
 
 def name_of_method(method: AnyMethod) -> str:
@@ -177,9 +178,16 @@ def method_with(
         ValueError: no such method or none of this command, no such knob, or a value that it cannot
             have.
     """
+    if isinstance(knobs, str):
+        raise ValueError(f"knobs are {knobs!r}; give a mapping, or a list of KEY=VALUE")
     if not isinstance(name, str):
+        if isinstance(name, type) or not is_dataclass(name):
+            names = ", ".join(methods_of(command) if command else (*REFINERS, *DISTILLERS))
+            raise ValueError(f"method is {name!r}; give a name ({names}), or a method made of one")
+        if knobs:
+            raise ValueError(f"knobs are given with {name!r}, which has its own; leave them out")
         return name
-    method = method_class(name)
+    method = method_class(name, command)
     if command and name not in methods_of(command):
         allowed = ", ".join(methods_of(command))
         raise ValueError(f"method is {name!r}, which {command} cannot take; allowed are {allowed}")

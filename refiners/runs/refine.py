@@ -29,6 +29,7 @@ from refiners.runs.reporting import Grids, write_report
 from refiners.runs.session import Session
 from refiners.runs.starting import (
     boards_in,
+    check_counts,
     check_running,
     compares_images,
     device_for,
@@ -43,7 +44,7 @@ from refiners.runs.starting import (
     take_weights,
 )
 from refiners.runs.teacher_images import make_teacher_images, read_images
-from refiners.training.fit import check_pair
+from refiners.training.fit import check_pair, check_role
 from refiners.training.inputs import Inputs
 from refiners.training.refinement import Refinement
 from refiners.training.settings import Settings
@@ -112,7 +113,7 @@ class RefineJob:
     kimg: float | None = None
     batch: int | None = None
     settings: Settings | Mapping[str, object] | None = None
-    outdir: Path | None = None
+    outdir: str | Path | None = None
     reference: str | None = None
     features: str | None = None
     num: int = 5000
@@ -147,14 +148,18 @@ class RefineJob:
             batch=self.batch,
             resume=self.resume,
             transfer=self.transfer,
-            outdir=self.outdir and Path(self.outdir),
+            outdir=Path(self.outdir) if self.outdir is not None else None,
         )
+        check_counts(self.num, self.teacher_images, self.keep)
         method = cast("Method", method_with(self.method, self.knobs, "gan"))
         job = self
         if job.teacher_images is None:
             job = replace(job, teacher_images=teacher_images_for(settings.kimg))
         device = device_for(job.device)
+        if not isinstance(job.teacher, (str, Path)):
+            check_role("teacher", job.teacher)
         if not isinstance(job.student, (str, Path)):
+            check_role("student", job.student)
             device = str(next(job.student.parameters()).device)
         check_running(settings, method, device, wandb=job.wandb)
         pair = bring_together(
@@ -261,7 +266,7 @@ class CheckedJob:
             images = processes.from_first(images, "the teacher's images")
             judged = processes.first_alone(lambda: self.open_judge(images), "opening the judge")
             refined = self.refine(folder, images, judged, resume, processes)
-        if folder is not None:
+        if job.outdir is not None:
             processes.first_alone(
                 lambda: self.report(folder, refined, judged, started), "the report"
             )
@@ -356,9 +361,14 @@ class CheckedJob:
         return lambda student, num_images: curve(whole(student), num_images)
 
     def report(
-        self, folder: RunFolder, refined: Student, judged: metrics.Reference | None, started: float
+        self,
+        folder: RunFolder | None,
+        refined: Student,
+        judged: metrics.Reference | None,
+        started: float,
     ) -> None:
         """Compare before and after, by the reference or else the judge's, and write the report."""
+        assert folder is not None
         job, seed = self.job, self.settings.seed
         original = whole(self.pair.student)
         grids: Grids = {

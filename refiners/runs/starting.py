@@ -6,7 +6,7 @@ import contextlib
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import ParamSpec, Protocol
 
@@ -31,6 +31,7 @@ from roles.device import pick_device
 from roles.processes import device_of_rank, num_processes
 
 AUTO = "auto"
+LEAST = 100  # of which moments and intervals say something
 OPTIONS_FILE = "training_options.json"
 Asked = ParamSpec("Asked")
 
@@ -78,7 +79,13 @@ def settings_of(
         raise ValueError("--resume is given without --outdir; name the folder of the runs")
     if isinstance(given, Settings):
         return given.with_length(given.kimg if kimg is None else kimg, batch), False
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"settings are {given!r}; give Settings, or a mapping of their names")
     told = {**(given or {})}
+    unknown = told.keys() - {field.name for field in fields(Settings)}
+    if unknown:
+        names = ", ".join(field.name for field in fields(Settings))
+        raise ValueError(f"there is no setting {min(unknown)!r}; there are {names}")
     told |= {k: v for k, v in (("kimg", kimg), ("batch", batch)) if v is not None}
     auto = told.get("batch_gpu") == AUTO
     if auto:
@@ -94,6 +101,21 @@ def settings_of(
     if warmup is None:
         warmup = warmup_for(settings.kimg, settings.warmup_kimg)
     return replace(settings, warmup_kimg=warmup), auto
+
+
+def check_counts(
+    num: int, teacher_images: int | None, keep: str | None, *, pairs: int | None = None
+) -> None:
+    """Raise ValueError for numbers of images from which nothing could be measured, or for keep."""
+    for name, count, least in (
+        ("num", num, LEAST),
+        ("teacher_images", teacher_images, LEAST),
+        ("pairs", pairs, 1),
+    ):
+        if count is not None and count < least:
+            raise ValueError(f"{name} is {count}; it must be at least {least}")
+    if keep not in ("best", "last", None):
+        raise ValueError(f"keep is {keep!r}; allowed are best and last")
 
 
 def device_for(name: str) -> str:

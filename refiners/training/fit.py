@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from roles import Denoiser, Student
 
+ASKED = {
+    "student": ("z_dim", "c_dim", "img_resolution", "img_channels", "sample_latents"),
+    "teacher": ("label_dim", "img_resolution", "img_channels", "sigma_min", "sigma_max"),
+}
+
+
+def check_role(role: str, network: object) -> None:
+    """Raise ValueError unless a network has what is asked of a student or a teacher (roles)."""
+    missing = [name for name in ("parameters", *ASKED[role]) if not hasattr(network, name)]
+    if missing:
+        raise ValueError(
+            f"a {type(network).__name__} was given as the {role} and has no {', '.join(missing)}; "
+            "give a network's file, or a module like those of students.load, teachers.load and "
+            "students.wrap"
+        )
+
 
 def check_pair(student: Student, teacher: Denoiser) -> None:
     """Raise ValueError unless the teacher can judge the student's images."""

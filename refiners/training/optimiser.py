@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import warnings
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -44,7 +45,12 @@ def replicated(network: torch.nn.Module, processes: Processes) -> torch.nn.Modul
     """
     if processes.size == 1:
         return network
-    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+    with warnings.catch_warnings():
+        # torch 2.13 says that broadcast_buffers will go; until then it asks for what we need.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            network, broadcast_buffers=False, find_unused_parameters=True
+        )
 
 
 def summing_up(network: Network, *, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -160,8 +160,7 @@ class Settings:
         "fp32",
         "bf16 is of the denoisers' passes; a GAN keeps its file's. What is kept is float32.",
         useful="tf32 or bf16 on a GPU, fp32 on a CPU",
-        outside="bf16 was measured to change D_aux - D_teacher by 3 to 4 % (benchmarks/loop.py "
-        "bf16).",
+        outside="bf16 was measured to change D_aux - D_teacher by 3 to 4 % (benchmarks/README.md).",
         unit="|".join(PRECISIONS),
         allowed=PRECISIONS,
     )

@@ -13,6 +13,7 @@ from click.testing import Result
 import refiners
 import students
 import teachers
+from refiners.sds import SDS
 from students.adapters.one_step import OneStep
 
 SHORT: dict[str, Any] = {"kimg": 0.032, "batch": 8, "teacher_images": 100, "num": 100}
@@ -97,10 +98,25 @@ def test_a_run_from_python_without_a_folder_leaves_none(files: Path, tmp_path: P
         ({"resume": "latest"}, "without --outdir"),
         ({"settings": {"kimg": -1}, "kimg": None}, "kimg is -1"),
         ({"knobs": {"moments": -1}}, "moments"),
+        ({"knobs": "moments=1"}, "give a mapping, or a list"),
+        ({"method": 3}, "give a name"),
+        ({"method": SDS}, "give a name"),
+        ({"method": SDS(), "knobs": {"weight": 1}}, "leave them out"),
+        ({"keep": "nope"}, "allowed are best and last"),
+        ({"num": 5}, "num is 5; it must be at least 100"),
+        ({"teacher_images": 5}, "teacher_images is 5"),
+        ({"device": "nope"}, "allowed are auto, cpu and cuda"),
+        ({"settings": {"ema_kimg": 1}}, "no setting 'ema_kimg'; there are"),
+        ({"settings": 3}, "settings are 3"),
+        ({"features": "inception"}, "no --reference"),
+        ({"student": None}, "NoneType was given as the student"),
+        ({"student": torch.nn.Linear(2, 2)}, "Linear was given as the student and has no z_dim"),
+        ({"teacher": torch.nn.Linear(2, 2)}, "Linear was given as the teacher"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_step(
     files: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        refiners.refine(files / "gan.pkl", files / "teacher.pkl", **{**SHORT, **changes})
+        given = {"student": files / "gan.pkl", "teacher": files / "teacher.pkl", **SHORT}
+        refiners.refine(**{**given, **changes})
