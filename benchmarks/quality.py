@@ -90,7 +90,8 @@ def one_run(job: RefineJob, options: Mapping[str, Any]) -> dict[str, Any]:
     """Do a run, or what is left of it, and return its numbers; of one that diverged, why."""
     assert job.outdir is not None
     assert isinstance(job.method, str)
-    if not any(job.outdir.glob("*/report.json")):
+    outdir = Path(job.outdir)
+    if not any(outdir.glob("*/report.json")):
         known = {field.name for field in fields(method_class(job.method))}
         knobs = [text for text in options.get("knobs", ()) if text.partition("=")[0] in known]
         settings = {name: value for name, value in options.items() if name != "knobs"}
@@ -99,7 +100,7 @@ def one_run(job: RefineJob, options: Mapping[str, Any]) -> dict[str, Any]:
             replace(job, knobs=knobs, settings=settings, **lengths).run()
         except FloatingPointError as error:
             return {"diverged": str(error)}
-    (report,) = job.outdir.glob("*/report.json")
+    (report,) = outdir.glob("*/report.json")
     return result_of(report.parent)
 
 
@@ -181,8 +182,8 @@ def run_rows(
         settings: what the runs share, for the table's last line.
         seeds: how many of each.
     """
-    outdir = job.outdir
-    assert outdir is not None
+    assert job.outdir is not None
+    outdir = Path(job.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     job = replace(job, data=str(shared_images(job, outdir)))
     settings = {**settings, "num": job.num, "keep": job.keep}
