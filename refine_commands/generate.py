@@ -67,7 +67,9 @@ class Wishes:
     show_default=True,
     help="One image a seed, as 0-63,100.",
 )
-@click.option("--outdir", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "--outdir", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), required=True
+)
 @click.option(
     "--trunc", metavar="PSI", type=float, help="StyleGAN: truncation; 1, the default, is none."
 )
