@@ -70,7 +70,7 @@ def test_without_git_or_project_file_a_run_still_has_a_version(
     [
         ("/home/x/.local/bin/refine", "refine gan --desc 'a b'"),
         ("refine.py", "refine.py gan --desc 'a b'"),
-        ("/work/tree/refine.py", "refine.py gan --desc 'a b'"),
+        ("/a/tree/refine.py", "refine.py gan --desc 'a b'"),
     ],
 )
 def test_the_command_is_recorded_as_it_was_typed(

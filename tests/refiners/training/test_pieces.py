@@ -149,6 +149,19 @@ def test_a_state_of_other_pieces_is_continued_with_a_line(refinement: Any) -> No
     assert before.load_state_dict(before.state_dict()) == []
 
 
+def test_a_state_of_the_version_before_is_refused_in_a_line_and_lends_its_networks(
+    refinement: Any,
+) -> None:
+    before, after = refinement(), refinement(seed=1)
+    before.advance()
+    state = before.state_dict()
+    del state["format"]
+    with pytest.raises(ValueError, match="another version of this program.*--transfer"):
+        after.load_state_dict(state)
+    after.start_from(state)
+    assert torch.equal(after.auxiliary.mean, before.auxiliary.mean)
+
+
 def test_one_process_is_alone_and_shares_nothing() -> None:
     alone, rows = Processes(), torch.arange(3.0)
     assert (alone.rank, alone.size, alone.is_first) == (0, 1, True)
