@@ -156,7 +156,7 @@ def test_a_state_of_the_version_before_is_refused_in_a_line_and_lends_its_networ
     before.advance()
     state = before.state_dict()
     del state["format"]
-    with pytest.raises(ValueError, match="another version of this program.*--transfer"):
+    with pytest.raises(ValueError, match=r"another version of this program.*--transfer"):
         after.load_state_dict(state)
     after.start_from(state)
     assert torch.equal(after.auxiliary.mean, before.auxiliary.mean)
