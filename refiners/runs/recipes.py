@@ -178,12 +178,17 @@ def method_with(
         ValueError: no such method or none of this command, no such knob, or a value that it cannot
             have.
     """
+    from refiners.base import Method, WithPairs
+
     if isinstance(knobs, str):
         raise ValueError(f"knobs are {knobs!r}; give a mapping, or a list of KEY=VALUE")
     if not isinstance(name, str):
         if isinstance(name, type) or not is_dataclass(name):
             names = ", ".join(methods_of(command) if command else (*REFINERS, *DISTILLERS))
             raise ValueError(f"method is {name!r}; give a name ({names}), or a method made of one")
+        if command == "gan" and (not isinstance(name, Method) or isinstance(name, WithPairs)):
+            allowed = ", ".join(methods_of(command))
+            raise ValueError(f"method is {name!r}, which gan cannot take; allowed are {allowed}")
         if knobs:
             raise ValueError(f"knobs are given with {name!r}, which has its own; leave them out")
         return name

@@ -13,6 +13,8 @@ from click.testing import Result
 import refiners
 import students
 import teachers
+from refiners.dmd import DMD
+from refiners.progressive import Progressive
 from refiners.sds import SDS
 from students.adapters.one_step import OneStep
 
@@ -101,6 +103,8 @@ def test_a_run_from_python_without_a_folder_leaves_none(files: Path, tmp_path: P
         ({"knobs": "moments=1"}, "give a mapping, or a list"),
         ({"method": 3}, "give a name"),
         ({"method": SDS}, "give a name"),
+        ({"method": Progressive()}, "gan cannot take; allowed are diff"),
+        ({"method": DMD()}, "gan cannot take; allowed are diff"),
         ({"method": SDS(), "knobs": {"weight": 1}}, "leave them out"),
         ({"keep": "nope"}, "allowed are best and last"),
         ({"num": 5}, "num is 5; it must be at least 100"),
