@@ -85,7 +85,7 @@ class Window:
             raise ValueError(f"has no {num_bytes} bytes at byte {self.start + offset}")
         self.budget.spend(num_bytes)
         self.file.seek(self.start + offset)
-        if num_bytes and self.file.readinto(memory) != num_bytes:  # type: ignore[attr-defined]
+        if num_bytes and self.file.readinto(memory) != num_bytes:  # type: ignore[attr-defined] -- IO does not say it, binary files have it
             raise ValueError(f"became shorter while it was read, at byte {self.start + offset}")
 
     def _too_early(self, count: int) -> ValueError:

@@ -67,7 +67,7 @@ from roles.processes import join
 from students.adapters import one_step
 
 NUM_PAIRS = 10_000
-# What a run is, and not what came out of it: of no use in training_options.json.
+# Not in training_options.json under these names: what is resolved there, and what no file can say.
 UNSAID = ("teacher", "resume", "method", "knobs", "kimg", "batch", "settings", "progress")
 
 

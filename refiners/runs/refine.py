@@ -51,7 +51,7 @@ from refiners.training.settings import Settings
 from roles import Denoiser, Processes, Student
 from roles.processes import join
 
-# What a run is, and not what came out of it: of no use in training_options.json.
+# Not in training_options.json under these names: what is resolved there, and what no file can say.
 UNSAID = ("student", "teacher", "outdir", "resume", "method", "knobs", "kimg", "batch", "settings")
 UNSAID += ("save", "progress")
 

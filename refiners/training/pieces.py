@@ -16,9 +16,8 @@ import torch
 from roles import Network, Processes
 
 Found = TypeVar("Found")
-Rows = TypeVar("Rows", torch.Tensor, torch.Tensor | None)
 
-# The last four steps before the first are streams of their own.
+# Steps before the first are the streams of what is drawn beside a run's steps.
 HEALTH, HEAD, MEMORY = -1, -2, -3
 # Odd and near the golden ratio of 2^32: a CPU's stream is chosen by 32 bits of its seed, and so the
 # rows of a step never share one, nor do those of steps that are near.

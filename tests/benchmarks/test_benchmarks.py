@@ -35,7 +35,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: object, *arguments: object) -> str:
-    shown = CliRunner().invoke(command, [str(a) for a in arguments])  # type: ignore[arg-type]
+    shown = CliRunner().invoke(command, [str(a) for a in arguments])  # type: ignore[arg-type] -- a group is a command too
     assert shown.exit_code == 0, shown.output
     return shown.output
 
