@@ -8,7 +8,6 @@ Methods that train on images end in a denoiser of one step from sigma_max, which
 from __future__ import annotations
 
 import copy
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
@@ -317,15 +316,12 @@ class CheckedDistilJob:
 
     def open_folder(self) -> tuple[RunFolder, Path | bool] | None:
         """Open the run's folder and show the student there; return it and what to resume from."""
-        job, settings = self.job, self.settings
+        job = self.job
         if job.outdir is None:
             return None
-        length = f"kimg{settings.kimg:g}-batch{settings.batch}"
-        stem = Path(name_of_source(job.teacher)).stem
-        name = job.desc or f"{stem}-{name_of_method(self.method)}-1step-{length}"
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-        folder, resume = open_folder(Path(job.outdir), job.resume, name, self.options())
-        save_grid(folder.path / "fakes_init.png", self.start, settings.seed)
+        parts = Path(name_of_source(job.teacher)).stem, name_of_method(self.method), "1step"
+        folder, resume = open_folder(job.outdir, job.resume, job.desc, self.options(), *parts)
+        save_grid(folder.path / "fakes_init.png", self.start, self.settings.seed)
         return folder, resume
 
     def with_images(self, place: Path, processes: Processes) -> CheckedDistilJob:

@@ -7,7 +7,6 @@ the same weights.
 from __future__ import annotations
 
 import copy
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
@@ -275,17 +274,14 @@ class CheckedJob:
 
     def open_folder(self) -> tuple[RunFolder, Path | bool] | None:
         """Open the run's folder and show the student there; return it and what to resume from."""
-        job, settings = self.job, self.settings
+        job = self.job
         if job.outdir is None:
             return None
-        stem = Path(name_of_source(job.student)).stem
-        length = f"kimg{settings.kimg:g}-batch{settings.batch}"
-        name = job.desc or f"{stem}-{name_of_method(self.method)}-{length}"
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-        folder, resume = open_folder(Path(job.outdir), job.resume, name, self.options())
+        parts = Path(name_of_source(job.student)).stem, name_of_method(self.method)
+        folder, resume = open_folder(job.outdir, job.resume, job.desc, self.options(), *parts)
         if self.pair.remark:
             folder.log(self.pair.remark)
-        save_grid(folder.path / "fakes_init.png", whole(self.pair.student), settings.seed)
+        save_grid(folder.path / "fakes_init.png", whole(self.pair.student), self.settings.seed)
         return folder, resume
 
     def images_to_compare(self, place: Path) -> str | None:

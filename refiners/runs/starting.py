@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -146,9 +147,19 @@ def measured(
 
 
 def open_folder(
-    outdir: Path, resume: str | None, name: str, options: Mapping[str, object]
+    outdir: str | Path,
+    resume: str | None,
+    desc: str,
+    options: Mapping[str, object],
+    *parts: str,
 ) -> tuple[RunFolder, Path | bool]:
-    """Return a new run folder, or that to continue, and what to resume from."""
+    """Return a new run folder, or that to continue, and what to resume from.
+
+    A new one is called by desc or else, behind parts, by the run's length.
+    """
+    outdir = Path(outdir)
+    length = f"kimg{options['kimg']:g}-batch{options['batch']}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", desc or "-".join((*parts, length)))
     if resume:
         folder, state = RunFolder.to_continue(resume, outdir)
     else:
