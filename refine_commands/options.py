@@ -133,7 +133,10 @@ class IntOrAuto(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] 
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
         """Return the number, or auto."""
-        return value if value == "auto" else click.INT.convert(value, param, ctx)
+        try:
+            return value if value == "auto" else int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor auto.", param, ctx)
 
 
 def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -212,7 +212,7 @@ def find_network(data: Value, network: str, source: str | Path) -> Record:
             raise ValueError(f"{source}: network {network}: {error}") from error
     if "ema" in held:
         kind = held["ema"]().class_name
-        raise ValueError(f"{source} holds a {kind} denoiser, no {network}: it is a teacher")
+        raise ValueError(f"{source} holds {kind}, a denoiser, and no {network}: it is a teacher")
     if held:
         raise ValueError(f"{source} has no network {network}; it has {', '.join(held)}")
     raise ValueError(

@@ -39,7 +39,8 @@ def generate(
     """
     check_noise_mode(noise_mode)
     if label is not None and not 0 <= label < student.c_dim:
-        raise ValueError(f"the class is {label}; this student has {student.c_dim} classes, from 0")
+        allowed = f"0 to {student.c_dim - 1}" if student.c_dim else "none, as it has no classes"
+        raise ValueError(f"the class is {label}; this student takes {allowed}")
     if any(seed < 0 for seed in seeds):
         raise ValueError(f"a seed is {min(seeds)}; it must be at least 0")
     tensor = next(itertools.chain(student.parameters(), student.buffers()), torch.empty(0))

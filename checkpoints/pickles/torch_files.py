@@ -37,6 +37,8 @@ def read_archive(window: Window, names: Names, build: Build) -> object:
     """What the zip archive in the window holds; its storages become tensors one by one."""
     members = Members(window)
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+    if not roots and any(name.endswith(".npy") for name in members):
+        raise ValueError("is an .npz of NumPy arrays, no network")
     if len(roots) != 1:
         raise ValueError("is a zip archive without the one data.pkl that torch.save writes")
     root = roots[0]

@@ -63,7 +63,7 @@ class RunFolder:
         runs = [run for run in runs if run.is_dir() and cls(run).states()]
         if not runs:
             raise ValueError(
-                f"no training-state-*.pt under {outdir}; give --outdir of a run to continue"
+                f"no training-state-*.pt under {outdir}; give the folder of a run to continue"
             )
         return cls(runs[-1])
 
@@ -77,6 +77,11 @@ class RunFolder:
         path = Path(resume)
         if resume == "latest":
             return cls.latest(outdir), None
+        if not path.exists():
+            raise ValueError(
+                f"resume is {resume}, which does not exist; "
+                "give latest, the folder of a run or its training-state-*.pt"
+            )
         if path.is_dir():
             return cls.latest(path), None
         if path.suffix == ".pkl":

@@ -93,7 +93,9 @@ def guided(
             )
         return teachers.classifier_free(teacher, weight=weight, interval=interval)
     if weight == 1:
-        raise ValueError(f"--guide is {guide}, but --guidance is 1, which is no guidance; give it")
+        raise ValueError(
+            f"--guide is {guide}, but --guidance is 1, which is no guidance; give 2, say"
+        )
     other = teachers.load(guide, device=device)
     if teacher.label_dim and not other.label_dim:
         return teachers.classifier_free(teacher, other, weight=weight, interval=interval)
@@ -120,10 +122,18 @@ def read_class_map(path: Path, num_classes: int) -> list[int]:
     """Return the teacher's class number for each class of the student, one a line.
 
     Raises:
-        ValueError: a line that is no number, or another count than the student has classes.
-        OSError: the file cannot be read.
+        ValueError: the file cannot be read, a line is no number, or there are more or fewer than
+            the student has classes.
     """
-    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no text"
+        raise ValueError(
+            f"--class-map is {path}, which cannot be read ({why}); give a file with a class number "
+            "of the teacher in each line, or none"
+        ) from error
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
     numbers = []
     for i, line in enumerate(lines, start=1):
         if line and not line.isdecimal():

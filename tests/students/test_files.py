@@ -285,7 +285,9 @@ def test_a_file_without_the_network_says_what_it_has(make_generator, write, reco
     path = write(G=make_generator(), augment_pipe=None)
     with pytest.raises(ValueError, match="has no network G_ema; it has G"):
         students.load(path)
-    with pytest.raises(ValueError, match="holds a Generator denoiser, no G_ema: it is a teacher"):
+    with pytest.raises(
+        ValueError, match="holds Generator, a denoiser, and no G_ema: it is a teacher"
+    ):
         students.load(write(ema=make_generator()))
     with pytest.raises(ValueError, match="holds no network; a StyleGAN pickle is a dict"):
         students.load(write(training_set_kwargs={}))

@@ -63,7 +63,7 @@ def test_a_wrapped_module_without_parameters_generates_too():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label": 3}, "the class is 3; this student has 3 classes"),
+        ({"label": 3}, "the class is 3; this student takes 0 to 2"),
         ({"label": -1}, "the class is -1"),
         ({"seeds": [1, -2]}, "a seed is -2; it must be at least 0"),
         ({"noise_mode": "x"}, "noise_mode is 'x'"),
