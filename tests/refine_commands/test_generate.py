@@ -68,7 +68,7 @@ def test_a_generators_class_and_truncation_reach_it(files, refine_py, tmp_path):
     [
         ("gan.pkl", ("--steps", "3"), "is a generator, which has no --steps"),
         ("gan.pkl", ("--init-sigma", "1"), "is a generator, which has no --init-sigma"),
-        ("gan.pkl", ("--class", "0"), "this student has 0 classes"),
+        ("gan.pkl", ("--class", "0"), "this student takes none, as it has no classes"),
         ("teacher.pkl", ("--trunc", "0.7"), "is a denoiser, which has no --trunc"),
         ("teacher.pkl", ("--noise-mode", "none"), "is a denoiser, which has no --noise-mode"),
         ("teacher.pkl", ("--class", "0"), "this teacher has 0 classes"),

@@ -55,7 +55,7 @@ def refusal(result: Result) -> str:
         (("--resume", "latest", "--transfer", "{files}/gan.pkl"), "choose one"),
         (("--resume", "{files}/gan.pkl"), "to start anew from a network's weights use --transfer"),
         (("--resume", "nowhere"), "which does not exist; give latest, the folder of a run or its"),
-        (("--resume", "{files}"), "give the folder of a run to continue"),
+        (("--resume", "{files}"), "of a run to continue, or its folder"),
         (("--resume", "{files}/features.npz"), "give latest, the folder of a run or its"),
         (("--class-map", "nowhere"), "cannot be read (No such file or directory); give a file"),
         (("--class-map", "{files}/gan.pkl"), "cannot be read (no text); give a file"),
