@@ -63,7 +63,8 @@ class RunFolder:
         runs = [run for run in runs if run.is_dir() and cls(run).states()]
         if not runs:
             raise ValueError(
-                f"no training-state-*.pt under {outdir}; give the --outdir of a run to continue, or its folder"
+                f"no training-state-*.pt under {outdir}; "
+                "give the --outdir of a run to continue, or its folder"
             )
         return cls(runs[-1])
 
