@@ -6,8 +6,8 @@ is asked of student and teacher is in roles.
 
 A method is at least `Method`. What it needs beyond is said by the functions that it has, and the
 loop asks for nothing else: an auxiliary network (`WithAuxiliary`), a head on that network and real
-images (`WithHead`), pairs of latents and the teacher's images (`WithPairs`), a memory of what went
-before and real images (`WithMemory`).
+images (`WithHead`), a discriminator and real images (`WithDiscriminator`), pairs of latents and the
+teacher's images (`WithPairs`), a memory of what went before and real images (`WithMemory`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 
-from roles import Denoiser
+from roles import Denoiser, Discriminator
 
 Images = Float[torch.Tensor, "n c h w"]
 Levels = Float[torch.Tensor, "n"]  # of noise
@@ -89,6 +89,30 @@ class WithHead(Protocol):
         auxiliary: Denoiser,
     ) -> Scalar:
         """Return what is added to auxiliary_loss."""
+        ...
+
+
+@runtime_checkable
+class WithDiscriminator(Protocol):
+    """A method that also trains a discriminator of the student's images and of real ones."""
+
+    def discriminator_loss(
+        self,
+        x_0: Images,
+        labels: Labels,
+        real: Float[torch.Tensor, "m c h w"],
+        real_labels: Float[torch.Tensor, "m label_dim"] | None,
+        *,
+        discriminator: Discriminator,
+        step: int,
+    ) -> Scalar:
+        """Return the discriminator's loss at a step, on the student's samples x_0 (detached)."""
+        ...
+
+    def discriminator_gradient(
+        self, x_0: Images, labels: Labels, *, discriminator: Discriminator
+    ) -> Images:
+        """Return what is added to pixel_gradient: dL/dx_0 per sample, detached."""
         ...
 
 

@@ -47,7 +47,7 @@ class HeadedDenoiser(torch.nn.Module):
             _, features = self._with_features(x, torch.ones([1], device=x.device), labels)
         if features.ndim != 4:
             raise ValueError(f"{layer!r} returns {list(features.shape)}; name a layer of images")
-        self.head = _head(features.shape[1], features.shape[2]).to(parameter)
+        self.head = new_head(features.shape[1], features.shape[2]).to(parameter)
 
     def forward(self, x: Images, sigma: Levels, labels: Labels = None) -> Images:
         """Return D(x; sigma)."""
@@ -96,8 +96,11 @@ def _innermost(denoiser: torch.nn.Module, layer: str) -> torch.nn.Module:
     return module
 
 
-def _head(channels: int, size: int) -> torch.nn.Sequential:
-    """Halve the features to 4 x 4 and sum them up; 8 x 8 gives the published head."""
+def new_head(channels: int, size: int) -> torch.nn.Sequential:
+    """Return a head [n, channels, size, size] -> [n, 1, 1, 1].
+
+    It halves the features to 4 x 4 and sums them up; 8 x 8 gives the published head.
+    """
     layers: list[torch.nn.Module] = []
     groups = math.gcd(GROUPS, channels)
     while size > 4:

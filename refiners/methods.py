@@ -7,6 +7,7 @@ programs and docs/methods.md say of a method stands in its class: its fields are
     source        authors, year and number, as there
     needs         what it takes, where base has no protocol for that
     init_sigma    where a one-step student begins, G(z) = D(sigma z; sigma)
+    settings      what a run of it begins from in place of the usual settings, if anything
     begins        for a command, the knobs that it sets where no flag says otherwise; the defaults
                   are the published ones, made for long runs on large networks
 """
@@ -51,6 +52,7 @@ REFINERS = Table(
     {
         "diff-instruct": "refiners.diff_instruct.DiffInstruct",
         "diff-instruct-moments": "refiners.moments.DiffInstructMoments",
+        "adversarial-moments": "refiners.adversarial_moments.AdversarialMoments",
         "sds": "refiners.sds.SDS",
         "dmd": "refiners.dmd.DMD",
         "dmd2": "refiners.dmd2.DMD2",

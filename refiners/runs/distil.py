@@ -21,6 +21,7 @@ import teachers
 from refiners.base import Distance, Method, WithPairs
 from refiners.guided import GuidedDenoiser
 from refiners.progressive import SteppedStudent
+from refiners.runs.discriminator import discriminator_for
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.measuring import curve_in, judge_by, open_measured
 from refiners.runs.pictures import save_grid
@@ -173,8 +174,10 @@ class DistilJob:
             ValueError: something does not fit; nothing has been written.
             OSError: a file cannot be read.
         """
+        method = method_with(self.method, self.knobs, "distill")
         settings, auto = settings_of(
             self.settings,
+            method,
             kimg=self.kimg,
             batch=self.batch,
             resume=self.resume,
@@ -184,7 +187,6 @@ class DistilJob:
         check_counts(self.num, self.teacher_images, self.keep, pairs=self.pairs)
         if self.labels not in ("uniform", "data"):
             raise ValueError(f"labels is {self.labels!r}; allowed are uniform and data")
-        method = method_with(self.method, self.knobs, "distill")
         job = self.completed(method)
         device = device_for(job.device)
         if not isinstance(job.teacher, (str, Path)):
@@ -280,8 +282,17 @@ class CheckedDistilJob:
             pairs if isinstance(method, WithPairs) else None,
             self.distance or pseudo_huber,
         )
+        started = discriminator_for(
+            method, self.start, self.start, self.teacher, seed=settings.seed
+        )
         return Refinement(
-            self.start, self.teacher, method, settings, inputs=inputs, processes=processes
+            self.start,
+            self.teacher,
+            method,
+            settings,
+            inputs=inputs,
+            discriminator=started and started.discriminator,
+            processes=processes,
         )
 
     def options(self) -> dict[str, object]:

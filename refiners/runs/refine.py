@@ -17,6 +17,7 @@ import metrics
 import students
 import teachers
 from refiners.base import Method
+from refiners.runs.discriminator import DiscriminatorStart, discriminator_for
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.measuring import curve_in, judge_by, open_measured
 from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
@@ -141,8 +142,10 @@ class RefineJob:
             ValueError: it cannot be done.
             OSError: a file cannot be read.
         """
+        method = cast("Method", method_with(self.method, self.knobs, "gan"))
         settings, auto = settings_of(
             self.settings,
+            method,
             kimg=self.kimg,
             batch=self.batch,
             resume=self.resume,
@@ -150,7 +153,6 @@ class RefineJob:
             outdir=Path(self.outdir) if self.outdir is not None else None,
         )
         check_counts(self.num, self.teacher_images, self.keep)
-        method = cast("Method", method_with(self.method, self.knobs, "gan"))
         job = self
         if job.teacher_images is None:
             job = replace(job, teacher_images=teacher_images_for(settings.kimg))
@@ -181,7 +183,10 @@ class RefineJob:
             start = copy.deepcopy(pair.student)
             take_weights(whole(start), job.transfer, lambda path: job.load_student(path, device))
         reference = open_measured(job.reference, job.features)
-        run = CheckedJob(job, method, settings, device, pair, reference, start)
+        discriminator = discriminator_for(
+            method, job.student, pair.student, pair.teacher, seed=settings.seed
+        )
+        run = CheckedJob(job, method, settings, device, pair, reference, start, discriminator)
         return replace(run, settings=measured(settings, auto, method, run.begin, device))
 
     def load_student(self, student: str | Path | Student, device: str) -> Student:
@@ -210,6 +215,7 @@ class CheckedJob:
 
     Attributes:
         start: the pair's student, or with the weights that were transferred.
+        discriminator: what the method's starts from, if it has one.
     """
 
     job: RefineJob
@@ -219,6 +225,7 @@ class CheckedJob:
     pair: Pair
     reference: metrics.Reference | None
     start: Student
+    discriminator: DiscriminatorStart | None
 
     def begin(self, method: AnyMethod, settings: Settings) -> Refinement:
         """Return a run in memory with noise for images, to see what a step takes."""
@@ -237,6 +244,7 @@ class CheckedJob:
             settings,
             inputs=inputs,
             auxiliary=self.pair.auxiliary,
+            discriminator=self.discriminator and self.discriminator.discriminator,
             processes=processes,
         )
 
@@ -281,6 +289,8 @@ class CheckedJob:
         folder, resume = open_folder(job.outdir, job.resume, job.desc, self.options(), *parts)
         if self.pair.remark:
             folder.log(self.pair.remark)
+        if self.discriminator is not None:
+            folder.log(self.discriminator.remark)
         save_grid(folder.path / "fakes_init.png", whole(self.pair.student), self.settings.seed)
         return folder, resume
 

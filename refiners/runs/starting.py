@@ -14,7 +14,7 @@ from typing import ParamSpec, Protocol
 import torch
 
 import checkpoints
-from refiners.base import WithHead, WithMemory
+from refiners.base import WithDiscriminator, WithHead, WithMemory
 from refiners.runs.boards import check_wandb, tensorboard, wandb_board
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.plan import AnyMethod, Start, measured_batch_gpu
@@ -58,6 +58,7 @@ def door(job: Callable[Asked, Job], name: str) -> Callable[Asked, Student]:
 
 def settings_of(
     given: Settings | Mapping[str, object] | None,
+    method: AnyMethod,
     *,
     kimg: float | None,
     batch: int | None,
@@ -67,7 +68,8 @@ def settings_of(
 ) -> tuple[Settings, bool]:
     """Return the settings of a run, and whether batch_gpu has to be measured.
 
-    A warm-up that was not told is that of the run that is continued, or goes by the length.
+    What is not told is the method's, or else the usual. A warm-up that was not told is that of the
+    run that is continued, or goes by the length.
 
     Raises:
         ValueError: a setting is out of its range, there is nothing to continue, or transfer too.
@@ -91,7 +93,8 @@ def settings_of(
     auto = told.get("batch_gpu") == AUTO
     if auto:
         told["batch_gpu"] = 0
-    settings = Settings(**told)  # pyright: ignore[reportArgumentType] -- Settings checks each
+    begins: Mapping[str, object] = getattr(method, "settings", {})
+    settings = Settings(**{**begins, **told})  # pyright: ignore[reportArgumentType] -- it checks
     if "warmup_kimg" in told:
         return settings, auto
     warmup = None
@@ -215,7 +218,7 @@ def boards_in(
 
 def compares_images(method: AnyMethod) -> bool:
     """Whether a method of a pixel gradient needs real images, or the teacher's in their place."""
-    return isinstance(method, (WithHead, WithMemory))
+    return isinstance(method, (WithDiscriminator, WithHead, WithMemory))
 
 
 def stand_in_images(teacher: Denoiser) -> ImageSet:

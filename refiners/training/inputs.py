@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from refiners.base import Distance, Method, WithHead, WithMemory, WithPairs
+from refiners.base import Distance, Method, WithDiscriminator, WithHead, WithMemory, WithPairs
 from roles import Student
 
 # (n, generator) -> images [n, c, h, w] in [-1, 1] and one-hot labels [n, label_dim] or None.
@@ -42,7 +42,8 @@ class Inputs:
     """What a run is given beside student and teacher.
 
     Attributes:
-        real_images: source of real images, for a method with a head or a memory; the teacher's
+        real_images: source of real images, for a method with a head, a discriminator or a
+            memory; the teacher's
             own samples may stand for them.
         pairs: source of latents with the teacher's images for them, for a method with a regression.
         distance: by which the student's images are compared with those of the pairs.
@@ -55,7 +56,7 @@ class Inputs:
     def check(self, method: Method) -> None:
         """Raise ValueError unless what the method needs is there, and nothing that it ignores."""
         for name, needs in (
-            ("real_images", isinstance(method, (WithHead, WithMemory))),
+            ("real_images", isinstance(method, (WithDiscriminator, WithHead, WithMemory))),
             ("pairs", isinstance(method, WithPairs)),
         ):
             given = getattr(self, name) is not None

@@ -17,7 +17,14 @@ from typing import cast
 import torch
 from jaxtyping import Float
 
-from refiners.base import Method, WithAuxiliary, WithHead, WithMemory, WithPairs
+from refiners.base import (
+    Method,
+    WithAuxiliary,
+    WithDiscriminator,
+    WithHead,
+    WithMemory,
+    WithPairs,
+)
 from refiners.training.fit import check_pair
 from refiners.training.health import Health
 from refiners.training.inputs import Inputs, draw_inputs, name_of, source_stream
@@ -36,7 +43,7 @@ from refiners.training.precision import check_device, prepare, tensor_cores
 from refiners.training.settings import Settings
 from refiners.training.shared_pass import Heard, Pass, check_shared_pass, shared_gradient
 from refiners.training.state import Counts, Parts, State, check_networks, restore, state_of
-from roles import Denoiser, Network, Processes, Student
+from roles import Denoiser, Discriminator, Network, Processes, Student
 
 Images = Float[torch.Tensor, "n c h w"]
 Labels = Float[torch.Tensor, "n k"] | None
@@ -92,6 +99,23 @@ class AuxiliaryLoss(torch.nn.Module):
         return loss, heard and heard.last
 
 
+class DiscriminatorLoss(torch.nn.Module):
+    """The discriminator's loss as a module, see AuxiliaryLoss."""
+
+    def __init__(self, method: WithDiscriminator, discriminator: torch.nn.Module):
+        super().__init__()
+        self.method, self.discriminator = method, discriminator
+
+    def forward(
+        self, x_0: Images, labels: Labels, real: Images, real_labels: Labels, step: int
+    ) -> torch.Tensor:
+        """Return the mean loss on images without a graph and on real ones."""
+        discriminator = cast("Discriminator", self.discriminator)
+        return self.method.discriminator_loss(
+            x_0, labels, real, real_labels, discriminator=discriminator, step=step
+        )
+
+
 class Refinement:
     """A run in memory: the student and the auxiliary that move, their averages, the frozen teacher.
 
@@ -104,6 +128,7 @@ class Refinement:
         settings: everything else.
         inputs: real images, pairs and distance, where the method needs them.
         auxiliary: a Denoiser to start the auxiliary network from; None is a copy of the teacher.
+        discriminator: what the discriminator starts from, where the method has one.
         processes: those that share the batches; None is this one alone.
 
     Raises:
@@ -119,6 +144,7 @@ class Refinement:
         *,
         inputs: Inputs | None = None,
         auxiliary: Denoiser | None = None,
+        discriminator: Discriminator | None = None,
         processes: Processes | None = None,
     ):
         check_pair(student, teacher)
@@ -147,6 +173,16 @@ class Refinement:
             self.auxiliary = self._new_auxiliary(start)
             self.auxiliary_average = copy.deepcopy(self.auxiliary).requires_grad_(False)
             self.auxiliary_adam = new_adam(self.auxiliary.parameters(), settings.lr, settings)
+        self.discriminator: Discriminator | None = None
+        if isinstance(method, WithDiscriminator):
+            if discriminator is None:
+                raise ValueError(f"{type(method).__name__} needs a discriminator; give one")
+            # One on the teacher's features holds the teacher, which is not copied.
+            held = {id(teacher): self.teacher}
+            self.discriminator = copy.deepcopy(discriminator, held).eval().requires_grad_(True)
+            self.discriminator_adam = new_adam(
+                self.discriminator.parameters(), settings.lr, settings
+            )
         self.memory = self._new_memory() if isinstance(method, WithMemory) else None
         for network in self._networks():
             prepare(network, settings, self.device)
@@ -175,6 +211,12 @@ class Refinement:
                 share_pass=self.settings.share_pass,
             )
             self.auxiliary_loss = replicated(loss, self.processes)
+        if self.discriminator is not None:
+            assert isinstance(self.method, WithDiscriminator)
+            discriminator = cast("torch.nn.Module", self.discriminator)
+            self.discriminator_loss = replicated(
+                DiscriminatorLoss(self.method, discriminator), self.processes
+            )
 
     def _new_auxiliary(self, start: Denoiser) -> Denoiser:
         """Copy a denoiser, with the method's head; dropout is off, as it would be noise on D_q."""
@@ -201,8 +243,9 @@ class Refinement:
 
     @property
     def num_warmup_steps(self) -> int:
-        """Auxiliary updates before the first student update; 0 without an auxiliary network."""
-        return self.settings.num_warmup_steps if self.auxiliary is not None else 0
+        """Steps of the other networks alone before the first of the student; 0 without any."""
+        alone = self.auxiliary is None and self.discriminator is None
+        return 0 if alone else self.settings.num_warmup_steps
 
     @property
     def num_images(self) -> int:
@@ -238,6 +281,8 @@ class Refinement:
         self._draw_images(batch, graph=moves_student and len(self.pieces.rows) == 1)
         if self.auxiliary is not None:
             losses |= self._advance_auxiliary(batch)
+        if self.discriminator is not None:
+            losses |= self._advance_discriminator(batch)
         if not (moves_student and all(map(math.isfinite, losses.values()))):
             return losses
         slopes = self._pixel_gradient(batch)
@@ -319,6 +364,26 @@ class Refinement:
             follow(self.auxiliary_average, self.auxiliary, 1, self.settings.auxiliary_ema)
         return {"Loss/auxiliary": value, "Gradient/auxiliary_norm": size}
 
+    def _advance_discriminator(self, batch: Batch) -> dict[str, float]:
+        """Train the discriminator on the student's images and on as many real ones."""
+        self.discriminator_adam.zero_grad()
+
+        def part(i: int) -> torch.Tensor:
+            share = self.pieces.size(i) / self.pieces.share
+            real, real_labels = self.draw_real(self.pieces.size(i))
+            with summing_up(self.discriminator_loss, last=self.pieces.is_last(i)):
+                loss = self.discriminator_loss(
+                    batch.images[i].detach(), batch.labels[i], real, real_labels, self.step
+                )
+                (loss * share).backward()
+            return loss.detach() * share
+
+        loss = torch.stack(self.pieces.each(part)).sum()
+        self.processes.mean(loss, phase="the discriminator's loss")
+        rate = self.settings.lr * self.counts.rate_scale
+        value, size = step_if_finite(self.discriminator_adam, loss, rate)
+        return {"Loss/discriminator": value, "Gradient/discriminator_norm": size}
+
     def _pixel_gradient(self, batch: Batch) -> list[torch.Tensor]:
         """Return the method's pixel gradient, piece by piece.
 
@@ -353,8 +418,14 @@ class Refinement:
         labels, teacher = batch.seen[i], self.teacher
         if i in batch.heard:
             return shared_gradient(self.method, x_0, labels, batch.heard[i], teacher=teacher)
-        return self.method.pixel_gradient(
+        g = self.method.pixel_gradient(
             x_0, labels, teacher=teacher, auxiliary=self.auxiliary_average
+        )
+        if self.discriminator is None:
+            return g
+        assert isinstance(self.method, WithDiscriminator)
+        return g + self.method.discriminator_gradient(
+            x_0, batch.labels[i], discriminator=self.discriminator
         )
 
     def _regress_on_pairs(self) -> None:
@@ -417,6 +488,9 @@ class Refinement:
         if self.auxiliary is not None:
             networks |= {"auxiliary": self.auxiliary, "auxiliary_average": self.auxiliary_average}
             optimisers["auxiliary_adam"] = self.auxiliary_adam
+        if self.discriminator is not None:
+            networks["discriminator"] = self.discriminator
+            optimisers["discriminator_adam"] = self.discriminator_adam
         return Parts(networks, optimisers)
 
     def _options(self) -> State:

@@ -44,7 +44,7 @@ class Settings:
     )
     lr: float = knob(
         1e-3,
-        "Learning rate of the auxiliary network (Adam).",
+        "Learning rate of the auxiliary network or the discriminator (Adam).",
         useful="5e-4 to 1e-3 for small networks, 1e-6 to 1e-4 for large ones",
         outside="Too high and its difference to the teacher is its own noise.",
         above=0,
@@ -99,7 +99,8 @@ class Settings:
     )
     warmup_kimg: float = knob(
         5.0,
-        "Images on which the auxiliary first learns the student; half the run at most by default.",
+        "Images on which the auxiliary network or the discriminator first learns the student; half "
+        "the run at most by default.",
         useful="1 to 10 for a GAN",
         outside="Without it the student follows an auxiliary that does not know it.",
         unit="KIMG",
