@@ -21,7 +21,6 @@ import teachers
 from refiners.base import Distance, Method, WithPairs
 from refiners.guided import GuidedDenoiser
 from refiners.progressive import SteppedStudent
-from refiners.runs.discriminator import discriminator_for
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.measuring import curve_in, judge_by, open_measured
 from refiners.runs.pictures import save_grid
@@ -282,17 +281,8 @@ class CheckedDistilJob:
             pairs if isinstance(method, WithPairs) else None,
             self.distance or pseudo_huber,
         )
-        started = discriminator_for(
-            method, self.start, self.start, self.teacher, seed=settings.seed
-        )
         return Refinement(
-            self.start,
-            self.teacher,
-            method,
-            settings,
-            inputs=inputs,
-            discriminator=started and started.discriminator,
-            processes=processes,
+            self.start, self.teacher, method, settings, inputs=inputs, processes=processes
         )
 
     def options(self) -> dict[str, object]:

@@ -20,7 +20,9 @@ from refiners.training.settings import Settings
 AnyMethod: TypeAlias = Method | Distiller
 
 MEASURED_IMAGES = 4
-NETWORKS = ("student", "average", "teacher", "auxiliary", "auxiliary_average", "original", "memory")
+NETWORKS = ("student", "average", "teacher", "auxiliary", "auxiliary_average")
+NETWORKS += ("discriminator", "original", "memory")
+OPTIMISERS = ("student_adam", "auxiliary_adam", "discriminator_adam")
 # A method's memory looks at thousands of images once; for the cost of a step few will do.
 FEW: dict[str, int] = {"num_reference": 100, "memory": 1, "num_features": 32}
 
@@ -58,7 +60,8 @@ def plan_run(start: Start, method: AnyMethod, settings: Settings) -> dict[str, o
     seconds = (time.perf_counter() - began) * settings.batch / n
     at_a_time = settings.batch_gpu or settings.batch
     parts = bytes_of_parts(job) | {"activations": activations * at_a_time // n}
-    steps = settings.num_steps + (settings.num_warmup_steps if parts.get("auxiliary") else 0)
+    warms_up = "auxiliary" in parts or "discriminator" in parts
+    steps = settings.num_steps + (settings.num_warmup_steps if warms_up else 0)
     mib = {name: round(size / 2**20, 1) for name, size in parts.items()}
     return {
         "memory_mib": mib | {"total": round(sum(parts.values()) / 2**20, 1)},
@@ -158,7 +161,7 @@ def bytes_of_parts(job: Run) -> dict[str, int]:
             size = bytes_of([*network.parameters(), *network.buffers()], seen)
             if size:
                 parts[name] = size
-    optimisers = [getattr(job, name, None) for name in ("student_adam", "auxiliary_adam")]
+    optimisers = [getattr(job, name, None) for name in OPTIMISERS]
     groups = [group for adam in optimisers if adam is not None for group in adam.param_groups]
     trained = sum(p.numel() * p.element_size() for group in groups for p in group["params"])
     return parts | {"gradients": trained, "optimisers": 2 * trained}  # Adam's two moments

@@ -17,7 +17,7 @@ import metrics
 import students
 import teachers
 from refiners.base import Method
-from refiners.runs.discriminator import DiscriminatorStart, discriminator_for
+from refiners.runs.discriminator import own_discriminator
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.measuring import curve_in, judge_by, open_measured
 from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
@@ -48,7 +48,7 @@ from refiners.training.fit import check_pair, check_role
 from refiners.training.inputs import Inputs
 from refiners.training.refinement import Refinement
 from refiners.training.settings import Settings
-from roles import Denoiser, Processes, Student
+from roles import Denoiser, Discriminator, Processes, Student
 from roles.processes import join
 
 # Not in training_options.json under these names: what is resolved there, and what no file can say.
@@ -183,10 +183,11 @@ class RefineJob:
             start = copy.deepcopy(pair.student)
             take_weights(whole(start), job.transfer, lambda path: job.load_student(path, device))
         reference = open_measured(job.reference, job.features)
-        discriminator = discriminator_for(
-            method, job.student, pair.student, pair.teacher, seed=settings.seed
+        discriminator, remark = own_discriminator(method, job.student, pair.student)
+        remarks = tuple(filter(None, (pair.remark, remark)))
+        run = CheckedJob(
+            job, method, settings, device, pair, reference, start, discriminator, remarks
         )
-        run = CheckedJob(job, method, settings, device, pair, reference, start, discriminator)
         return replace(run, settings=measured(settings, auto, method, run.begin, device))
 
     def load_student(self, student: str | Path | Student, device: str) -> Student:
@@ -215,7 +216,8 @@ class CheckedJob:
 
     Attributes:
         start: the pair's student, or with the weights that were transferred.
-        discriminator: what the method's starts from, if it has one.
+        discriminator: that of the student's file, where the method starts from it.
+        remarks: first lines of the log.
     """
 
     job: RefineJob
@@ -225,7 +227,8 @@ class CheckedJob:
     pair: Pair
     reference: metrics.Reference | None
     start: Student
-    discriminator: DiscriminatorStart | None
+    discriminator: Discriminator | None
+    remarks: tuple[str, ...]
 
     def begin(self, method: AnyMethod, settings: Settings) -> Refinement:
         """Return a run in memory with noise for images, to see what a step takes."""
@@ -244,7 +247,7 @@ class CheckedJob:
             settings,
             inputs=inputs,
             auxiliary=self.pair.auxiliary,
-            discriminator=self.discriminator and self.discriminator.discriminator,
+            discriminator=self.discriminator,
             processes=processes,
         )
 
@@ -287,10 +290,8 @@ class CheckedJob:
             return None
         parts = Path(name_of_source(job.student)).stem, name_of_method(self.method)
         folder, resume = open_folder(job.outdir, job.resume, job.desc, self.options(), *parts)
-        if self.pair.remark:
-            folder.log(self.pair.remark)
-        if self.discriminator is not None:
-            folder.log(self.discriminator.remark)
+        for remark in self.remarks:
+            folder.log(remark)
         save_grid(folder.path / "fakes_init.png", whole(self.pair.student), self.settings.seed)
         return folder, resume
 

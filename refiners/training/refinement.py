@@ -25,6 +25,7 @@ from refiners.base import (
     WithMemory,
     WithPairs,
 )
+from refiners.feature_discriminator import FeatureDiscriminator
 from refiners.training.fit import check_pair
 from refiners.training.health import Health
 from refiners.training.inputs import Inputs, draw_inputs, name_of, source_stream
@@ -128,7 +129,8 @@ class Refinement:
         settings: everything else.
         inputs: real images, pairs and distance, where the method needs them.
         auxiliary: a Denoiser to start the auxiliary network from; None is a copy of the teacher.
-        discriminator: what the discriminator starts from, where the method has one.
+        discriminator: what the discriminator starts from, where the method has one; None grows one
+            on the teacher's features.
         processes: those that share the batches; None is this one alone.
 
     Raises:
@@ -175,11 +177,7 @@ class Refinement:
             self.auxiliary_adam = new_adam(self.auxiliary.parameters(), settings.lr, settings)
         self.discriminator: Discriminator | None = None
         if isinstance(method, WithDiscriminator):
-            if discriminator is None:
-                raise ValueError(f"{type(method).__name__} needs a discriminator; give one")
-            # One on the teacher's features holds the teacher, which is not copied.
-            held = {id(teacher): self.teacher}
-            self.discriminator = copy.deepcopy(discriminator, held).eval().requires_grad_(True)
+            self.discriminator = self._new_discriminator(discriminator)
             self.discriminator_adam = new_adam(
                 self.discriminator.parameters(), settings.lr, settings
             )
@@ -225,6 +223,13 @@ class Refinement:
             with random_stream(seed_of(self.settings.seed, HEAD), self.device):
                 auxiliary = self.method.with_head(auxiliary)
         return auxiliary.eval().requires_grad_(True)
+
+    def _new_discriminator(self, start: Discriminator | None) -> Discriminator:
+        """Copy a discriminator, or grow one on the teacher's features."""
+        if start is not None:
+            return copy.deepcopy(start).eval().requires_grad_(True)
+        with random_stream(seed_of(self.settings.seed, HEAD), self.device):
+            return FeatureDiscriminator(self.teacher, c_dim=self.student.c_dim)
 
     def _new_memory(self) -> torch.nn.Module:
         """Let the method look at the student, which has not moved yet, and at real images."""

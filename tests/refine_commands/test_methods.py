@@ -14,7 +14,7 @@ from click.testing import Result
 import students
 import teachers
 from refiners import DISTILLERS, REFINERS, Settings, refine
-from refiners.base import Images, WithAuxiliary, WithHead, WithMemory, WithPairs
+from refiners.base import Images, WithAuxiliary, WithDiscriminator, WithHead, WithMemory, WithPairs
 from refiners.knob import check_knobs, knob, knob_of
 from refiners.runs.recipes import method_class, method_with, methods_of
 
@@ -52,7 +52,9 @@ def needs_of(method: Any) -> str:
         needs.append("auxiliary with a head" if issubclass(method, WithHead) else "auxiliary")
     if issubclass(method, WithPairs):
         needs.append("pairs (z, y) of the teacher")
-    if issubclass(method, (WithHead, WithMemory)):
+    if issubclass(method, WithDiscriminator):
+        needs.append("discriminator")
+    if issubclass(method, (WithDiscriminator, WithHead, WithMemory)):
         needs.append("images")
     return ", ".join(filter(None, needs)) or "nothing"
 
@@ -66,7 +68,8 @@ def rows_of(name: str) -> list[str]:
     method: Any = method_class(name)
     equation = method.equation.replace("|", r"\|")
     defaults = {field.name: field.default for field in dataclasses.fields(method)}
-    begins = listed(getattr(method, "begins", {}).get("gan", {}))
+    knobs = getattr(method, "begins", {}).get("gan", {})
+    begins = listed({**knobs, **getattr(method, "settings", {})})
     return [
         f"| `{name}` | {equation} | {method.source} | {needs_of(method)} |",
         f"| `{name}` | {listed(defaults)} | {begins} | {method().init_sigma:g} |",

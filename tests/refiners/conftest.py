@@ -133,7 +133,9 @@ class ConvDenoiser(torch.nn.Module):
         self.enc = torch.nn.Sequential(torch.nn.Conv2d(2, width, 3, padding=1), torch.nn.SiLU())
         self.out = torch.nn.Conv2d(width, 1, 3, padding=1)
 
-    def features(self, x: torch.Tensor, sigma: torch.Tensor) -> list[torch.Tensor]:
+    def features(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         level = sigma.log()[:, None, None, None].to(x).expand(-1, 1, 4, 4) / 4
         return [self.enc(torch.cat([x, level], dim=1))]
 
@@ -180,8 +182,9 @@ KNOBS: dict[str, dict[str, Any]] = {
     "dmd2": {"layer": "enc"},
     "f-distill": {"layer": "enc"},
     "diff-instruct-moments": {"num_reference": 200, "num_features": 8, "memory": 100},
+    "adversarial-moments": {"num_reference": 200, "num_features": 8, "memory": 100},
 }
-NEEDS_IMAGES = ("dmd2", "f-distill", "diff-instruct-moments")
+NEEDS_IMAGES = ("dmd2", "f-distill", "diff-instruct-moments", "adversarial-moments")
 
 
 def pair_and_inputs(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any, Inputs]:
