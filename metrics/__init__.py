@@ -4,8 +4,9 @@ The walk of a number goes down this list:
 
 sampling    images of a student that depend on a seed and their index alone
 spaces/     images to features: choice (spaces by name), features (the protocol, the small
-            classifier, its file), inception, lite0, vision_transformers (networks), resize (how
-            images reach them), perceptual (distances of image pairs that have a gradient)
+            classifier, its file), fresh (that classifier, trained for a run), inception, lite0,
+            vision_transformers (networks), resize (how images reach them), perceptual (distances of
+            image pairs that have a gradient)
 reference   what is measured against: a statistics file, a folder or zip of images; their cache
 statistics  the statistics file: mean, covariance, a sample of features
 distances/  a metric is a file here and a row of table: pure functions, and what tables say of it.
@@ -49,6 +50,7 @@ from metrics.spaces.features import (
     load_features,
     save_features,
 )
+from metrics.spaces.fresh import FreshFeatures, fresh_features
 from metrics.spaces.perceptual import choose_distance
 from metrics.statistics import Statistics, load_statistics, save_statistics
 from roles.pixels import to_uint8
@@ -61,6 +63,7 @@ __all__ = [
     "DensityCoverage",
     "Difference",
     "FeatureExtractor",
+    "FreshFeatures",
     "Measurement",
     "Metric",
     "Moments",
@@ -79,6 +82,7 @@ __all__ = [
     "frechet_distance_of_features",
     "frechet_floor",
     "frechet_infinity",
+    "fresh_features",
     "gaussian_discrepancy",
     "inception_features",
     "inception_score",

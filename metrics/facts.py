@@ -90,6 +90,13 @@ class PointFacts(TypedDict):
     num_images: int
 
 
+class JudgedFacts(TypedDict):
+    """A point of the judge's curve; kimg 0 is before the run."""
+
+    kimg: float
+    judge: float
+
+
 class HealthFacts(TypedDict):
     """The auxiliary's denoising error on the student's images, as a share of the teacher's."""
 
@@ -100,13 +107,16 @@ class HealthFacts(TypedDict):
 class RunFacts(TypedDict, total=False):
     """What a report is made from; `comparison` is None where there was no reference.
 
-    settings are the run's options, provenance its command, versions, seeds, hashes and times, notes
-    sentences for the reader.
+    result says in one sentence which network the run hands back and why; judged is the curve of
+    what chose it. settings are the run's options, provenance its command, versions, seeds, hashes
+    and times, notes sentences for the reader.
     """
 
     title: str
+    result: str
     comparison: ComparisonFacts | None
     curve: Sequence[PointFacts]
+    judged: Sequence[JudgedFacts]
     health: Sequence[HealthFacts]
     settings: Mapping[str, object]
     provenance: Mapping[str, object]

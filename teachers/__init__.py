@@ -11,7 +11,6 @@ can be loaded: a new family is a row and a file.
 from __future__ import annotations
 
 from roles import Denoiser
-from teachers.features import EncoderFeatures
 from teachers.files import FAMILIES, load, program_of, save
 from teachers.gaussian import KernelDensity
 from teachers.guidance import autoguidance, classifier_free
@@ -22,7 +21,6 @@ from teachers.sampler import generate, sample
 __all__ = [
     "FAMILIES",
     "Denoiser",
-    "EncoderFeatures",
     "KernelDensity",
     "PairFolder",
     "Relabelled",

@@ -141,7 +141,7 @@ def runs(finished, tmp_path):
 
 def last_snapshot(outdir):
     """Return the pickle that a run ended with; within a kimg, names have their images behind."""
-    return sorted(outdir.glob("*/network-snapshot-*.pkl"))[-1]
+    return sorted(outdir.glob("*/result.pkl"))[-1]
 
 
 def assert_refused(result, outdir, *words):

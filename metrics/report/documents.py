@@ -111,6 +111,7 @@ def _view(run: Facts) -> dict[str, object]:
     curve = facts.get("curve") or []
     view: dict[str, object] = {
         "title": facts.get("title", "Refinement report"),
+        "result": facts.get("result") or "",
         "headline": headline(run),
         "notes": list(facts.get("notes") or []),
         "rows": [],
@@ -120,6 +121,7 @@ def _view(run: Facts) -> dict[str, object]:
         "classes": [],
         "protocol": [],
         "curve": curve_chart([(p["kimg"], p["frechet_distance"]) for p in curve]),
+        "judge": curve_chart([(p["kimg"], p["judge"]) for p in facts.get("judged") or []]),
         "curve_count": f"{curve[0]['num_images']:,}" if curve else "",
         "health": health_bars(facts.get("health") or []),
         "settings": _pairs(facts.get("settings")),

@@ -4,52 +4,124 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
+import metrics
+from refiners.training.blend import blend
 from refiners.training.state import State, check_tensors
 from roles import Student
 
-# student -> a number, lower is better; None where it cannot tell.
-Judge = Callable[[Student], float | None]
+# Of the way from the original to the best, at the end of a run: back from it, then beyond.
+BACK, BEYOND = (0.75, 0.5, 0.25), (1.25, 1.5, 2.0)
+
+
+class Judge(Protocol):
+    """Ranks students."""
+
+    def __call__(self, student: Student) -> float | None:
+        """Return a number, lower is better; None where it cannot tell."""
+        ...
+
+
+@runtime_checkable
+class Confirming(Judge, Protocol):
+    """A judge that also tells, by other images than those that it ranks by, what a change is."""
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        ...
+
+    def change(self, before: Student, after: Student) -> metrics.Difference:
+        """Return the change of its number with the interval."""
+        ...
 
 
 class Best:
     """What has been judged best so far; a run that only made things worse keeps the original.
 
     Attributes:
+        original: the first candidate, a copy.
         network: the best student, a copy.
         score: its number; None as long as the judge has not told any.
+        start: the original's.
         num_images: images that had moved it; 0 is the original.
+        alpha: where it lies on the line from the original to the student that the run had then.
     """
 
     def __init__(self, judge: Judge, original: Student):
         self.judge = judge
-        self.network = copy.deepcopy(original).eval().requires_grad_(False)
+        self.original = copy.deepcopy(original).eval().requires_grad_(False)
+        self.network = copy.deepcopy(self.original)
         self.score: float | None = None
+        self.start = math.nan
         self.num_images = 0
+        self.alpha = 1.0
 
     def consider(self, student: Student, num_images: int) -> float | None:
         """Judge a student, keep it if it is the best, and return its number."""
         score = self.judge(student)
         if score is None or not math.isfinite(score):
             return None
+        if num_images == 0:
+            self.start = score
         if self.score is None or score < self.score:
             self.score, self.num_images = float(score), num_images
             self.network.load_state_dict(student.state_dict())
         return float(score)
 
-    def verdict(self) -> str:
-        """Return what a log says at the end of the run."""
+    def settle(self) -> str:
+        """Find the best point between original and best, confirm it, and say what the result is.
+
+        The line through two solutions is often better between them than at its ends (Wortsman et
+        al. 2022, arXiv:2109.01903). What is not better than the original beyond chance, on images
+        and latents that chose nothing, is not handed back.
+        """
         if self.score is None:
-            return "the judge could not tell; the last student is the result"
+            return "the last network, as the judge could not tell"
         if self.num_images == 0:
-            return f"refinement did not help (best {self.score:.4g}); the original is kept"
-        return f"the best student is that at kimg {self.num_images / 1000:g} ({self.score:.4g})"
+            return f"the original: nothing was nearer to the judge's images ({self.score:.4g})"
+        self._search()
+        kimg = f"kimg {self.num_images / 1000:g}"
+        where = f"the network at {kimg}"
+        if self.alpha != 1:
+            where = f"the original moved {self.alpha:g} times the way to {where}"
+        if not isinstance(self.judge, Confirming):
+            return f"{where}, chosen by the judge ({self.start:.4g} → {self.score:.4g})"
+        change = self.judge.change(self.original, self.network)
+        numbers = f"{change.change:+.3g}, 95 % interval {change.low:+.3g} to {change.high:+.3g}"
+        if change.high < 0:
+            return (
+                f"{where}, chosen by the judge ({self.start:.4g} → {self.score:.4g}; "
+                f"{self.judge.name}) and confirmed on other images and latents ({numbers})"
+            )
+        self.network.load_state_dict(self.original.state_dict())
+        self.num_images, self.score, self.alpha = 0, self.start, 1.0
+        return (
+            f"the original: {where} was the judge's choice, but is not better on other images and "
+            f"latents beyond chance ({numbers})"
+        )
+
+    def _search(self) -> None:
+        """Go along the line as long as the judge's number falls, back or else beyond."""
+        end = copy.deepcopy(self.network)
+        for steps in (BACK, BEYOND):
+            for alpha in steps:
+                score = self.judge(blend(self.original, end, alpha))
+                if score is None or self.score is None or not score < self.score:
+                    break
+                self.score, self.alpha = float(score), alpha
+            if self.alpha != 1:
+                break
+        if self.alpha != 1:
+            self.network.load_state_dict(blend(self.original, end, self.alpha).state_dict())
 
     def state_dict(self) -> State:
         """Return what a training state holds of it."""
         return {
             "score": self.score,
+            "start": self.start,
             "num_images": self.num_images,
             "network": self.network.state_dict(),
         }
@@ -64,6 +136,10 @@ class Best:
             raise ValueError("the state was made without a judge; continue it without one")
         if not isinstance(state["network"], Mapping):
             raise ValueError("the state's best network is no network")
+        for name, kinds in (("score", (float, type(None))), ("start", float), ("num_images", int)):
+            if not isinstance(state.get(name), kinds) or isinstance(state.get(name), bool):
+                raise ValueError(f"the state's best {name} is no number; give a state of this run")
         check_tensors("the state's best network", state["network"], self.network.state_dict())
         self.network.load_state_dict(state["network"])
         self.score, self.num_images = state["score"], state["num_images"]
+        self.start = state["start"]

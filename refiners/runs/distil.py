@@ -22,7 +22,8 @@ from refiners.base import Distance, Method, WithPairs
 from refiners.guided import GuidedDenoiser
 from refiners.progressive import SteppedStudent
 from refiners.runs.folder import RunFolder, read_state
-from refiners.runs.measuring import curve_in, judge_by, open_measured
+from refiners.runs.judge import Judge, held_back, judge_of
+from refiners.runs.measuring import curve_in, open_measured
 from refiners.runs.pictures import save_grid
 from refiners.runs.plan import AnyMethod, plan_run
 from refiners.runs.progress import stage_bar
@@ -30,6 +31,7 @@ from refiners.runs.recipes import USUAL_METHOD, method_with, name_of_method
 from refiners.runs.reporting import Grids, write_report
 from refiners.runs.schedule import Run
 from refiners.runs.session import Session
+from refiners.runs.snapshots import RESULT_FILE
 from refiners.runs.starting import (
     boards_in,
     check_counts,
@@ -215,7 +217,6 @@ class DistilJob:
             start=start,
             reference=open_measured(job.reference, job.features),
             real_images=real_images,
-            space=teachers.EncoderFeatures(teacher) if job.keep == "best" else None,
             distance=distance and distance.to(device),
         )
         return replace(run, settings=measured(settings, auto, method, run.begin, device))
@@ -231,7 +232,6 @@ class CheckedDistilJob:
 
     Attributes:
         start: the one-step student before any training.
-        space: features by which the best is chosen, or None.
         distance: by which pairs are compared, or None for the refiners' own.
     """
 
@@ -243,7 +243,6 @@ class CheckedDistilJob:
     start: one_step.OneStep
     reference: metrics.Reference | None
     real_images: ImageSet | None
-    space: teachers.EncoderFeatures | None
     distance: Distance | None
 
     @property
@@ -305,12 +304,12 @@ class CheckedDistilJob:
         folder, resume = opened or (None, bool(job.resume))
         with place_of(folder, processes) as place:
             ready = self.with_images(place, processes)
-            judged = processes.first_alone(ready.open_judge, "opening the judge")
-            student = ready.distil(folder, place, judged, resume, processes)
+            judge = processes.first_alone(ready.open_judge, "opening the judge")
+            student, found = ready.distil(folder, place, judge, resume, processes)
         if job.outdir is not None:
-            space = self.reference or judged
+            space = self.reference or (judge and judge.reports)
             processes.first_alone(
-                lambda: ready.report(folder, student, space, started), "the report"
+                lambda: ready.report(folder, student, space, found, started), "the report"
             )
         processes.leave()
         return student
@@ -328,7 +327,7 @@ class CheckedDistilJob:
     def with_images(self, place: Path, processes: Processes) -> CheckedDistilJob:
         """Let the teacher make the images that are needed and not given."""
         job = self.job
-        if job.data or not (self.needs_images or self.space):
+        if job.data or not (self.needs_images or job.keep == "best"):
             return self
 
         def make() -> str:
@@ -349,23 +348,29 @@ class CheckedDistilJob:
         images = read_images(path, self.teacher)
         return replace(self, real_images=images, job=replace(job, data=path))
 
-    def open_judge(self) -> metrics.Reference | None:
+    def open_judge(self) -> Judge | None:
         """Return what judges the students, or None."""
-        return metrics.open_reference(self.job.data or "", self.space) if self.space else None
+        images, job = self.real_images, self.job
+        if images is None or job.keep != "best":
+            return None
+        return judge_of(images, num=job.num, seed=self.settings.seed, device=self.device)
 
     def distil(
         self,
         folder: RunFolder | None,
         place: Path,
-        judged: metrics.Reference | None,
+        judge: Judge | None,
         resume: Path | bool,
         processes: Processes,
-    ) -> Student:
-        """Distil, and return the one-step student."""
-        job, settings, seed = self.job, self.settings, self.settings.seed
+    ) -> tuple[Student, str]:
+        """Distil; return the one-step student, which result.pkl holds, and what it is."""
+        job, settings = self.job, self.settings
         regresses = isinstance(self.method, WithPairs)
         pairs = self.pairs_in(place, processes) if regresses else None
-        images = self.real_images if self.needs_images else None
+        images = self.real_images
+        if images is not None and job.keep == "best":
+            images, _ = held_back(images, settings.seed)
+        images = images if self.needs_images else None
         run = self.in_memory(self.method, settings, images, pairs, processes)
         state = state_in(job.transfer)
         if state is not None and isinstance(run, Refinement):
@@ -379,7 +384,7 @@ class CheckedDistilJob:
             save=self.save if isinstance(job.teacher, (str, Path)) else None,
             measure=curve,
             progress=job.progress,
-            judge=judged and judge_by(judged, num=job.num, seed=seed),
+            judge=judge,
             remark=f"regression on pairs by {name_of(self.distance or pseudo_huber)}"
             if regresses
             else "",
@@ -387,12 +392,11 @@ class CheckedDistilJob:
         )
         student = session.run_from(resume)
         if isinstance(student, SteppedStudent):
+            # A run may end in a stage of more steps.
             student = self.as_one_step(student)
             if folder is not None and isinstance(job.teacher, (str, Path)):
-                # A run may end in a stage of more steps, whose last snapshot this one replaces.
-                snapshots = sorted(folder.path.glob("network-snapshot-*.pkl"))
-                self.save(student, snapshots[-1])
-        return student
+                self.save(student, folder.path / RESULT_FILE)
+        return student, session.found
 
     def save(self, student: Student, path: Path) -> None:
         """Write a snapshot in the layout of the teacher's file."""
@@ -437,6 +441,7 @@ class CheckedDistilJob:
         folder: RunFolder | None,
         student: Student,
         space: metrics.Reference | None,
+        found: str,
         started: float,
     ) -> None:
         """Compare the teacher's sampler with the student on the same latents, and report."""
@@ -477,6 +482,7 @@ class CheckedDistilJob:
             f"{Path(name_of_source(job.teacher)).name} distilled by {name_of_method(self.method)}",
             comparison,
             grids,
+            result=found,
             options=self.options(),
             sources={"teacher": job.teacher},
             started=started,

@@ -17,7 +17,6 @@ from roles.device import pick_device
 from roles.processes import device_of_rank
 
 CURVE_IMAGES = 1000  # images behind each point of the curve; the report's own numbers use --num
-JUDGE_IMAGES = 2000  # behind each of the judge's
 CURVE_FILE = "metric-frechet_distance.jsonl"
 
 
@@ -58,16 +57,6 @@ def curve_in(
     return measure
 
 
-def judge_by(judged: metrics.Reference, *, num: int, seed: int) -> Callable[[Student], float]:
-    """Return the judge of students: their distance to a reference, lower is better."""
-
-    def judge(network: Student) -> float:
-        found = metrics.measure(network, judged, num_images=min(num, JUDGE_IMAGES), seed=seed)
-        return found.frechet_distance
-
-    return judge
-
-
 def read_curve(path: Path) -> list[dict[str, object]]:
     """Return what was measured over kimg, the last line of each, in order."""
     if not path.exists():
@@ -75,6 +64,15 @@ def read_curve(path: Path) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     measured = {line["protocol"]["kimg"]: line["protocol"] for line in lines}
     return [point for _, point in sorted(measured.items())]
+
+
+def read_judged(path: Path) -> list[dict[str, float]]:
+    """Return the judge's numbers over kimg, the last of each, in order."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    judged = {line["kimg"]: line["judge"] for line in lines}
+    return [{"kimg": kimg, "judge": value} for kimg, value in sorted(judged.items())]
 
 
 def last_health(path: Path) -> list[dict[str, float]]:

@@ -19,7 +19,8 @@ import teachers
 from refiners.base import Method
 from refiners.runs.discriminator import own_discriminator
 from refiners.runs.folder import RunFolder, read_state
-from refiners.runs.measuring import curve_in, judge_by, open_measured
+from refiners.runs.judge import Judge, held_back, judge_of
+from refiners.runs.measuring import curve_in, open_measured
 from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
 from refiners.runs.pictures import sample_grid, save_grid
 from refiners.runs.plan import AnyMethod, plan_run
@@ -45,7 +46,7 @@ from refiners.runs.starting import (
 )
 from refiners.runs.teacher_images import make_teacher_images, read_images
 from refiners.training.fit import check_pair, check_role
-from refiners.training.inputs import Inputs
+from refiners.training.inputs import ImageSet, Inputs
 from refiners.training.refinement import Refinement
 from refiners.training.settings import Settings
 from roles import Denoiser, Discriminator, Processes, Student
@@ -79,8 +80,8 @@ class RefineJob:
             None lets the teacher make its own.
         teacher_images: how many it makes; None is in proportion to the run.
         teacher_steps: steps of the sampler that makes them.
-        keep: "best" returns the snapshot nearest to those images in the teacher's features, the
-            original included; "last" the last.
+        keep: "best" returns the snapshot that the judge (refiners.runs.judge) finds best on images
+            that the method does not see, or the original; "last" the last.
         adapt: "area", "crop" or "tiles": how the teacher sees a student of another size.
         class_map: a file with a teacher's class for each of the student's, or "none".
         guidance: weight of the teacher's guidance; 1 is none.
@@ -174,8 +175,6 @@ class RefineJob:
             device=device,
         )
         check_pair(pair.student, pair.teacher)
-        if job.keep == "best":
-            teachers.EncoderFeatures(pair.teacher)
         if job.data:
             read_images(job.data, pair.teacher)
         start = pair.student
@@ -270,15 +269,16 @@ class CheckedJob:
         opened = processes.first_alone(self.open_folder, "opening the run folder")
         folder, resume = opened or (None, bool(job.resume))
         with place_of(folder, processes) as place:
-            images = processes.first_alone(
+            path = processes.first_alone(
                 lambda: self.images_to_compare(place), "the teacher's images"
             )
-            images = processes.from_first(images, "the teacher's images")
-            judged = processes.first_alone(lambda: self.open_judge(images), "opening the judge")
-            refined = self.refine(folder, images, judged, resume, processes)
+            path = processes.from_first(path, "the teacher's images")
+            images = None if path is None else read_images(path, self.pair.teacher)
+            judge = processes.first_alone(lambda: self.open_judge(images), "opening the judge")
+            refined, found = self.refine(folder, images, judge, resume, processes)
         if job.outdir is not None:
             processes.first_alone(
-                lambda: self.report(folder, refined, judged, started), "the report"
+                lambda: self.report(folder, refined, judge, found, started), "the report"
             )
         processes.leave()
         return whole(refined)
@@ -314,25 +314,25 @@ class CheckedJob:
         )
         return str(path)
 
-    def open_judge(self, images: str | None) -> metrics.Reference | None:
+    def open_judge(self, images: ImageSet | None) -> Judge | None:
         """Return what judges the students, or None."""
         if images is None or self.job.keep != "best":
             return None
-        return metrics.open_reference(images, teachers.EncoderFeatures(self.pair.teacher))
+        return judge_of(images, num=self.job.num, seed=self.settings.seed, device=self.device)
 
     def refine(
         self,
         folder: RunFolder | None,
-        images: str | None,
-        judged: metrics.Reference | None,
+        images: ImageSet | None,
+        judge: Judge | None,
         resume: Path | bool,
         processes: Processes,
-    ) -> Student:
-        """Refine the student and return the result, which the last network snapshot holds too."""
+    ) -> tuple[Student, str]:
+        """Refine the student; return the result, which result.pkl holds, and what it is."""
         job, settings = self.job, self.settings
-        real = None
-        if images is not None and compares_images(self.method):
-            real = read_images(images, self.pair.teacher)
+        if images is not None and job.keep == "best":
+            images, _ = held_back(images, settings.seed)
+        real = images if compares_images(self.method) else None
         refinement = self.refinement(self.method, settings, Inputs(real), processes)
         state = state_in(job.transfer)
         if state is not None:
@@ -343,10 +343,10 @@ class CheckedJob:
             save=self.saver(),
             measure=self.measurer(folder),
             progress=job.progress,
-            judge=judged and judge_by(judged, num=job.num, seed=settings.seed),
+            judge=judge,
             boards=boards_in(folder, job.wandb, self.options()),
         )
-        return session.run_from(resume)
+        return session.run_from(resume), session.found
 
     def saver(self) -> Callable[[Student, Path], object] | None:
         """Return what writes a student's snapshot."""
@@ -371,7 +371,8 @@ class CheckedJob:
         self,
         folder: RunFolder | None,
         refined: Student,
-        judged: metrics.Reference | None,
+        judge: Judge | None,
+        found: str,
         started: float,
     ) -> None:
         """Compare before and after, by the reference or else the judge's, and write the report."""
@@ -382,7 +383,7 @@ class CheckedJob:
             "before": sample_grid(original, seed),
             "after": save_grid(folder.path / "fakes_final.png", whole(refined), seed),
         }
-        comparison, space = None, self.reference or judged
+        comparison, space = None, self.reference or (judge and judge.reports)
         if space is not None:
             # The judge's images have the teacher's size, so it sees what the teacher does.
             before, after = self.pair.student, refined
@@ -402,6 +403,7 @@ class CheckedJob:
             f"{Path(name_of_source(job.student)).name} refined by {name_of_method(self.method)}",
             comparison,
             grids,
+            result=found,
             options=self.options(),
             sources={"student": job.student, "teacher": job.teacher},
             started=started,

@@ -10,8 +10,9 @@ import numpy as np
 import metrics
 from metrics.report import documents
 from refiners.runs.folder import RunFolder
-from refiners.runs.measuring import CURVE_FILE, last_health, read_curve
+from refiners.runs.measuring import CURVE_FILE, last_health, read_curve, read_judged
 from refiners.runs.provenance import provenance, sha256
+from refiners.runs.snapshots import JUDGE_FILE, RESULT_FILE
 
 Grids = dict[str, np.ndarray]  # pictures by name, uint8 [h, w] or [h, w, 3]
 
@@ -22,6 +23,7 @@ def write_report(
     comparison: metrics.Comparison | None,
     grids: Grids,
     *,
+    result: str,
     options: Mapping[str, object],
     sources: Mapping[str, object],
     started: float,
@@ -34,6 +36,7 @@ def write_report(
         title: of the page.
         comparison: of before and after; None where nothing was measured.
         grids: pictures.
+        result: which network the run hands back and why.
         options: every option of the run.
         sources: the files that the networks came from, by role; a module has none.
         started: when the run began, as time.time() has it.
@@ -46,8 +49,10 @@ def write_report(
     }
     facts = {
         "title": title,
+        "result": f"{RESULT_FILE} is {result}.",
         "comparison": comparison and comparison.facts(),
         "curve": read_curve(folder.path / CURVE_FILE),
+        "judged": read_judged(folder.path / JUDGE_FILE),
         "health": last_health(folder.path / "stats.jsonl"),
         "settings": options,
         "notes": list(notes),
@@ -59,5 +64,7 @@ def write_report(
 def show_report(folder: Path, facts: Mapping[str, object], grids: Grids) -> None:
     """Write report.json, .md and .html, and print the headline and where they are."""
     documents.write_report(folder, facts, grids=grids)
+    if facts.get("result"):
+        print(facts["result"])
     print(documents.headline(facts))
     print(f"report: {folder / 'report.html'}")

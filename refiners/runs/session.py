@@ -35,8 +35,8 @@ class Session:
     Args:
         refinement: the run in memory.
         folder: where its files go, in process 0; None writes nothing.
-        save: called as save(student, path) for each network-snapshot-NNNNNN.pkl and best.pkl; None
-            writes neither.
+        save: called as save(student, path) for each network-snapshot-NNNNNN.pkl and result.pkl;
+            None writes neither.
         measure: called as measure(student, num_images) at each snapshot; its numbers are logged.
         progress: show a progress bar; None shows it on a terminal.
         judge: called on the original, at the first snapshot of each kimg and at the end, returns a
@@ -224,6 +224,11 @@ class Session:
             held = {name: tensor.cpu() for name, tensor in found.state_dict().items()}
             found.load_state_dict(self.processes.from_first(held, "the result"))
         return found
+
+    @property
+    def found(self) -> str:
+        """Which network the run hands back and why; in process 0, once it has ended."""
+        return self.snapshots.result
 
     def log(self, text: str) -> None:
         """Write a line to the folder's log, if there is a folder."""

@@ -11,6 +11,9 @@ from refiners.runs.pictures import save_grid, save_tiled
 from refiners.runs.schedule import Run, label, opens_kimg
 from roles import Student
 
+RESULT_FILE = "result.pkl"
+JUDGE_FILE = "metric-judge.jsonl"
+
 Save = Callable[[Student, Path], object]
 Measure = Callable[[Student, int], Mapping[str, float]]
 
@@ -20,6 +23,7 @@ class Snapshots:
 
     Attributes:
         proxy: what was measured last, as a live line shows it.
+        result: which network the run hands back and why, once it is settled.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Snapshots:
         self.measure = measure
         self.best = best
         self.proxy = ""
+        self.result = ""
 
     def take(self) -> None:
         """Show where the run is, and last write the state, whose other files then exist."""
@@ -86,26 +91,34 @@ class Snapshots:
         self.folder.drop_states()
 
     def judge(self) -> None:
-        """Let the judge see the average, and keep the best in best.pkl."""
+        """Let the judge see the average, and keep the best in result.pkl."""
         if self.best is None:
             return
-        before = self.best.score
-        score = self.best.consider(self.refinement.average, self.refinement.num_images)
+        refinement, before = self.refinement, self.best.score
+        score = self.best.consider(refinement.average, refinement.num_images)
+        kimg = refinement.num_images / 1000
         if score is not None:
             self.proxy = f"judge {score:.4g}"
-            self.log(f"kimg {self.refinement.num_images / 1000:g}  {self.proxy}")
-        if self.best.score != before and self.folder is not None and self.save is not None:
-            self.save(self.best.network, self.folder.path / "best.pkl")
+            self.log(f"kimg {kimg:g}  {self.proxy}")
+            if self.folder is not None:
+                self.folder.append(JUDGE_FILE, {"kimg": kimg, "judge": score})
+        if self.best.score != before:
+            self.write(self.best.network)
 
     def write_result(self) -> None:
-        """Say which student is the result; best.pkl and the last snapshot hold it."""
-        best = self.best
-        if best is None:
-            return
-        self.log(best.verdict())
-        refinement = self.refinement
-        last = best.score is None or best.num_images == refinement.num_images
-        if not last and self.folder is not None and self.save is not None:
-            # An earlier process may have ended between two snapshots, with a candidate of its own.
-            for name in ("best.pkl", f"network-snapshot-{self.label}.pkl"):
-                self.save(best.network, self.folder.path / name)
+        """Write result.pkl, and say in the log what it is."""
+        found = f"the last network, at kimg {self.refinement.num_images / 1000:g}"
+        network = self.refinement.average
+        if self.best is not None:
+            found = self.best.settle()
+            network = network if self.best.score is None else self.best.network
+        elif not self.refinement.num_images:
+            found = "the original: no step moved it"
+        self.write(network)
+        self.result = found
+        self.log(f"the result is {found}")
+
+    def write(self, network: Student) -> None:
+        """Write result.pkl, the network that the run hands back as it stands."""
+        if self.folder is not None and self.save is not None:
+            self.save(network, self.folder.path / RESULT_FILE)

@@ -18,7 +18,7 @@ from roles import Network, Processes
 Found = TypeVar("Found")
 
 # Steps before the first are the streams of what is drawn beside a run's steps.
-HEALTH, HEAD, MEMORY = -1, -2, -3
+HEALTH, HEAD, MEMORY, JUDGE = -1, -2, -3, -4
 # Odd and near the golden ratio of 2^32: a CPU's stream is chosen by 32 bits of its seed, and so the
 # rows of a step never share one, nor do those of steps that are near.
 ROW = 2_654_435_761

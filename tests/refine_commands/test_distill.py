@@ -45,8 +45,8 @@ def distill(files, refine_py):
     return call
 
 
-def last_snapshot(outdir):
-    return sorted(outdir.glob("*/network-snapshot-*.pkl"))[-1]
+def result_in(outdir):
+    return sorted(outdir.glob("*/result.pkl"))[-1]
 
 
 def write_images(path, *, labels):
@@ -71,7 +71,7 @@ def test_a_run_ends_with_a_one_step_generator_and_every_file_it_promises(files, 
     assert f"{first['after'] / first['before']:.3g} times" in report["notes"][1]
     assert "3 evaluations" in report["notes"][0]
     assert report["curve"][0]["kimg"] == 0
-    written = last_snapshot(tmp_path)
+    written = result_in(tmp_path)
     assert one_step.recorded_sigma(written) == DiffInstruct.init_sigma == 1.0
     before = teachers.load(files / "teacher.pkl").state_dict()
     after = teachers.load(written).state_dict()
@@ -91,7 +91,7 @@ def test_other_methods_distil_too_and_begin_where_their_papers_do(distill, tmp_p
     result = distill(tmp_path, "--method", method, *pairs, *keep, teacher="classes.pkl")
     assert result.exit_code == 0, result.output
     sigma = {"dmd": 80.0, "f-distill": 80.0, "sid": 2.5}[method]
-    assert one_step.recorded_sigma(last_snapshot(tmp_path)) == sigma
+    assert one_step.recorded_sigma(result_in(tmp_path)) == sigma
     assert len(list(tmp_path.glob("*/pairs/shard-*.npz"))) == (method == "dmd")
 
 
@@ -99,9 +99,9 @@ def test_the_best_student_may_be_the_one_that_was_not_trained(files, distill, tm
     """The judge's choice is the last snapshot; a rate this high only makes things worse."""
     result = distill(tmp_path, "--glr", "1", "--rampup-kimg", "0", "--ema", "0")
     assert result.exit_code == 0, result.output
-    assert "the original is kept" in result.output
+    assert "result.pkl is the original" in result.output
     before = teachers.load(files / "teacher.pkl").state_dict()
-    after = teachers.load(last_snapshot(tmp_path)).state_dict()
+    after = teachers.load(result_in(tmp_path)).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -114,8 +114,8 @@ def test_methods_that_train_on_images_end_in_one_step_from_the_highest_noise(
     out = tmp_path / "out"
     result = distill(out, *options, "--data", images, teacher="classes.pkl")
     assert result.exit_code == 0, result.output
-    assert one_step.recorded_sigma(last_snapshot(out)) == 20
-    student = OneStep(teachers.load(last_snapshot(out)), sigma_init=20.0)
+    assert one_step.recorded_sigma(result_in(out)) == 20
+    student = OneStep(teachers.load(result_in(out)), sigma_init=20.0)
     assert student(torch.randn(2, 256), torch.eye(3)[:2]).isfinite().all()
     assert not list(out.glob("*/teacher-images.zip"))
 
@@ -142,7 +142,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(distill, tmp_path)
     assert distill(parts, "--keep", "last", "--kimg", "0.016").exit_code == 0
     assert distill(parts, "--keep", "last", "--resume", "latest").exit_code == 0
     assert len(list(parts.iterdir())) == 1
-    weights = [teachers.load(last_snapshot(out)).state_dict() for out in (whole, parts)]
+    weights = [teachers.load(result_in(out)).state_dict() for out in (whole, parts)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

@@ -28,9 +28,10 @@ def assert_equal(a: Any, b: Any) -> None:
         assert torch.equal(mine, theirs), name
 
 
-def snapshot(outdir: Path) -> Path:
-    """Return the last snapshot of the only run in a folder."""
-    return sorted(outdir.glob("*/network-snapshot-*.pkl"))[-1]
+def handed_back(outdir: Path) -> Path:
+    """Return the result of the only run in a folder."""
+    (path,) = outdir.glob("*/result.pkl")
+    return path
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -42,7 +43,7 @@ def test_refine_is_what_gan_does(
     result = refine_py("gan", *named, *FLAGS, "--device", "cpu", "--keep", keep, "--seed", "3")
     assert result.exit_code == 0, result.output
     ours = refiners.refine(*pair, **SHORT, device="cpu", keep=keep, settings={"seed": 3})
-    assert_equal(ours, students.load(snapshot(tmp_path / "command")))
+    assert_equal(ours, students.load(handed_back(tmp_path / "command")))
     if keep == "last":
         loaded = students.load(pair[0]), teachers.load(pair[1])
         before = [parameter.clone() for network in loaded for parameter in network.parameters()]
@@ -69,7 +70,7 @@ def test_distil_is_what_distill_does(
         device="cpu",
         outdir=tmp_path / "python",
     )
-    found = [teachers.load(snapshot(tmp_path / door)) for door in ("command", "python")]
+    found = [teachers.load(handed_back(tmp_path / door)) for door in ("command", "python")]
     assert_equal(*found)
     assert isinstance(ours, OneStep)
     assert_equal(ours.denoiser, found[0])
@@ -88,7 +89,7 @@ def test_a_run_from_python_without_a_folder_leaves_none(files: Path, tmp_path: P
     )
     (folder,) = (tmp_path / "runs").iterdir()
     assert "Generator" in (folder / "training_options.json").read_text()
-    assert {"best.pkl"} <= set(saved) and not list(folder.glob("*.pkl"))
+    assert {"result.pkl"} <= set(saved) and not list(folder.glob("*.pkl"))
     assert before == [path for path in sorted(tmp_path.iterdir()) if path.name != "runs"]
 
 

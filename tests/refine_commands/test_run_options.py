@@ -39,7 +39,7 @@ def gan(files: Path, refine_py: Callable[..., Result]) -> Callable[..., Result]:
 
 def weights_in(outdir: Path) -> dict[str, torch.Tensor]:
     """Return the weights in the last snapshot of the only run below a folder."""
-    return students.load(sorted(outdir.glob("*/network-snapshot-*.pkl"))[-1]).state_dict()
+    return students.load(sorted(outdir.glob("*/result.pkl"))[-1]).state_dict()
 
 
 def refusal(result: Result) -> str:
@@ -203,7 +203,8 @@ def test_a_run_that_ends_early_names_its_last_snapshot_by_where_it_ended(
     assert result.exit_code == 0, result.output
     assert "stopped at kimg 0.016 by stop_if Loss/auxiliary>0" in result.output
     (folder,) = tmp_path.iterdir()
-    assert [path.name for path in folder.glob("*.pkl")] == ["network-snapshot-000000_016.pkl"]
+    names = {path.name for path in folder.glob("*.pkl")}
+    assert names == {"network-snapshot-000000_016.pkl", "result.pkl"}
     assert (folder / "report.html").exists()
 
 
@@ -264,7 +265,7 @@ def torchrun(*arguments: Any, processes: int = 2) -> subprocess.CompletedProcess
 
 def pickles(outdir: Path, load: Callable[..., Any]) -> dict[str, torch.Tensor]:
     (folder,) = outdir.iterdir()
-    return load(sorted(folder.glob("network-snapshot-*.pkl"))[-1]).state_dict()
+    return load(folder / "result.pkl").state_dict()
 
 
 @pytest.mark.slow

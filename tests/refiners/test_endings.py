@@ -144,7 +144,7 @@ def test_a_step_that_is_not_finite_is_counted_in_the_log_and_the_statistics(
     start(affine, gaussian, folder=folder, method=FailsAtFullRate(), kimg=0.128)
     lines = [json.loads(s) for s in (folder.path / "stats.jsonl").read_text().splitlines()]
     assert [line["Progress/skipped_steps"]["mean"] for line in lines] == [0, 0, 1]
-    assert log_of(folder).splitlines()[-1].endswith(" skipped 1")
+    assert log_of(folder).splitlines()[-2].endswith(" skipped 1")
 
 
 def test_the_figures_that_warn_are_in_every_tick_and_a_picture_in_every_snapshot(
@@ -235,12 +235,16 @@ def test_the_judge_sees_the_original_first_and_the_best_student_is_the_result(
     folder = RunFolder.create(tmp_path, "run")
     changes = {"batch": 250, "tick": 1, "warmup_kimg": 2.5}
     best = start(affine, gaussian, folder=folder, judge=judge, save=keep, kimg=10, changes=changes)
-    assert len(seen) == 11
     assert seen[0] == pytest.approx(-0.4)
+    # The original and ten snapshots, and then points on the line from it to the best of them.
     assert best.mean.item() == min(seen, key=lambda mean: abs(mean + 0.3))
-    assert best.mean.item() not in (seen[0], seen[-1])
-    assert torch.load(folder.path / "best.pkl")["mean"].item() == best.mean.item()
-    assert "the best student is that at kimg" in log_of(folder)
+    assert best.mean.item() not in (seen[0], seen[10])
+    assert torch.load(folder.path / "result.pkl")["mean"].item() == best.mean.item()
+    assert "the result is the " in log_of(folder) and ", chosen by the judge (" in log_of(folder)
+    lines = (folder.path / "metric-judge.jsonl").read_text().splitlines()
+    judged = [json.loads(line) for line in lines]
+    assert [line["kimg"] for line in judged] == list(range(11))
+    assert [line["judge"] for line in judged] == [abs(mean + 0.3) for mean in seen[:11]]
 
 
 def test_a_run_that_only_made_things_worse_keeps_the_original(
@@ -249,8 +253,10 @@ def test_a_run_that_only_made_things_worse_keeps_the_original(
     folder = RunFolder.create(tmp_path, "run")
     kept = start(affine, gaussian, folder=folder, judge=judge_by_mean(-0.4), save=keep)
     assert kept.mean.item() == pytest.approx(-0.4)
-    assert "refinement did not help (best 5.96e-09); the original is kept" in log_of(folder)
-    assert torch.load(folder.path / "best.pkl")["mean"].item() == kept.mean.item()
+    assert "the original: nothing was nearer to the judge's images (5.96e-09)" in log_of(folder)
+    assert torch.load(folder.path / "result.pkl")["mean"].item() == kept.mean.item()
+    snapshots = sorted(folder.path.glob("network-snapshot-*.pkl"))
+    assert all(torch.load(path)["mean"].item() != kept.mean.item() for path in snapshots)
 
 
 @pytest.mark.parametrize("opinion", [None, float("nan")])

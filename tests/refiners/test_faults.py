@@ -314,7 +314,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_where_the_undisturbed_one_d
         json.loads(line)
     names = {path.name for path in folder.path.iterdir()}
     last = label(Settings(**{**SHORT, **changes}), round(kimg * 1000))
-    assert {f"network-snapshot-{last}.pkl", "best.pkl", "stats.jsonl"} <= names
+    assert {f"network-snapshot-{last}.pkl", "result.pkl", "stats.jsonl"} <= names
     assert len(folder.states()) == 2
     assert not [name for name in names if name.endswith(".tmp")]
     for path in folder.path.glob("*.p[kt]*"):

@@ -59,13 +59,13 @@ def test_a_run_folder_holds_log_statistics_pictures_snapshots_and_the_last_two_s
     (folder,) = tmp_path.iterdir()
     kimg = [f"{k:06d}" for k in (1, 2, 3, 4)]
     assert {path.name for path in folder.iterdir()} == {
-        *("log.txt", "stats.jsonl"),
+        *("log.txt", "stats.jsonl", "result.pkl"),
         *(f"fakes{k}.png" for k in kimg),
         *(f"health-{k}.png" for k in ("000000", *kimg)),
         *(f"network-snapshot-{k}.pkl" for k in kimg),
         *(f"training-state-{k}.pt" for k in kimg[-2:]),
     }
-    assert len((folder / "log.txt").read_text().splitlines()) == 5
+    assert len((folder / "log.txt").read_text().splitlines()) == 6
 
 
 def test_snapshots_within_a_kimg_overwrite_none_and_two_states_are_kept(

@@ -73,6 +73,7 @@ def test_a_method_without_what_it_needs_or_with_what_it_ignores_is_refused(
         "dmd2": "real_images",
         "f-distill": "real_images",
         "diff-instruct-moments": "real_images",
+        "adversarial-moments": "real_images",
     }.get(name)
     for given in ("pairs", "real_images"):
         source: Any = lambda n, generator: None  # noqa: E731

@@ -1,0 +1,110 @@
+"""The judge of a run: it chooses the result, and sees with eyes that no method has.
+
+Its distance is in the features of a small classifier that is trained for the run
+(metrics.spaces.fresh), on images that methods use too; but what a student is measured against are
+images held back from them, in three parts, and latents of its own for each:
+
+    chooses    ranks the snapshots
+    confirms   says whether the best of them is better than the original beyond chance
+    reports    is what the report compares with, where there is no --reference
+
+So a number that chose is never the one that is told, and a student that was trained towards some
+images or features has no advantage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+import metrics
+from refiners.training.inputs import ImageSet
+from refiners.training.pieces import JUDGE, seed_of
+from roles import Student
+
+SHARE = 3  # one image in so many is held back
+BATCH = 250
+NUM_IMAGES = 2000  # of a student, behind each number of the judge
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges students by their distance to images that no method has seen; lower is better.
+
+    Attributes:
+        chooses: what snapshots are ranked by.
+        confirms: what the best is compared with the original by.
+        reports: what a report without a reference of its own compares by.
+        num_images: of a student, behind each number.
+        seed: of the run; the latents of each part are other ones.
+    """
+
+    chooses: metrics.Reference
+    confirms: metrics.Reference
+    reports: metrics.Reference
+    num_images: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        return f"{self.chooses.space}, {self.chooses.statistics.num} images held back"
+
+    def __call__(self, student: Student) -> float:
+        """Return a student's distance to the images that choose."""
+        found = metrics.measure(
+            student, self.chooses, num_images=self.num_images, seed=seed_of(self.seed, JUDGE)
+        )
+        return found.frechet_distance
+
+    def change(self, before: Student, after: Student) -> metrics.Difference:
+        """Return what two students differ by, on other images and latents than those that chose."""
+        found = metrics.compare(
+            before,
+            after,
+            self.confirms,
+            num_images=self.num_images,
+            seed=seed_of(self.seed, JUDGE, 1),
+            metrics=["frechet_distance"],
+            null=False,
+        )
+        return found["frechet_distance"]
+
+
+def held_back(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Return the images for methods, and those for the judge: one in SHARE, drawn by the seed."""
+    order = torch.randperm(len(images.images), generator=torch.Generator().manual_seed(seed))
+    count = len(order) // SHARE
+    return subset(images, order[count:].sort().values), subset(images, order[:count])
+
+
+def subset(images: ImageSet, chosen: torch.Tensor) -> ImageSet:
+    """Return the images of these numbers, with their labels."""
+    labels = None if images.labels is None else images.labels[chosen]
+    return ImageSet(images.images[chosen], labels)
+
+
+def judge_of(images: ImageSet, *, num: int, seed: int, device: str) -> Judge:
+    """Return the judge of a run by its images, real ones or the teacher's.
+
+    Args:
+        images: all of them; the classifier is trained on those for methods.
+        num: of a student's images, at most NUM_IMAGES are taken.
+        seed: of the run.
+        device: where features are computed.
+    """
+    seen, kept = held_back(images, seed)
+    space = metrics.fresh_features(seen.images, seen.labels, seed=seed, device=device)
+    parts = [subset(kept, torch.arange(i, len(kept.images), 3)) for i in range(3)]
+    chooses, confirms, reports = (_reference(part, space) for part in parts)
+    return Judge(chooses, confirms, reports, num_images=min(num, NUM_IMAGES), seed=seed)
+
+
+def _reference(images: ImageSet, space: metrics.FeatureExtractor) -> metrics.Reference:
+    values = torch.cat([space(part)[0].double() for part in images.images.split(BATCH)])
+    labels = None if images.labels is None else images.labels.argmax(dim=1).numpy()
+    statistics = metrics.Statistics.of(
+        metrics.Moments.of(values), space=space.name, features=values.float(), labels=labels
+    )
+    return metrics.Reference(statistics, space, f"{len(values)} images that the run held back")
