@@ -32,6 +32,7 @@ from checkpoints.modules import (
     with_tensors,
 )
 from checkpoints.pickles.reader import read, read_with_names
+from checkpoints.pickles.storages import value_bytes
 from checkpoints.pickles.torch_files import write_torch_file
 from checkpoints.pickles.writer import write
 from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, Value, printable
@@ -64,6 +65,7 @@ __all__ = [
     "sha256",
     "shape_of",
     "tensors",
+    "value_bytes",
     "with_options",
     "with_tensors",
     "write",

@@ -73,9 +73,8 @@ def fingerprint(denoiser: Denoiser) -> str:
         text = f"{name} {type(module).__name__} {sorted(plain.items())}"
         digest.update(text.encode())
     for name, tensor in (*denoiser.named_parameters(), *denoiser.named_buffers()):
-        value = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(checkpoints.value_bytes(tensor))
     return digest.hexdigest()
 
 

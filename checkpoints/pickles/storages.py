@@ -183,6 +183,13 @@ def flat_bytes(tensor: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...], 
     return size, stride, in_memory_order.view(torch.uint8).numpy().data
 
 
+def value_bytes(tensor: torch.Tensor) -> memoryview:
+    """Raw elements of a tensor in the order of its indices, whatever its strides and device."""
+    # Where a size is 1, contiguous() leaves any stride as it is, so a view as bytes may be refused.
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
+
+
 def storage_header(dtype: torch.dtype, numel: int, key: int) -> bytes:
     """What stands before the raw elements in a blob: five pickles and the number of elements."""
     if dtype not in NAME_OF_DTYPE:

@@ -188,3 +188,14 @@ def test_finite_numbers_whose_sum_overflows_are_finite():
         "whole": torch.tensor([1, 2]),
     }
     assert checkpoints.nonfinite(tensors) == ["opposite", "one"]
+
+
+@pytest.mark.parametrize("shape", [[3, 2, 1, 1], [1], [1, 1, 1], [2, 3, 4, 5], [0, 2], []])
+def test_bytes_of_a_tensor_are_its_values_in_order_whatever_their_strides(shape):
+    plain = torch.randn(shape)
+    stride = [9 if n == 1 else s for n, s in zip(plain.shape, plain.stride(), strict=True)]
+    odd = plain.as_strided(plain.shape, stride)
+    assert bytes(checkpoints.value_bytes(odd)) == plain.numpy().tobytes()
+    if len(shape) == 4:
+        last = odd.contiguous(memory_format=torch.channels_last)
+        assert bytes(checkpoints.value_bytes(last)) == plain.numpy().tobytes()

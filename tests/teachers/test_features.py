@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from teachers.edm import EDMPrecond, VPPrecond
+from teachers.features import EncoderFeatures
+from teachers.pairs import fingerprint
 
 SONG = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 2}
 ADM = {"model_type": "DhariwalUNet", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1}
@@ -64,3 +68,14 @@ def test_a_wrong_size_is_named():
     network = VPPrecond(img_resolution=8, img_channels=1, **SONG, attn_resolutions=[])
     with pytest.raises(ValueError, match=r"takes \[n, 1, 8, 8\]"):
         network.features(torch.zeros(1, 1, 4, 4), 0.5)
+
+
+def test_the_hash_of_a_space_is_of_values_whatever_their_strides(denoiser):
+    plain = EncoderFeatures(denoiser).sha256
+    strided = copy.deepcopy(denoiser)
+    for parameter in strided.parameters():  # torch calls any stride of a size of 1 contiguous
+        size, stride = parameter.shape, parameter.stride()
+        odd = [7 if n == 1 else s for n, s in zip(size, stride, strict=True)]
+        parameter.data = parameter.data.as_strided(size, odd)
+    assert EncoderFeatures(strided.to(memory_format=torch.channels_last)).sha256 == plain
+    assert fingerprint(strided) == fingerprint(denoiser)
