@@ -35,7 +35,7 @@ from checkpoints.pickles.reader import read, read_with_names
 from checkpoints.pickles.storages import value_bytes
 from checkpoints.pickles.torch_files import write_torch_file
 from checkpoints.pickles.writer import write
-from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, Value, printable
+from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, Value
 from checkpoints.safetensors import write_safetensors
 from checkpoints.web.cache import fetch, local, sha256
 
@@ -57,7 +57,6 @@ __all__ = [
     "named_modules",
     "nonfinite",
     "parameters",
-    "printable",
     "read",
     "read_json",
     "read_with_names",

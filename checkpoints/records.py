@@ -15,11 +15,6 @@ class UnsafeCheckpoint(ValueError):
     """The file asks for something a network file has no need of; the message names it."""
 
 
-def printable(name: str) -> str:
-    """A name of the file for a message: ASCII, on one line, not long."""
-    return ascii(name[:200])[1:-1]
-
-
 class EasyDict(dict[str, "Value"]):
     """A dict that the file calls `dnnlib.util.EasyDict`; it is written back under that name."""
 

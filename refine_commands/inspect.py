@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from refiners.runs.provenance import sha256
+from roles.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -78,11 +79,11 @@ def facts_of(source: str) -> Facts:
     rest = data if isinstance(data, dict) and not checkpoints.is_state_dict(data) else {}
     taken = {*networks, *STATE_KEYS}
     others = {
-        checkpoints.printable(str(key)): _brief(value)
+        shown(str(key), quoted=False): _brief(value)
         for key, value in rest.items()
         if key not in taken
     }
-    return _facts(source, path, networks, others, [checkpoints.printable(name) for name in names])
+    return _facts(source, path, networks, others, [shown(name, quoted=False) for name in names])
 
 
 def _facts(

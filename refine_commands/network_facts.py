@@ -18,14 +18,15 @@ import torch
 import checkpoints
 import students
 import teachers
-from checkpoints import Json, Record, Value, is_state_dict, printable
+from checkpoints import Json, Record, Value, is_state_dict
+from roles.shown import shown
 from students.foreign import rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
 
 SIZES = ("img_resolution", "img_channels", "z_dim", "c_dim", "label_dim", "w_dim", "num_ws")
 MAIN = ("G_ema", "ema", "net", "")  # the network that a user means, in this order
 DEPTH = 3  # parts of a layer's name: synthesis.b8.conv0 is one row, what is inside of it none
-MAX_TEXT = 200
+MAX_ITEMS = 1000  # of one value, with all that is in it
 
 # Family -> program that writes it; StyleGAN2's is told by its options.
 WRITERS = {
@@ -187,7 +188,7 @@ def of_diffusers(state: Mapping[str, torch.Tensor], config: Mapping[str, Json]) 
     }
     class_name = str(config.get("_class_name", "UNet2DModel"))
     writer = f"diffusers {plain(config.get('_diffusers_version', ''))}".strip()
-    kind = f"diffusers {printable(class_name)} denoiser"
+    kind = f"diffusers {shown(class_name, quoted=False)} denoiser"
     return _network(kind, class_name, writer, given, state, {}, config, {})
 
 
@@ -202,7 +203,7 @@ def _kind(record: Record) -> tuple[str, str]:
     except ValueError:
         if (record.module, record.class_name) == (r3gan_calls.MODULE, "Discriminator"):
             return "R3GAN discriminator", "R3GAN"
-        return f"network of an unknown family ({printable(record.class_name)})", "unknown"
+        return f"network of an unknown family ({shown(record.class_name, quoted=False)})", "unknown"
     if family == "StyleGAN3 generator":
         call = record.init_kwargs
         rotates = call.get("use_radial_filters") is True and call.get("conv_kernel") == 1
@@ -231,16 +232,16 @@ def _network(
     everything = {**parameters, **buffers}
     return Network(
         kind=kind,
-        class_name=printable(class_name),
+        class_name=shown(class_name, quoted=False),
         writer=writer,
         sizes={name: int(n) for name, n in sizes.items() if type(n) is int and 0 <= n < 2**31},
         parameters=sum(tensor.numel() for tensor in parameters.values()),
         buffers=sum(tensor.numel() for tensor in buffers.values()),
         tensors=len(everything),
         dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in everything.values()}),
-        options={printable(name): plain(value) for name, value in options.items()},
+        options={shown(name, quoted=False): plain(value) for name, value in options.items()},
         layers=layers_of(parameters, classes),
-        nonfinite=[printable(name) for name in checkpoints.nonfinite(everything)],
+        nonfinite=[shown(name, quoted=False) for name in checkpoints.nonfinite(everything)],
     )
 
 
@@ -253,8 +254,8 @@ def layers_of(parameters: Mapping[str, torch.Tensor], classes: Mapping[str, str]
         groups.setdefault(layer, {})[name.removeprefix(f"{layer}.")] = tensor
     return [
         Layer(
-            printable(name),
-            printable(classes.get(name, "")),
+            shown(name, quoted=False),
+            shown(classes.get(name, ""), quoted=False),
             list(held.get("weight", max(held.values(), key=torch.Tensor.numel)).shape),
             sum(tensor.numel() for tensor in held.values()),
         )
@@ -262,30 +263,32 @@ def layers_of(parameters: Mapping[str, torch.Tensor], classes: Mapping[str, str]
     ]
 
 
-def plain(value: object, depth: int = 0) -> Json:
+def plain(value: object) -> Json:
     """A file's value as what JSON can hold, in ASCII and not long."""
+    return _plain(value, 0, [MAX_ITEMS])
+
+
+def _plain(value: object, depth: int, left: list[int]) -> Json:
+    """The value, of which left[0] items may still be said; lists can share their parts."""
+    left[0] -= 1
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int | np.integer):
-        return (
-            int(value)
-            if abs(int(value)) < 2**63
-            else f"an integer of {int(value).bit_length()} bits"
-        )
+    if isinstance(value, int | np.integer) and abs(int(value)) < 2**63:
+        return int(value)
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, np.bool_):
         return bool(value)
-    if isinstance(value, str):
-        return printable(value)
     if isinstance(value, torch.Tensor | np.ndarray):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    if isinstance(value, Mapping) and depth < 4 and len(value) <= MAX_TEXT:
-        return {printable(str(key)): plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple) and depth < 4 and len(value) <= MAX_TEXT:
-        return [plain(item, depth + 1) for item in value]
-    size = f" of {len(value)} items" if isinstance(value, Mapping | list | tuple | set) else ""
-    return printable(f"{type(value).__name__}{size}")
+    if isinstance(value, list | tuple | Mapping) and depth < 4 and len(value) <= max(left[0], 0):
+        if isinstance(value, Mapping):
+            return {
+                shown(str(key), quoted=False): _plain(item, depth + 1, left)
+                for key, item in value.items()
+            }
+        return [_plain(item, depth + 1, left) for item in value]
+    return shown(value, quoted=False)
 
 
 def _is_tf_buffer(name: str) -> bool:

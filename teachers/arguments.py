@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict, cast
 
 from checkpoints import Value
+from roles.shown import shown
 
 
 class Sizes(TypedDict):
@@ -34,7 +35,7 @@ def recorded_call(arguments: Mapping[str, object]) -> dict[str, Value]:
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise ValueError unless value is one of allowed."""
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+        raise ValueError(f"{name} is {shown(value)}; allowed are {', '.join(allowed)}")
 
 
 def check_levels(img_resolution: int, channel_mult: Sequence[int], num_blocks: int) -> None:
@@ -42,7 +43,7 @@ def check_levels(img_resolution: int, channel_mult: Sequence[int], num_blocks: i
     step = 1 << (len(channel_mult) - 1) if channel_mult else 0
     if not step or img_resolution < step or img_resolution % step:
         raise ValueError(
-            f"img_resolution is {img_resolution} with channel_mult {list(channel_mult)}; "
+            f"img_resolution is {img_resolution} with channel_mult {list(channel_mult)[:20]}; "
             f"it must be a multiple of 2 ** (number of levels - 1)"
         )
     if num_blocks < 1:

@@ -21,9 +21,8 @@ from teachers.arguments import Sizes, check_choice, recorded_call
 from teachers.denoiser import DenoiserModule
 from teachers.networks.dhariwal import DhariwalUNet
 from teachers.networks.song import SongUNet
+from teachers.options import MAX_LEVELS
 
-# Levels are kept in a buffer; a file may not ask for more than could have been trained.
-MAX_LEVELS = 100_000
 UNETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 
 

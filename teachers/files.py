@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from numbers import Real
 from pathlib import Path
 
 import torch
@@ -15,9 +14,11 @@ import torch
 import checkpoints
 from checkpoints import Program, Record, Value
 from roles import Denoiser
+from roles.shown import shown
 from teachers import diffusers, edm2
 from teachers.denoiser import DenoiserModule
 from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
+from teachers.options import noise_range, teacher_kwargs
 
 FAMILIES: dict[str, Callable[..., DenoiserModule]] = {
     "VPPrecond": VPPrecond,
@@ -97,7 +98,10 @@ def find_teacher(data: Value, source: str | Path) -> Record:
     if networks.keys() & {"G", "G_ema"}:
         what = f"a GAN ({', '.join(networks)}), so it is a student"
     elif networks:
-        what = ", ".join(f"{key} {value.class_name}".strip() for key, value in networks.items())
+        what = ", ".join(
+            shown(f"{key} {value.class_name}".strip(), quoted=False)
+            for key, value in list(networks.items())[:5]
+        )
     else:
         what = "no network"
     raise ValueError(
@@ -113,22 +117,22 @@ def build(record: Record) -> DenoiserModule:
         ValueError: tensors are missing, unknown, of another shape or not finite.
     """
     tensors = checkpoints.tensors(record)
+    kwargs = teacher_kwargs(record)
     # A block has several tensors: more blocks than that are refused before they cost anything.
-    num_blocks = record.init_kwargs.get("num_blocks", 1)
-    if not isinstance(num_blocks, Real) or float(num_blocks) > len(tensors):
+    num_blocks, levels = kwargs.get("num_blocks", 1), kwargs.get("channel_mult", [1])
+    assert isinstance(num_blocks, int) and isinstance(levels, list)
+    if num_blocks * len(levels) > len(tensors):
         raise ValueError(f"num_blocks is {num_blocks}, but there are {len(tensors)} tensors")
     denoiser = checkpoints.filled(
-        lambda: FAMILIES[record.class_name](*record.init_args, **record.init_kwargs),
+        lambda: checkpoints.with_options(FAMILIES[record.class_name], kwargs),
         tensors,
         "tensors that do not fit its arguments",
     )
     if isinstance(denoiser, edm2.Precond):
         denoiser.compute_as_stored(tensors["unet.out_gain"].dtype)
     # Samplers clip to this range, which the file's author computed in float32: keep it as it is.
-    for name in ("sigma_min", "sigma_max"):
-        value = record.state.get(name)
-        if isinstance(value, Real):
-            setattr(denoiser, name, float(value))
+    for name, value in noise_range(record.state).items():
+        setattr(denoiser, name, value)
     return denoiser
 
 

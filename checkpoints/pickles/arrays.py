@@ -11,7 +11,8 @@ import numpy as np
 from checkpoints.pickles.names import Call, Token
 from checkpoints.pickles.storages import MAX_DIMENSIONS, MAX_EXTENT
 from checkpoints.pickles.window import Window
-from checkpoints.records import UnsafeCheckpoint, printable
+from checkpoints.records import UnsafeCheckpoint
+from roles.shown import shown
 
 DTYPES = {
     code: np.dtype(code)
@@ -24,7 +25,7 @@ def make_dtype(code: str, align: bool | int, copy: bool | int) -> np.dtype:
     """Give `numpy.dtype(code)` for a number type; refuse the rest, objects above all."""
     if code not in DTYPES:
         raise UnsafeCheckpoint(
-            f"holds NumPy data of type {printable(code)}; allowed: {', '.join(DTYPES)}"
+            f"holds NumPy data of type {shown(code, quoted=False)}; allowed: {', '.join(DTYPES)}"
         )
     return DTYPES[code]
 

@@ -16,7 +16,8 @@ from typing import TypeVar, cast
 
 from checkpoints.pickles.names import Call, Names, New
 from checkpoints.pickles.window import Window
-from checkpoints.records import DICTS, Key, UnsafeCheckpoint, printable
+from checkpoints.records import DICTS, Key, UnsafeCheckpoint
+from roles.shown import shown
 
 MAX_OPCODES = 1_000_000  # ten times what the largest published networks need
 MAX_INTEGER_BYTES = 64
@@ -202,8 +203,8 @@ class Machine:
 
     def _find(self, module: str, name: str) -> None:
         if (module, name) not in self.names:
-            shown = printable(f"{module}.{name}")
-            raise UnsafeCheckpoint(f"refers to {shown}, a name that no network file needs")
+            wanted = shown(f"{module}.{name}", quoted=False)
+            raise UnsafeCheckpoint(f"refers to {wanted}, a name that no network file needs")
         self.window.budget.names.add(f"{module}.{name}")
         self.stack.append(self.names[module, name])
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from checkpoints.pickles.window import Window
-from checkpoints.records import DICTS, Record, UnsafeCheckpoint, printable
+from checkpoints.records import DICTS, Record, UnsafeCheckpoint
+from roles.shown import shown
 
 MAX_DEPTH = 100  # three levels for each module inside a module
 MAX_NAME = 100
@@ -66,7 +67,9 @@ class Settler:
             if type(key) is not str:
                 raise UnsafeCheckpoint(f"gives {record.class_name} an attribute that has no name")
             if key.startswith("_") and "hook" in key and not is_no_hook(item):
-                raise UnsafeCheckpoint(f"hangs a hook on {record.class_name} ({printable(key)})")
+                raise UnsafeCheckpoint(
+                    f"hangs a hook on {record.class_name} ({shown(key, quoted=False)})"
+                )
         self._check_members(record, "_parameters", torch.nn.Parameter)
         self._check_members(record, "_buffers", torch.Tensor)
         self._check_members(record, "_modules", Record)
@@ -85,7 +88,7 @@ class Settler:
                     f"gives {record.class_name} a member of {group} without a proper name"
                 )
             if member is not None and not isinstance(member, kind):
-                where = f"{printable(name)} in {group} of {record.class_name}"
+                where = f"{shown(name, quoted=False)} in {group} of {record.class_name}"
                 raise UnsafeCheckpoint(f"has a {type(member).__name__} as {where}")
 
     def _claim(self, owned: object, record: Record) -> dict[object, object]:

@@ -26,7 +26,8 @@ from checkpoints.pickles.settle import MAX_DEPTH
 from checkpoints.pickles.storages import DTYPES, MAX_EXTENT, STORAGE_NAMES, Storage, check_head
 from checkpoints.pickles.window import Window
 from checkpoints.pickles.zips import Members
-from checkpoints.records import DICTS, Record, UnsafeCheckpoint, printable
+from checkpoints.records import DICTS, Record, UnsafeCheckpoint
+from roles.shown import shown
 
 MAX_STORAGES = 2**16
 REBUILDERS = tuple(("torch._utils", f"_rebuild_tensor{version}") for version in ("", "_v2"))
@@ -77,7 +78,7 @@ def read_old(window: Window, names: Names, build: Build) -> object:
 
     def declare(key: str, dtype: torch.dtype, numel: int) -> Storage:
         if declared.setdefault(key, (dtype, numel)) != (dtype, numel):
-            raise UnsafeCheckpoint(f"holds two storages under the key {printable(key)}")
+            raise UnsafeCheckpoint(f"holds two storages under the key {shown(key, quoted=False)}")
         if len(declared) > MAX_STORAGES:
             raise UnsafeCheckpoint(f"holds more than {MAX_STORAGES} storages")
         return Storage(Window(window.file, stop, stop, window.budget), dtype, 0)

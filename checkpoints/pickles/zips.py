@@ -11,7 +11,8 @@ import struct
 from collections.abc import Iterator
 
 from checkpoints.pickles.window import Window
-from checkpoints.records import UnsafeCheckpoint, printable
+from checkpoints.records import UnsafeCheckpoint
+from roles.shown import shown
 
 LOCAL = struct.Struct("<4s5H3L2H")
 ENTRY = struct.Struct("<4s6H3L5H2L")
@@ -35,7 +36,7 @@ class Members:
         for _ in range(count):
             name, offset, size = _entry(directory)
             if name in self.places:
-                raise UnsafeCheckpoint(f"holds two members {printable(name)}")
+                raise UnsafeCheckpoint(f"holds two members {shown(name, quoted=False)}")
             self.places[name] = offset, size
         if directory.position != directory.stop:
             raise ValueError("is a broken zip archive: its directory is longer than its members")
@@ -49,13 +50,13 @@ class Members:
     def open(self, name: str) -> Window:
         """The bytes of a member."""
         if name not in self.places:
-            raise ValueError(f"is a zip archive without the member {printable(name)}")
+            raise ValueError(f"is a zip archive without the member {shown(name, quoted=False)}")
         offset, size = self.places[name]
         rest = _part(self.window, offset, self.window.stop)
         fields = LOCAL.unpack(rest.take(LOCAL.size))
         if fields[0] != b"PK\x03\x04" or rest.take(fields[9]) != name.encode():
             raise ValueError(
-                f"is a broken zip archive: {printable(name)} is not where it should be"
+                f"is a broken zip archive: {shown(name, quoted=False)} is not where it should be"
             )
         rest.skip(fields[10])
         return rest.skip(size)
@@ -108,7 +109,7 @@ def _entry(directory: Window) -> tuple[str, int, int]:
     size, packed, offset = _wide(extra, [size, packed, fields[16]])
     if method or flags & 1 or packed != size:
         raise UnsafeCheckpoint(
-            f"holds {printable(name)} compressed or encrypted, which torch.save never does"
+            f"holds {shown(name)} compressed or encrypted, which torch.save never does"
         )
     return name, offset, size
 

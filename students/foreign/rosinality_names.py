@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from checkpoints import Value
-from students.options import MAX_RESOLUTION, MAX_TAPS
+from checkpoints.options import MAX_RESOLUTION, MAX_TAPS
 from students.stylegan2.blocks import block_channels
 
 # Ours; theirs end with .kernel, and those that double the size have a gain of 4.

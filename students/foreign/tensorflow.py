@@ -18,6 +18,8 @@ import torch
 
 import checkpoints
 from checkpoints import Record, Value, filled
+from checkpoints.options import WHOLE, Options
+from roles.shown import shown
 from students import originals
 from students.foreign.tensorflow_names import (
     DISCRIMINATOR_LAYERS,
@@ -28,7 +30,6 @@ from students.foreign.tensorflow_names import (
     read_variable,
     variable_of,
 )
-from students.options import WHOLE, Options, brief
 from students.stylegan2 import calls
 from students.stylegan2.discriminator import Discriminator
 from students.stylegan2.generator import Generator
@@ -132,7 +133,7 @@ def record(data: Value, network: str) -> Record:
     version = held.state.get("version")
     if type(version) is not int or version < OLDEST:
         raise ValueError(
-            f"a TensorFlow network of version {brief(version)}; those of StyleGAN2 have {OLDEST} "
+            f"a TensorFlow network of version {shown(version)}; those of StyleGAN2 have {OLDEST} "
             "and more"
         )
     make = _discriminator if network == "D" else _generator
@@ -182,7 +183,7 @@ def _discriminator(held: Record) -> Discriminator:
 def _options(held: Record) -> Given:
     given = held.state.get("static_kwargs")
     if not isinstance(given, Mapping):
-        raise ValueError(f"its static_kwargs are {brief(given)}; they must be a dict of options")
+        raise ValueError(f"its static_kwargs are {shown(given)}; they must be a dict of options")
     return given
 
 
@@ -198,7 +199,7 @@ def _channel_base(given: Given) -> Value:
 def _refuse_others(given: Given, *tables: Table) -> None:
     known = {FMAP_BASE[0], *WITHOUT_EFFECT}
     known |= {theirs for table in tables for theirs, _ in table.values()}
-    unknown = [brief(name) for name in given if name not in known]
+    unknown = [shown(name) for name in given if name not in known]
     if unknown:
         raise ValueError(f"its static_kwargs have unknown options: {', '.join(unknown[:5])}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from checkpoints import Record, Value
+from checkpoints.options import Options, Reader, read_options
 from students.options import (
     DEFAULTS,
     DISCRIMINATOR,
@@ -19,9 +20,6 @@ from students.options import (
     GENERATOR,
     MAPPING,
     SYNTHESIS,
-    Options,
-    Reader,
-    read_options,
 )
 
 

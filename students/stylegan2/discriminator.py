@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 
 from checkpoints import with_options
+from checkpoints.options import Option
 from students.base import check_labels
 from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer
-from students.options import Option
 from students.stylegan2.blocks import block_channels, check_architecture, fp16_from
 from students.stylegan2.mapping import MappingNetwork
 from stylegan_ops import Taps, downsample2d, setup_filter

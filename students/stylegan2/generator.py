@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 
 from checkpoints import with_options
+from checkpoints.options import Option
 from students.base import StudentModule
-from students.options import Option
 from students.stylegan2.mapping import MappingNetwork
 from students.stylegan2.synthesis import SynthesisNetwork
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from checkpoints.options import Option
 from students.base import check_noise_mode
 from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer, limits
-from students.options import Option
 from students.stylegan2.blocks import block_channels, check_architecture, fp16_from
 from stylegan_ops import Taps, bias_act, modulated_conv2d, setup_filter, upsample2d
 

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 
 from checkpoints import Record, with_options
-from students.options import (
+from checkpoints.options import (
     CLAMP,
     FLAG,
-    GENERATOR,
-    MAPPING,
     MAX_LAYERS,
     MAX_RESOLUTION,
     MAX_TAPS,
@@ -23,12 +21,13 @@ from students.options import (
     WIDTH,
     Options,
     Reader,
-    brief,
     number,
     options,
     read_options,
     whole,
 )
+from roles.shown import shown
+from students.options import GENERATOR, MAPPING
 from students.stylegan2.calls import constructor_call, part
 from students.stylegan3.layers import LayerOptions, LayerPlan, Signal
 
@@ -167,12 +166,12 @@ def superres_plans(synthesis: Record, *, w_dim: int) -> list[LayerPlan]:
     names = synthesis.state.get("layer_names")
     if not isinstance(names, list) or not 1 <= len(names) <= MAX_LAYERS:
         raise ValueError(
-            f"its synthesis has layer_names {brief(names)}; it must be a list of names"
+            f"its synthesis has layer_names {shown(names)}; it must be a list of names"
         )
     plans: list[LayerPlan] = []
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"L\d{1,6}_\d{1,6}_\d{1,6}", name):
-            raise ValueError(f"its synthesis has a layer {brief(name)}; allowed: L0_36_512 etc.")
+            raise ValueError(f"its synthesis has a layer {shown(name)}; allowed: L0_36_512 etc.")
         call = constructor_call(_child(synthesis, name), LAYER)
         call = read_options(call, {**LAYER, **LAYER_OPTIONS}, name)
         if call["w_dim"] != w_dim:

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
+from checkpoints.options import Options
 from students.layers import FullyConnectedLayer
-from students.options import Options
 from students.stylegan3.filters import design_filter
 from stylegan_ops import filtered_lrelu, fma
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 
+from checkpoints.options import Option
 from students.base import check_noise_mode
 from students.layers import FullyConnectedLayer
-from students.options import Option
 from students.stylegan3.layers import LayerOptions, LayerPlan, Signal, SynthesisLayer
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from checkpoints import with_options
-from students.options import Option
+from checkpoints.options import Option
 from students.stylegan3 import generator as stylegan3
 from students.stylegan3.layers import LayerPlan
 from students.stylegan3.synthesis import SynthesisNetwork

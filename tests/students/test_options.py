@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoints.options import read_options
 from students import options
 
 TABLES = {
@@ -39,7 +40,7 @@ def test_any_value_is_read_or_refused_in_one_line_that_names_the_option(table, d
     name = data.draw(st.sampled_from(sorted(TABLES[table])))
     value = data.draw(ODD)
     try:
-        read = options.read_options({name: value}, TABLES[table], "place")
+        read = read_options({name: value}, TABLES[table], "place")
     except ValueError as error:
         message = str(error)
         assert message.startswith(f"place: {name} is ")
@@ -97,7 +98,7 @@ def test_the_options_that_published_files_name_are_all_read():
         "conv_clamp": 256,
         "fp16_channels_last": True,
     }
-    assert options.read_options(said, options.SYNTHESIS, "") == said
-    assert options.read_options({"num_layers": 2}, options.MAPPING, "") == {"num_layers": 2}
+    assert read_options(said, options.SYNTHESIS, "") == said
+    assert read_options({"num_layers": 2}, options.MAPPING, "") == {"num_layers": 2}
     epilogue = {"mbstd_group_size": 32}
-    assert options.read_options(epilogue, options.DISCRIMINATOR_EPILOGUE, "") == epilogue
+    assert read_options(epilogue, options.DISCRIMINATOR_EPILOGUE, "") == epilogue

@@ -121,6 +121,14 @@ def poison(record: Record) -> None:
     checkpoints.tensors(record)["model.map_layer1.bias"].fill_(float("nan"))
 
 
+def deep(levels: int) -> list[Any]:
+    """A list of 100 times the same list, and so on down: small in a file, endless to print."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value] * 100
+    return value
+
+
 def call(**kwargs):
     return lambda record: record.init_kwargs.update(kwargs)
 
@@ -133,10 +141,25 @@ def call(**kwargs):
         (reshape, r"model.map_layer1.weight is \[5, 7\] instead of \[32, 32\]"),
         (poison, "not finite: model.map_layer1.bias"),
         (call(model_channels=16), r"instead of .* and \d+ more"),
-        (call(num_blocks=10**9), "num_blocks is 1000000000, but there are"),
+        (call(num_blocks=10**9), "num_blocks is 1000000000; allowed: a whole number"),
         (call(model_channels=2**62), "EDMPrecond cannot be built"),
-        (call(model_type="Other"), "model_type is 'Other'; allowed are SongUNet, DhariwalUNet"),
-        (call(flux=1), "unexpected keyword argument 'flux'"),
+        (call(model_type="Other"), "model_type is 'Other'; allowed: SongUNet, DhariwalUNet"),
+        (call(flux=1), "unknown options: 'flux'"),
+        (call(num_blocks=100), "num_blocks is 100, but there are"),
+        (call(num_blocks=float("nan")), "num_blocks is nan; allowed: a whole number"),
+        (call(channel_mult=[1] * 400, num_blocks=60), "channel_mult is a list of 400 items"),
+        (call(resample_filter=[1.0] * 100_000), "resample_filter is a list of 100000 items"),
+        (call(model_type=deep(60)), "model_type is a list of 100 items; allowed: SongUNet"),
+        (call(sigma_data="0.5"), "sigma_data is '0.5'; allowed: a number"),
+        (call(sigma_data=float("nan")), "sigma_data is nan; allowed"),
+        (call(sigma_data=[0.5]), "sigma_data is a list of 1 items; allowed"),
+        (call(sigma_data=0), "sigma_data is 0; allowed"),
+        (call(sigma_data=float("inf")), "sigma_data is inf; allowed"),
+        (call(sigma_min=2.0, sigma_max=1.0), "sigma_min is 2 and sigma_max 1"),
+        (call(sigma_min="0"), "sigma_min is '0'; allowed"),
+        (call(dropout="\x1b[31m"), r"dropout is '\\x1b\[31m'; allowed"),
+        (lambda record: record.state.update(sigma_max=float("nan")), "sigma_max is nan; allowed"),
+        (lambda record: record.state.update(sigma_min=-1), "sigma_min is -1; allowed"),
         (call(channel_mult=None), "EDMPrecond cannot be built"),
         (call(resample_filter="ab"), "EDMPrecond cannot be built"),
     ],
