@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TypeAlias
 
+from roles.budget import check_json, file_size
+
 MAX_BYTES = 2**20
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -19,10 +21,13 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Json
         OSError: it cannot be read.
     """
     path = Path(path)
-    if path.stat().st_size > max_bytes:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes; at most {max_bytes} are read")
+    size = file_size(path)
+    if size > max_bytes:
+        raise ValueError(f"{path} has {size} bytes; at most {max_bytes} are read")
+    text = path.read_bytes()
+    check_json(text, str(path))
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict):

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from checkpoints.atomic import replacing
 from checkpoints.json_files import Json, read_json
 from checkpoints.modules import named_modules, tensors
+from checkpoints.pickles.settle import Settler
 from checkpoints.records import Record, Value
 
 FORMAT = "stylegan-refiner network 1"
@@ -94,7 +95,9 @@ def read_safetensors(path: str | Path) -> dict[str, Value]:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file ({error})") from error
     try:
-        return {str(config["network"]): _record(cast("dict[str, Facts]", config["modules"]), held)}
+        record = _record(cast("dict[str, Facts]", config["modules"]), held)
+        Settler().settle(record)
+        return {str(config["network"]): record}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.with_name(CONFIG)} does not describe {path.name}") from error
 
@@ -141,6 +144,8 @@ def _record(modules: dict[str, Facts], held: dict[str, torch.Tensor]) -> Record:
         dtypes = {key: DTYPES[value] for key, value in facts["dtypes"].items()}
         state = {**dict(facts["state"]), **dtypes, **groups}
         source = "" if module is None else None
+        if isinstance(call := state.get("_init_args"), list):  # JSON has no tuples
+            state["_init_args"] = tuple(call)
         made[name] = Record(str(facts["class"]), None, None, state, module=module, source=source)
         if name:
             parent, _, own = name.rpartition(".")

@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from image_sets.tar import tar_members
+from roles.budget import check_unpacked, file_size
 
-MAX_IDX_BYTES = 2**32
+MAX_IDX_BYTES = 2**30  # the largest known, EMNIST by class, has 2**29
 
 
 def read_mnist(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -31,13 +32,16 @@ def read_mnist(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_idx(path: Path, *, dimensions: int) -> np.ndarray:
     """uint8 array of an IDX file: magic number, sizes, bytes."""
+    packed = file_size(path)
     try:
         with gzip.open(path, "rb") as stream:
             header = stream.read(4 * (1 + dimensions))
             magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
-            if magic != 0x800 + dimensions or not 0 < math.prod(shape) <= MAX_IDX_BYTES:
+            size = math.prod(shape)
+            if magic != 0x800 + dimensions or not 0 < size <= MAX_IDX_BYTES:
                 raise ValueError(f"magic number {magic}, sizes {shape}")
-            data = stream.read(math.prod(shape) + 1)
+            check_unpacked(size, packed, f"sizes {shape}")
+            data = stream.read(size + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error, struct.error, ValueError) as error:
         raise ValueError(f"{path}: not an IDX file of MNIST: {error}") from error
     if len(data) != math.prod(shape):

@@ -15,6 +15,8 @@ from image_sets.originals import read_cifar10, read_mnist
 from image_sets.pictures import MODES, decode_image, to_chw, to_hwc
 from image_sets.stylegan import ImageFiles, ImageFolder, describe, write_zip
 from image_sets.tar import TarFiles
+from roles.budget import file_size
+from roles.shown import shown
 
 MNIST_SUFFIX = "-images-idx3-ubyte.gz"
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
@@ -22,6 +24,7 @@ TRANSFORMS = ("center-crop", "stretch")
 FIXES = ("rgb", "resize")
 
 
+MAX_ARRAY_BYTES = 2**29  # Of all images of class folders at once; CIFAR-10 has 2**27.5.
 MAX_SHOWN = 5  # Broken images that one message names.
 
 
@@ -33,9 +36,9 @@ class UnusableImages(ValueError):
 
     def __init__(self, reasons: Sequence[str], num_images: int) -> None:
         self.reasons = tuple(reasons)
-        shown = "; ".join(reasons[:MAX_SHOWN])
+        first = "; ".join(reasons[:MAX_SHOWN])
         more = f"; and {len(reasons) - MAX_SHOWN} more" if len(reasons) > MAX_SHOWN else ""
-        super().__init__(f"{len(reasons)} of {num_images} images cannot be used: {shown}{more}")
+        super().__init__(f"{len(reasons)} of {num_images} images cannot be used: {first}{more}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ def read_class_folders(
     if found.labels is None:
         raise ValueError(f"{source}: the images lie in one folder, expected one folder a class")
     first = _padded(found.read(0, None), pad_to, found.names[0])
+    if len(found.names) * first.nbytes > MAX_ARRAY_BYTES:
+        raise ValueError(
+            f"{source}: {len(found.names)} images of {describe(first.shape)}; an array of at most "
+            f"{MAX_ARRAY_BYTES >> 20} MiB is read"
+        )
     images = np.empty((len(found.names), *first.shape), dtype=np.uint8)
     for index, name in enumerate(found.names):
         image = _padded(found.read(index, None), pad_to, name)
@@ -211,6 +219,8 @@ def _open_source(path: Path, split: str | None) -> Source:
 
 def _image_files(path: Path, split: str | None, *, use_json: bool = True) -> Source:
     """The images of a folder, zip or tar; labels of dataset.json, else by folder if several."""
+    if path.exists() and not path.is_dir():
+        file_size(path)
     if path.is_dir() or not path.exists() or zipfile.is_zipfile(path):
         files = ImageFiles(path)
     else:
@@ -228,12 +238,12 @@ def _image_files(path: Path, split: str | None, *, use_json: bool = True) -> Sou
         classes, inverse = np.unique(folders, return_inverse=True)
         labels = inverse.astype(np.int64) if len(classes) > 1 else None
 
-    shown = [f"{path}: {name}" for name in names]
+    where = [f"{path}: {shown(name, quoted=False)}" for name in names]
 
     def read(index: int, channels: int | None) -> np.ndarray:
-        return decode_image(files.read(names[index]), shown[index], channels=channels)
+        return decode_image(files.read(names[index]), where[index], channels=channels)
 
-    return Source(shown, labels, read)
+    return Source(where, labels, read)
 
 
 def _array_source(images: np.ndarray, labels: np.ndarray, name: str) -> Source:

@@ -8,6 +8,7 @@ have one size and channel count. dataset.json is {"labels": [["00000/img00000000
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -17,9 +18,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from image_sets.pictures import FORMATS, decode_image, encode_png, replacing, require_images, to_hwc
+from roles.budget import check_json, check_unpacked, file_size
+from roles.shown import shown
 
 MAX_FILE_BYTES = 2**28  # One image or one dataset.json (5 million labels).
 MAX_IMAGES = 2**24
+MAX_BATCH_BYTES = 2**27  # Of pixels at a time, or those of one image.
 MAX_CLASSES = 2**16  # A class index is a one-hot vector this long.
 # What zipfile raises on archives that are cut, encrypted, or packed in a way it does not know.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
@@ -29,6 +33,11 @@ def is_image_name(name: str) -> bool:
     """Whether a file of this name counts as an image; hidden files ("._a.png") do not."""
     path = PurePosixPath(name)
     return path.suffix.lower() in FORMATS and not path.name.startswith(".")
+
+
+def _name(name: str) -> str:
+    """The name of a file, for a message."""
+    return shown(name, quoted=False)
 
 
 class ImageFiles:
@@ -59,12 +68,14 @@ class ImageFiles:
     def _zip_names(self) -> set[str]:
         members = self._archive().infolist()
         for member in members:
+            where = f"{self.path}: {_name(member.filename)}"
+            check_unpacked(member.file_size, member.compress_size, where)
             if member.file_size > MAX_FILE_BYTES or member.compress_type not in (
                 zipfile.ZIP_STORED,
                 zipfile.ZIP_DEFLATED,
             ):
                 raise ValueError(
-                    f"{self.path}: {member.filename}: {member.file_size} bytes by compression "
+                    f"{where}: {member.file_size} bytes by compression "
                     f"method {member.compress_type}, expected at most {MAX_FILE_BYTES}, stored or "
                     "deflated; write the zip again"
                 )
@@ -74,6 +85,7 @@ class ImageFiles:
         # Processes that share a descriptor share its position, so each opens the zip itself.
         if self._zip is None or self._zip_owner != os.getpid():
             try:
+                file_size(self.path)
                 self._zip = zipfile.ZipFile(self.path)
             except BROKEN_ZIP as error:
                 raise ValueError(
@@ -86,15 +98,16 @@ class ImageFiles:
         """The bytes of one file; at most MAX_FILE_BYTES, ValueError beyond."""
         try:
             if self.path.is_dir():
+                file_size(self.path / name)
                 with (self.path / name).open("rb") as stream:
                     data = stream.read(MAX_FILE_BYTES + 1)
             else:
                 with self._archive().open(name) as stream:
                     data = stream.read(MAX_FILE_BYTES + 1)
         except BROKEN_ZIP as error:
-            raise ValueError(f"{self.path}: {name}: damaged in the zip: {error}") from error
+            raise ValueError(f"{self.path}: {_name(name)}: damaged in the zip: {error}") from error
         if len(data) > MAX_FILE_BYTES:
-            raise ValueError(f"{self.path}: {name}: larger than {MAX_FILE_BYTES} bytes")
+            raise ValueError(f"{self.path}: {_name(name)}: larger than {MAX_FILE_BYTES} bytes")
         return data
 
     def labels(self, *, whole: bool = False) -> np.ndarray | None:
@@ -105,8 +118,10 @@ class ImageFiles:
         if not self.has_labels:
             return None
         where = f"{self.path}: dataset.json"
+        text = self.read("dataset.json")
+        check_json(text, where)
         try:
-            content = json.loads(self.read("dataset.json"))
+            content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not valid JSON: {error}") from error
         if not isinstance(content, dict):
@@ -131,18 +146,19 @@ def _ordered_labels(entries: object, names: Sequence[str], where: str, whole: bo
     table: dict[str, object] = {}
     for entry in entries:
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
-            raise ValueError(f"{where}: entry {str(entry)[:80]!r}, expected [name, label]")
+            raise ValueError(f"{where}: entry {shown(entry)}, expected [name, label]")
         table[entry[0]] = entry[1]
     missing = [name for name in names if name not in table]
     if missing:
         raise ValueError(
-            f"{where}: no label for {missing[0]} ({len(missing)} of {len(names)} images lack one); "
+            f"{where}: no label for {_name(missing[0])} ({len(missing)} of {len(names)} images "
+            "lack one); "
             'give every image a label, or write {"labels": null}'
         )
     if whole and (absent := table.keys() - set(names)):
         raise ValueError(
-            f"{where}: labels for {len(absent)} images that are not there, the first {min(absent)};"
-            " put them back, or take them out of dataset.json"
+            f"{where}: labels for {len(absent)} images that are not there, the first "
+            f"{_name(min(absent))}; put them back, or take them out of dataset.json"
         )
     return _label_array([table[name] for name in names], where)
 
@@ -194,7 +210,7 @@ class ImageFolder:
             self.num_classes = self.labels.shape[1] if vectors else int(self.labels.max()) + 1
 
     def _decode(self, name: str) -> np.ndarray:
-        return decode_image(self._files.read(name), f"{self.path}: {name}")
+        return decode_image(self._files.read(name), f"{self.path}: {_name(name)}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -203,8 +219,9 @@ class ImageFolder:
         image = self._decode(self.names[index])
         if image.shape != self.shape:
             raise ValueError(
-                f"{self.path}: {self.names[index]}: {describe(image.shape)}, but {self.names[0]} "
-                f"is {describe(self.shape)}; convert the data set to one size"
+                f"{self.path}: {_name(self.names[index])}: {describe(image.shape)}, but "
+                f"{_name(self.names[0])} is {describe(self.shape)}; convert the data set to one "
+                "size"
             )
         return image, self.label(index)
 
@@ -223,14 +240,18 @@ class ImageFolder:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Everything once, in order: uint8 [b, c, h, w], float32 [b, num_classes], b <= batch.
 
-        Or the images of these indices only.
+        Or the images of these indices only. Of large images there are fewer at a time.
         """
         if batch < 1:
             raise ValueError(f"got a batch of {batch}, expected at least 1")
         indices = range(len(self)) if part is None else part
+        batch = max(1, min(batch, MAX_BATCH_BYTES // math.prod(self.shape)))
         for start in range(0, len(indices), batch):
-            items = [self[i] for i in indices[start : start + batch]]
-            yield np.stack([image for image, _ in items]), np.stack([label for _, label in items])
+            chosen = indices[start : start + batch]
+            images = np.empty((len(chosen), *self.shape), dtype=np.uint8)
+            for row, index in enumerate(chosen):
+                images[row] = self[index][0]
+            yield images, np.stack([self.label(index) for index in chosen])
 
     def close(self) -> None:
         """Close the zip; reading again opens it again."""

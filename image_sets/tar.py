@@ -12,6 +12,8 @@ from typing import IO, cast
 
 from image_sets.pictures import FORMATS
 from image_sets.stylegan import MAX_FILE_BYTES, MAX_IMAGES, is_image_name
+from roles.budget import check_unpacked, file_size
+from roles.shown import shown
 
 MAX_ARCHIVE_BYTES = 2**32  # All images of a tar are held in memory, still encoded.
 BROKEN = (
@@ -25,9 +27,10 @@ class TarFiles:
 
     def __init__(self, path: Path) -> None:
         self._data: dict[str, bytes] = {}
-        total = 0
+        total, packed = 0, file_size(path)
         for name, data in tar_members(path, is_image_name):
             total += len(data)
+            check_unpacked(total, packed, str(path))
             if total > MAX_ARCHIVE_BYTES or len(self._data) >= MAX_IMAGES:
                 raise ValueError(f"{path}: too large to hold in memory; unpack it into a folder")
             self._data[name] = data
@@ -55,6 +58,7 @@ class _BoundedReads:
 
 def tar_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Name and content of the regular files whose name is wanted, in archive order."""
+    packed = file_size(path)
     openers = {".xz": lzma.open, ".gz": gzip.open, ".tgz": gzip.open}
     try:
         with (
@@ -64,7 +68,8 @@ def tar_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
             for member in tar:
                 if member.isreg() and wanted(member.name):
                     if member.size > MAX_FILE_BYTES:
-                        raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
+                        raise tarfile.ReadError(f"{shown(member.name)} has {member.size} bytes")
+                    check_unpacked(member.size, packed, f"{path}: {shown(member.name)}")
                     file = tar.extractfile(member)
                     yield member.name, file.read() if file else b""
     except BROKEN as error:

@@ -20,6 +20,7 @@ from metrics.spaces.features import AnyExtractor, features_of_arrays, holds_feat
 from metrics.statistics import Statistics, load_statistics, save_statistics
 from metrics.storage import read_arrays
 from roles import Processes
+from roles.shown import shown
 
 # Progress of a stage: (steps done, steps in all), of which nearly all are images.
 Progress = Callable[[int, int], None]
@@ -98,9 +99,10 @@ def open_reference(
         )
     if path.suffix == ".npz":
         arrays = read_arrays(path)
-        statistics = Statistics.from_arrays(arrays, path=path)
         if features is None and holds_features(arrays):
             features = features_of_arrays(arrays, path=path)
+        dim = getattr(features, "dim", None)
+        statistics = Statistics.from_arrays(arrays, path=path, dim=dim)
         return _with_statistics(statistics, features, str(path))
     if path.suffix == ".pkl":
         return _with_statistics(_read_edm2(path, features), features, str(path))
@@ -180,15 +182,30 @@ def _read_edm2(path: Path, features: AnyExtractor | None) -> Statistics:
     key = next((key for name, key in EDM2_KEYS.items() if space.startswith(name)), None)
     found = content.get(key) if isinstance(content, dict) and key else None
     if not isinstance(found, dict):
-        held = ", ".join(map(str, content)) if isinstance(content, dict) else "no table"
+        keys = content if isinstance(content, dict) else ()
+        held = ", ".join(shown(str(key), quoted=False) for key in list(keys)[:8]) or "no table"
         raise ValueError(
             f"{path}: has no statistics in the feature space {space!r}; it holds {held}, and "
             f"allowed spaces are {', '.join(EDM2_KEYS)}"
         )
-    arrays = {name: np.asarray(found[name]) for name in ("mu", "sigma") if name in found}
+    arrays = {
+        name: _array(found[name], f"{path}: {name}") for name in ("mu", "sigma") if name in found
+    }
     if isinstance(content, dict) and "num_images" in content:
-        arrays["n"] = np.asarray(content["num_images"])
-    return Statistics.from_arrays(arrays, path=path)
+        num = content["num_images"]
+        if not isinstance(num, (int, np.integer)) or not 0 <= num < 2**63:
+            raise ValueError(f"{path}: num_images is {shown(num)}; it must be a whole number")
+        arrays["n"] = np.asarray(num)
+    return Statistics.from_arrays(arrays, path=path, dim=getattr(features, "dim", None))
+
+
+def _array(value: object, where: str) -> np.ndarray:
+    """An array of a pickle; lists, which can share their parts a million times, are none."""
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach().double().numpy()
+    raise ValueError(f"{where} is {shown(value)}; statistics are NumPy arrays or tensors")
 
 
 def _cache_file(

@@ -62,8 +62,13 @@ class Statistics:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays, *, path: str | os.PathLike[str]) -> Statistics:
-        """Check and take the statistics among `arrays`, ignoring others; `path` is for messages."""
+    def from_arrays(
+        cls, arrays: Arrays, *, path: str | os.PathLike[str], dim: int | None = None
+    ) -> Statistics:
+        """Check and take the statistics among `arrays`, ignoring others; `path` is for messages.
+
+        Of `dim` features, where that is known: others are refused before any work is done.
+        """
         for key in ("mu", "sigma"):
             if key not in arrays:
                 raise ValueError(f"{path}: has no array {key!r}; statistics have 'mu' and 'sigma'")
@@ -71,6 +76,11 @@ class Statistics:
         if mu.ndim != 1 or not len(mu) or sigma.shape != (len(mu), len(mu)):
             raise ValueError(
                 f"{path}: mu is {mu.shape} and sigma {sigma.shape}; allowed are (d,) and (d, d)"
+            )
+        if dim is not None and dim != len(mu):
+            raise ValueError(
+                f"{path}: statistics of {len(mu)} features, and the feature space has {dim}; "
+                "use one feature space for both"
             )
         if sample is not None and (sample.ndim != 2 or sample.shape[1] != len(mu)):
             raise ValueError(

@@ -7,7 +7,11 @@ their dtype. Weights are known by their SHA-256 before they are opened, and no c
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +23,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import checkpoints
+from roles.budget import check_unpacked, file_size
+from roles.shown import shown
 
 # Statistics of 2048 features are 32 MiB; 50,000 x 2048 float32 features are 400 MiB.
 MAX_BYTES = 1 << 30
@@ -32,9 +38,13 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Run
 
 def read_arrays(path: str | os.PathLike[str]) -> Arrays:
     """Every array of an .npz file, by name; ValueError naming the file where one is not plain."""
+    file_size(Path(path))
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            for member in members:
+                where = f"{path}: {shown(member.filename)}"
+                check_unpacked(member.file_size, member.compress_size, where)
             total = sum(m.file_size for m in members)
             if len(members) > MAX_MEMBERS or total > MAX_BYTES:
                 raise ValueError(
@@ -106,27 +116,54 @@ def _scalar(
 def _read_member(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str | os.PathLike[str]
 ) -> np.ndarray:
-    where = f"{path}: array {member.filename.removesuffix('.npy')!r}"
+    where = f"{path}: array {shown(member.filename.removesuffix('.npy'))}"
     with archive.open(member) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran_order, dtype = read_header(file)
-        except (ValueError, KeyError, SyntaxError, TypeError):
-            raise ValueError(
-                f"{where} is not in numpy's format; make the file with numpy.savez"
-            ) from None
-        if dtype.kind not in "fiubU":
-            what = "pickled Python objects" if dtype.hasobject else f"dtype {dtype}"
-            raise ValueError(f"{where} holds {what}; only plain numbers and text are read")
-        count = 1
-        for length in shape:
-            count *= length
-        num_bytes, held = count * dtype.itemsize, member.file_size - file.tell()
+        shape, fortran_order, dtype = _read_header(file, where)
+        num_bytes, held = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
         if num_bytes != held:
             raise ValueError(f"{where} is of {num_bytes} bytes and has {held}; the file is damaged")
-        flat = np.frombuffer(bytearray(file.read(num_bytes)), dtype)
-    return flat.reshape(shape, order="F" if fortran_order else "C")
+        raw = bytearray(num_bytes)
+        got = 0
+        with memoryview(raw) as memory:
+            while got < num_bytes:
+                count = file.readinto(memory[got:])
+                if not count:
+                    raise ValueError(f"{where} ends after {got} of {num_bytes} bytes")
+                got += count
+    return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+# The header as numpy writes it; numpy's own reader evaluates whatever literal stands there.
+HEADER = re.compile(
+    r"\{'descr': '([<>|=]?[A-Za-z]\d{1,4})', 'fortran_order': (True|False), "
+    r"'shape': \(((?:\d{1,18}L?(?:, ?)?){0,32})\),? ?\} *\n?"
+)
+SIZE_OF_LENGTH = {1: "<H", 2: "<I", 3: "<I"}  # by the format's version
+MAX_HEADER = 10_000
+
+
+def _read_header(file: io.BufferedIOBase, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first axis runs fastest, and type of an .npy (NumPy's NEP 1)."""
+    magic = file.read(8)
+    layout = SIZE_OF_LENGTH.get(magic[6]) if len(magic) == 8 else None
+    found = None
+    if layout is not None and magic.startswith(b"\x93NUMPY"):
+        raw = file.read(struct.calcsize(layout))
+        length = struct.unpack(layout, raw)[0] if len(raw) == struct.calcsize(layout) else 0
+        text = file.read(min(length, MAX_HEADER)).decode("latin1")
+        if "|O" in text:
+            raise ValueError(
+                f"{where} holds pickled Python objects; only plain numbers and text are read"
+            )
+        found = HEADER.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{where} is not in numpy's format; make the file with numpy.savez")
+    descr, order, sizes = found.groups()
+    if descr.lstrip("<>|=")[0] not in "fiubU":
+        raise ValueError(f"{where} holds dtype {descr}; only plain numbers and text are read")
+    try:
+        dtype = np.dtype(descr)
+    except TypeError:
+        raise ValueError(f"{where} holds dtype {descr}, which numpy does not know") from None
+    shape = tuple(int(size.rstrip("L")) for size in re.findall(r"\d+", sizes))
+    return shape, order == "True", dtype

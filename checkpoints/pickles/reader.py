@@ -35,6 +35,7 @@ from checkpoints.records import (
 )
 from checkpoints.safetensors import read_safetensors
 from checkpoints.web.cache import local
+from roles.budget import FREE
 
 META_KEYS = {"type", "version", "module_src", "class_name", "state"}
 SIZES = (tuple, torch.Size)
@@ -78,7 +79,7 @@ def read_with_names(path_or_url: str | Path) -> tuple[Value, list[str]]:
 
 def _budget(size: int) -> Budget:
     """What a file of size bytes may take."""
-    return Budget(2 * size + 2**24)
+    return Budget(2 * size + FREE)
 
 
 def read_stream(file: BinaryIO, size: int, *, budget: Budget | None = None) -> Value:
