@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import checkpoints
 import image_sets
 import metrics
 from metrics import Classifier, ClassifierFeatures, Moments, Statistics
@@ -182,3 +183,59 @@ def test_a_pickle_that_would_run_something_is_no_reference(tmp_path):
     (tmp_path / "bad.pkl").write_bytes(b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00lsq\x00\x85R.")
     with pytest.raises(ValueError, match="nothing in it was run"):
         metrics.open_reference(tmp_path / "bad.pkl", Counting())
+
+
+def shared_list(width: int, levels: int) -> list:
+    """Lists of which all at one level are one: bytes in a file, gigabytes as an array."""
+    value: list = [0.0] * width
+    for _ in range(levels):
+        value = [value] * width
+    return value
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({"mu": shared_list(300, 3), "sigma": np.eye(2)}, "mu is a list of 300 items"),
+        ({"mu": np.zeros(2), "sigma": "\x1b[31m"}, r"sigma is '\\x1b\[31m'; statistics are"),
+        ({"mu": torch.zeros(2), "sigma": torch.eye(2)}, "statistics of 2 features, and"),
+    ],
+)
+def test_statistics_of_a_pickle_are_arrays_of_the_spaces_size(tmp_path, held, message):
+    class Inception:
+        name, dim = "Inception 2015 (tf1 resize)", 3
+
+        def __call__(self, images):
+            raise AssertionError("no image is measured")
+
+    checkpoints.write({"fid": held, "num_images": 5}, tmp_path / "refs.pkl")
+    with pytest.raises(ValueError, match=message):
+        metrics.open_reference(tmp_path / "refs.pkl", Inception())
+
+
+def test_tensors_of_a_pickle_are_statistics_whatever_their_type(tmp_path):
+    held = {"mu": torch.zeros(2, dtype=torch.bfloat16), "sigma": torch.eye(2, dtype=torch.bfloat16)}
+    checkpoints.write({"fid": held, "num_images": 5}, tmp_path / "refs.pkl")
+
+    def inception(images):
+        return images
+
+    inception.name = "Inception 2015 (tf1 resize)"
+    found = metrics.open_reference(tmp_path / "refs.pkl", inception)
+    assert found.statistics.num == 5 and np.array_equal(found.statistics.sigma, np.eye(2))
+
+
+def test_a_wrong_size_is_noticed_before_the_root_of_the_covariance(tmp_path, features, monkeypatch):
+    def refuse(sigma):
+        raise AssertionError("a root was taken")
+
+    monkeypatch.setattr("metrics.statistics.covariance_root", refuse)
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(ValueError, match="statistics of 3 features, and the feature space has 6"):
+        metrics.open_reference(tmp_path / "a.npz", features)
+
+
+def test_an_npz_that_unpacks_to_much_more_than_its_size_is_refused(tmp_path, features):
+    np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(3000), sigma=np.zeros((3000, 3000)))
+    with pytest.raises(ValueError, match=r"sigma\.npy.: \d+ bytes that unpack to 72000128"):
+        metrics.open_reference(tmp_path / "a.npz", features)

@@ -170,3 +170,24 @@ def test_reference_files_are_recognised(samples, facts):
             assert main["parameters"] == sum(p.numel() for p in network.parameters())
         assert main["sizes"]["img_channels"] == network.img_channels
         assert main["sizes"]["img_resolution"] == network.img_resolution
+
+
+def test_lists_that_share_their_parts_are_said_in_short(files, facts, tmp_path):
+    value: list[Any] = [1] * 200
+    for _ in range(4):
+        value = [value] * 200
+    data = cast("dict[str, Any]", checkpoints.read(files / "gan.pkl"))
+    checkpoints.write({**data, "about": value, "more": ["\x1b[31m"]}, tmp_path / "a.pkl")
+    found, text = facts(tmp_path / "a.pkl")
+    assert found["others"]["more"] == [r"\x1b[31m"] and "\x1b" not in text
+    assert found["others"]["about"][1] == "a list of 200 items"
+    assert len(text) < 100_000
+
+
+def test_a_configuration_that_says_no_call_is_refused(files, refine_py, tmp_path):
+    refine_py("export", files / "gan.pkl", "--out", tmp_path / "a.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["modules"][""]["state"]["_init_args"] = 5
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="malformed _init_args"):
+        students.load(tmp_path / "a.safetensors")
