@@ -44,6 +44,14 @@ from refine_commands.options import (
     "makes its own.",
 )
 @click.option(
+    "--report-steps",
+    metavar="INT",
+    type=click.IntRange(min=1),
+    default=18,
+    show_default=True,
+    help="Steps of the teacher's sampler that the report compares with.",
+)
+@click.option(
     "--pairs",
     metavar="INT",
     type=click.IntRange(min=1),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import metrics
@@ -50,8 +51,14 @@ class Best:
         alpha: where it lies on the line from the original to the student that the run had then.
     """
 
-    def __init__(self, judge: Judge, original: Student):
+    def __init__(
+        self,
+        judge: Judge,
+        original: Student,
+        while_judging: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ):
         self.judge = judge
+        self.while_judging = while_judging
         self.original = copy.deepcopy(original).eval().requires_grad_(False)
         self.network = copy.deepcopy(self.original)
         self.score: float | None = None
@@ -61,7 +68,8 @@ class Best:
 
     def consider(self, student: Student, num_images: int) -> float | None:
         """Judge a student, keep it if it is the best, and return its number."""
-        score = self.judge(student)
+        with self.while_judging():
+            score = self.judge(student)
         if score is None or not math.isfinite(score):
             return None
         if num_images == 0:

@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,9 @@ from refiners.base import Distance, Method, WithPairs
 from refiners.guided import GuidedDenoiser
 from refiners.progressive import SteppedStudent
 from refiners.runs.folder import RunFolder, read_state
+from refiners.runs.interrupts import Interrupts, Stopped
 from refiners.runs.judge import Judge, held_back, judge_of
+from refiners.runs.made_of import MadeOf, made_of
 from refiners.runs.measuring import curve_in, open_measured
 from refiners.runs.pictures import save_grid
 from refiners.runs.plan import AnyMethod, plan_run
@@ -39,6 +42,8 @@ from refiners.runs.starting import (
     compares_images,
     device_for,
     door,
+    held,
+    in_stage,
     measured,
     name_of_source,
     open_folder,
@@ -47,6 +52,7 @@ from refiners.runs.starting import (
     stand_in_images,
     state_in,
     take_weights,
+    tell_stopped,
 )
 from refiners.runs.teacher_images import make_teacher_images, read_images
 from refiners.runs.teacher_sampler import TeacherSampler
@@ -70,6 +76,9 @@ from students.adapters import one_step
 NUM_PAIRS = 10_000
 # Not in training_options.json under these names: what is resolved there, and what no file can say.
 UNSAID = ("teacher", "resume", "method", "knobs", "kimg", "batch", "settings", "progress")
+# Options that move a run's numbers, beside its method, its settings and what its files hold.
+FIXED = ("num", "keep", "init_sigma", "labels", "pairs", "report_steps")
+FIXED += ("teacher_images", "teacher_steps")
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ class DistilJob:
             compare with some; None lets the teacher make its own.
         teacher_images: how many it makes.
         teacher_steps: steps of the sampler that makes them.
+        report_steps: of the sampler that the report compares with, a full one unless told.
         pairs: how many pairs of a latent and the teacher's image dmd regresses on; None is 10,000.
         distance: by which they are compared; None is pseudo-Huber.
         keep: "best" or "last", see refine(); None is best, and last for DISTILLERS.
@@ -121,6 +131,7 @@ class DistilJob:
     data: str | None = None
     teacher_images: int = 5000
     teacher_steps: int = 18
+    report_steps: int = 18
     pairs: int | None = None
     distance: str | None = None
     keep: str | None = None
@@ -217,13 +228,15 @@ class DistilJob:
             start=start,
             reference=open_measured(job.reference, job.features),
             real_images=real_images,
+            given_data=job.data,
             distance=distance and distance.to(device),
         )
         return replace(run, settings=measured(settings, auto, method, run.begin, device))
 
     def run(self) -> Student:
         """Carry the job out and return the one-step student."""
-        return self.check().run()
+        began = time.monotonic()
+        return self.check().run(began=began)
 
 
 @dataclass(frozen=True)
@@ -232,6 +245,7 @@ class CheckedDistilJob:
 
     Attributes:
         start: the one-step student before any training.
+        given_data: the real images that were named; job.data may be the teacher's.
         distance: by which pairs are compared, or None for the refiners' own.
     """
 
@@ -243,6 +257,7 @@ class CheckedDistilJob:
     start: one_step.OneStep
     reference: metrics.Reference | None
     real_images: ImageSet | None
+    given_data: str | None
     distance: Distance | None
 
     @property
@@ -296,22 +311,51 @@ class CheckedDistilJob:
         """Return every option with its value, and what the run will take, measured."""
         return {**self.options(), "plan": plan_run(self.begin, self.method, self.settings)}
 
-    def run(self) -> Student:
-        """Distil the teacher in a new run folder, if there is a place for it, and report."""
-        started, job = time.time(), self.job
+    def run(self, *, began: float | None = None) -> Student:
+        """Distil the teacher in a new run folder, if there is a place for it, and report.
+
+        Args:
+            began: since when max_hours count, by the monotonic clock; None is now.
+        """
         processes = join(self.device)
         opened = processes.first_alone(self.open_folder, "opening the run folder")
-        folder, resume = opened or (None, bool(job.resume))
+        folder, resume = opened or (None, bool(self.job.resume))
+        hours = self.settings.max_hours
+        with held(folder), Interrupts(hours, began=began) as interrupts:
+            try:
+                student = self.in_stages(folder, resume, processes, interrupts)
+            except Stopped as stage:
+                tell_stopped(folder, stage, interrupts, processes)
+                student = copy.deepcopy(self.start)  # at its last hour, and not moved yet
+        processes.leave()
+        return student
+
+    def in_stages(
+        self,
+        folder: RunFolder | None,
+        resume: Path | bool,
+        processes: Processes,
+        interrupts: Interrupts,
+    ) -> Student:
+        """Carry the job out stage by stage.
+
+        Raises:
+            Stopped: it is asked to end around the training, which ends by itself.
+        """
+        started, job = time.time(), self.job
         with place_of(folder, processes) as place:
-            ready = self.with_images(place, processes)
-            judge = processes.first_alone(ready.open_judge, "opening the judge")
-            student, found = ready.distil(folder, place, judge, resume, processes)
+            ready = self.with_images(place, processes, interrupts)
+            judge = in_stage(ready.open_judge, "opening the judge", processes, interrupts)
+            student, found = ready.distil(folder, place, judge, resume, processes, interrupts)
+        interrupts.count_no_more()
         if job.outdir is not None:
             space = self.reference or (judge and judge.reports)
-            processes.first_alone(
-                lambda: ready.report(folder, student, space, found, started), "the report"
+            in_stage(
+                lambda: ready.report(folder, student, space, found, started),
+                "the report",
+                processes,
+                interrupts,
             )
-        processes.leave()
         return student
 
     def open_folder(self) -> tuple[RunFolder, Path | bool] | None:
@@ -320,11 +364,26 @@ class CheckedDistilJob:
         if job.outdir is None:
             return None
         parts = Path(name_of_source(job.teacher)).stem, name_of_method(self.method), "1step"
-        folder, resume = open_folder(job.outdir, job.resume, job.desc, self.options(), *parts)
+        options, has = self.options(), self.made_of
+        folder, resume = open_folder(job.outdir, job.resume, job.desc, options, has, *parts)
         save_grid(folder.path / "fakes_init.png", self.start, self.settings.seed)
         return folder, resume
 
-    def with_images(self, place: Path, processes: Processes) -> CheckedDistilJob:
+    @cached_property
+    def made_of(self) -> MadeOf:
+        """Return what another run has to be made of to continue this one."""
+        job = self.job
+        return made_of(
+            {"teacher": self.teacher},
+            {**{name: getattr(job, name) for name in FIXED}, "seed": self.settings.seed},
+            reference=self.reference,
+            data=self.given_data,
+            files={},
+        )
+
+    def with_images(
+        self, place: Path, processes: Processes, interrupts: Interrupts
+    ) -> CheckedDistilJob:
         """Let the teacher make the images that are needed and not given."""
         job = self.job
         if job.data or not (self.needs_images or job.keep == "best"):
@@ -342,7 +401,7 @@ class CheckedDistilJob:
                 )
             )
 
-        path = processes.first_alone(make, "the teacher's images")
+        path = in_stage(make, "the teacher's images", processes, interrupts)
         path = processes.from_first(path, "the teacher's images")
         assert path is not None
         images = read_images(path, self.teacher)
@@ -362,16 +421,18 @@ class CheckedDistilJob:
         judge: Judge | None,
         resume: Path | bool,
         processes: Processes,
+        interrupts: Interrupts,
     ) -> tuple[Student, str]:
         """Distil; return the one-step student, which result.pkl holds, and what it is."""
         job, settings = self.job, self.settings
         regresses = isinstance(self.method, WithPairs)
-        pairs = self.pairs_in(place, processes) if regresses else None
+        pairs = self.pairs_in(place, processes, interrupts) if regresses else None
         images = self.real_images
         if images is not None and job.keep == "best":
             images, _ = held_back(images, settings.seed)
         images = images if self.needs_images else None
-        run = self.in_memory(self.method, settings, images, pairs, processes)
+        with interrupts.at_once("preparing"):
+            run = self.in_memory(self.method, settings, images, pairs, processes)
         state = state_in(job.transfer)
         if state is not None and isinstance(run, Refinement):
             run.start_from(read_state(state))
@@ -389,6 +450,8 @@ class CheckedDistilJob:
             if regresses
             else "",
             boards=boards_in(folder, job.wandb, self.options()),
+            made_of=self.made_of if folder is not None else None,
+            interrupts=interrupts,
         )
         student = session.run_from(resume)
         if isinstance(student, SteppedStudent):
@@ -415,7 +478,7 @@ class CheckedDistilJob:
         assert self.job.init_sigma is not None
         return one_step.OneStep(plain(student.denoiser), sigma_init=self.job.init_sigma)
 
-    def pairs_in(self, place: Path, processes: Processes) -> Pairs:
+    def pairs_in(self, place: Path, processes: Processes, interrupts: Interrupts) -> Pairs:
         """Let the teacher make the pairs of the run, or the rest of them; return their source."""
         job = self.job
 
@@ -432,7 +495,8 @@ class CheckedDistilJob:
                 )
             )
 
-        path = processes.from_first(processes.first_alone(make, "the pairs"), "the pairs")
+        path = in_stage(make, "the pairs", processes, interrupts)
+        path = processes.from_first(path, "the pairs")
         assert path is not None
         return teachers.PairFolder(Path(path))
 
@@ -450,7 +514,7 @@ class CheckedDistilJob:
         teacher, guidance = self.teacher, getattr(self.method, "guidance", None)
         if guidance is not None:
             teacher = teachers.classifier_free(teacher, weight=1 + guidance)
-        sampler = TeacherSampler(teacher, num_steps=job.teacher_steps)
+        sampler = TeacherSampler(teacher, num_steps=job.report_steps)
         grids: Grids = {
             "before": save_grid(folder.path / "fakes_teacher.png", sampler, seed),
             "after": save_grid(folder.path / "fakes_final.png", student, seed),

@@ -1,8 +1,8 @@
 """The folder of one run: NNNNN-desc/ with options, log, statistics, pictures, snapshots and states.
 
 Whole files are written aside, flushed to disk and renamed, so that a stopped run leaves the old
-file or the new one, never half of
-one; lines are appended to log.txt and *.jsonl.
+file or the new one, never half of one; lines are appended to log.txt and *.jsonl. A run locks its
+folder, so that no two processes write there.
 """
 
 from __future__ import annotations
@@ -13,14 +13,28 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
 import checkpoints
 from refiners.training.state import State
 
+fcntl: ModuleType | None
+msvcrt: ModuleType | None
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:
+    msvcrt = None
+
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})(?:_(\d{3}))?\.pt")  # see schedule.label
-RUN_PATTERN = re.compile(r"(\d{5})-.*")
+RUN_PATTERN = re.compile(r"(\d{5,})-.*")
+LOCK_FILE = ".lock"
+OPTIONS_FILE = "training_options.json"
 ASIDE_PATTERN = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what is written before it is renamed
 KEPT_STATES = 2
 
@@ -30,6 +44,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._lock: int | None = None  # a file descriptor
 
     @classmethod
     def create(cls, outdir: Path, desc: str) -> RunFolder:
@@ -40,15 +55,9 @@ class RunFolder:
         """
         try:
             outdir.mkdir(parents=True, exist_ok=True)
-            while True:
-                names = [RUN_PATTERN.fullmatch(path.name) for path in outdir.iterdir()]
-                number = max((int(m[1]) for m in names if m), default=-1) + 1
-                path = outdir / f"{number:05d}-{desc}"
-                try:
-                    path.mkdir()
-                    break
-                except FileExistsError:  # Another run took the number since; take the next.
-                    continue
+            number = cls._take_number(outdir)
+            path = outdir / f"{number:05d}-{desc}"
+            _claim(outdir, number).rename(path)
         except OSError as error:
             raise ValueError(
                 f"cannot make a run folder in {outdir}: {error.strerror}; "
@@ -56,11 +65,35 @@ class RunFolder:
             ) from error
         return cls(path)
 
+    @staticmethod
+    def _take_number(outdir: Path) -> int:
+        """Return a run number that is nobody else's, and make the folder .NNNNN that holds it."""
+        number = 0
+        while True:
+            number = max(number, *(n + 1 for n in _numbers(outdir)), 0)
+            claim = _claim(outdir, number)
+            try:
+                claim.mkdir()  # fails for all but one, whatever their runs are called
+            except FileExistsError:
+                number += 1
+                continue
+            # Another may have taken the number, and named its folder, since the list was read.
+            if number not in _numbers(outdir):
+                return number
+            claim.rmdir()
+
     @classmethod
     def latest(cls, outdir: Path) -> RunFolder:
-        """Return the newest run in outdir, or outdir itself, that has a training state."""
+        """Return the newest run in outdir, or outdir itself, that has a training state.
+
+        One that has its options alone was ended before its first step, and begins with that.
+        """
         runs = [outdir, *sorted(outdir.glob("[0-9]*-*"))]
-        runs = [run for run in runs if run.is_dir() and cls(run).states()]
+        runs = [
+            run
+            for run in runs
+            if run.is_dir() and (cls(run).states() or (run / OPTIONS_FILE).is_file())
+        ]
         if not runs:
             raise ValueError(
                 f"no training-state-*.pt under {outdir}; "
@@ -95,6 +128,35 @@ class RunFolder:
                 f"resume is {resume}; give latest, the folder of a run or its training-state-*.pt"
             )
         return cls(path.parent), path
+
+    def lock(self) -> None:
+        """Keep the folder for this process until unlock() or its end, however that comes.
+
+        Raises:
+            ValueError: another run has it.
+            OSError: nothing can be written there.
+        """
+        descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock_file(descriptor)
+        except (BlockingIOError, PermissionError) as error:
+            os.close(descriptor)
+            raise ValueError(
+                f"{self.path} is in use by another run; wait for that to end, or end it"
+            ) from error
+        except OSError as error:
+            os.close(descriptor)
+            self.log(
+                f"{error.strerror}: the file system has no locks; let no second run write here"
+            )
+            return
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Let others have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def states(self) -> list[Path]:
         """Return the training states, oldest first."""
@@ -179,6 +241,25 @@ class RunFolder:
         """Delete all but the newest states."""
         for path in self.states()[:-keep]:
             path.unlink()
+
+
+def _claim(outdir: Path, number: int) -> Path:
+    """Return the folder that holds a run's number until it is called by it."""
+    return outdir / f".{number:05d}"
+
+
+def _numbers(outdir: Path) -> list[int]:
+    """Return the numbers of the runs in a folder."""
+    found = [RUN_PATTERN.fullmatch(path.name) for path in outdir.iterdir()]
+    return [int(name[1]) for name in found if name]
+
+
+def _lock_file(descriptor: int) -> None:
+    """Lock an open file for as long as it is open, or raise OSError at once."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif msvcrt is not None:  # Windows, where a byte can be locked that the file does not have.
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
 
 def images_of(path: Path) -> int:

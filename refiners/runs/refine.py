@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,9 @@ import teachers
 from refiners.base import Method
 from refiners.runs.discriminator import own_discriminator
 from refiners.runs.folder import RunFolder, read_state
+from refiners.runs.interrupts import Interrupts, Stopped
 from refiners.runs.judge import Judge, held_back, judge_of
+from refiners.runs.made_of import MadeOf, made_of
 from refiners.runs.measuring import curve_in, open_measured
 from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
 from refiners.runs.pictures import sample_grid, save_grid
@@ -35,6 +38,8 @@ from refiners.runs.starting import (
     compares_images,
     device_for,
     door,
+    held,
+    in_stage,
     measured,
     name_of_source,
     open_folder,
@@ -43,6 +48,8 @@ from refiners.runs.starting import (
     stand_in_images,
     state_in,
     take_weights,
+    tell_stopped,
+    told_before,
 )
 from refiners.runs.teacher_images import make_teacher_images, read_images
 from refiners.training.fit import check_pair, check_role
@@ -55,6 +62,9 @@ from roles.processes import join
 # Not in training_options.json under these names: what is resolved there, and what no file can say.
 UNSAID = ("student", "teacher", "outdir", "resume", "method", "knobs", "kimg", "batch", "settings")
 UNSAID += ("save", "progress")
+# Options that move a run's numbers, beside its method, its settings and what its files hold.
+FIXED = ("num", "keep", "adapt", "guidance", "guidance_interval")
+FIXED += ("teacher_images", "teacher_steps")
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,10 @@ class RefineJob:
         check_counts(self.num, self.teacher_images, self.keep)
         job = self
         if job.teacher_images is None:
-            job = replace(job, teacher_images=teacher_images_for(settings.kimg))
+            # Those of a run that is continued are there, whatever its length is now.
+            before = told_before(job.resume, job.outdir, "teacher_images")
+            count = before if isinstance(before, int) else teacher_images_for(settings.kimg)
+            job = replace(job, teacher_images=count)
         device = device_for(job.device)
         if not isinstance(job.teacher, (str, Path)):
             check_role("teacher", job.teacher)
@@ -206,7 +219,8 @@ class RefineJob:
 
     def run(self) -> Student:
         """Carry the job out and return the refined student."""
-        return self.check().run()
+        began = time.monotonic()
+        return self.check().run(began=began)
 
 
 @dataclass(frozen=True)
@@ -262,26 +276,57 @@ class CheckedJob:
         """Return every option with its value, and what the run will take, measured."""
         return {**self.options(), "plan": plan_run(self.begin, self.method, self.settings)}
 
-    def run(self) -> Student:
-        """Refine the student in a new run folder, if there is a place for it, and report."""
-        started, job = time.time(), self.job
+    def run(self, *, began: float | None = None) -> Student:
+        """Refine the student in a new run folder, if there is a place for it, and report.
+
+        Args:
+            began: since when max_hours count, by the monotonic clock; None is now.
+        """
         processes = join(self.device)
         opened = processes.first_alone(self.open_folder, "opening the run folder")
-        folder, resume = opened or (None, bool(job.resume))
+        folder, resume = opened or (None, bool(self.job.resume))
+        hours = self.settings.max_hours
+        with held(folder), Interrupts(hours, began=began) as interrupts:
+            try:
+                refined = self.in_stages(folder, resume, processes, interrupts)
+            except Stopped as stage:
+                tell_stopped(folder, stage, interrupts, processes)
+                refined = copy.deepcopy(self.start)  # at its last hour, and not moved yet
+        processes.leave()
+        return whole(refined)
+
+    def in_stages(
+        self,
+        folder: RunFolder | None,
+        resume: Path | bool,
+        processes: Processes,
+        interrupts: Interrupts,
+    ) -> Student:
+        """Carry the job out stage by stage.
+
+        Raises:
+            Stopped: it is asked to end around the training, which ends by itself.
+        """
+        started, job = time.time(), self.job
         with place_of(folder, processes) as place:
-            path = processes.first_alone(
-                lambda: self.images_to_compare(place), "the teacher's images"
+            path = in_stage(
+                lambda: self.images_to_compare(place), "the teacher's images", processes, interrupts
             )
             path = processes.from_first(path, "the teacher's images")
             images = None if path is None else read_images(path, self.pair.teacher)
-            judge = processes.first_alone(lambda: self.open_judge(images), "opening the judge")
-            refined, found = self.refine(folder, images, judge, resume, processes)
-        if job.outdir is not None:
-            processes.first_alone(
-                lambda: self.report(folder, refined, judge, found, started), "the report"
+            judge = in_stage(
+                lambda: self.open_judge(images), "opening the judge", processes, interrupts
             )
-        processes.leave()
-        return whole(refined)
+            refined, found = self.refine(folder, images, judge, resume, processes, interrupts)
+        interrupts.count_no_more()
+        if job.outdir is not None:
+            in_stage(
+                lambda: self.report(folder, refined, judge, found, started),
+                "the report",
+                processes,
+                interrupts,
+            )
+        return refined
 
     def open_folder(self) -> tuple[RunFolder, Path | bool] | None:
         """Open the run's folder and show the student there; return it and what to resume from."""
@@ -289,11 +334,24 @@ class CheckedJob:
         if job.outdir is None:
             return None
         parts = Path(name_of_source(job.student)).stem, name_of_method(self.method)
-        folder, resume = open_folder(job.outdir, job.resume, job.desc, self.options(), *parts)
+        options, has = self.options(), self.made_of
+        folder, resume = open_folder(job.outdir, job.resume, job.desc, options, has, *parts)
         for remark in self.remarks:
             folder.log(remark)
         save_grid(folder.path / "fakes_init.png", whole(self.pair.student), self.settings.seed)
         return folder, resume
+
+    @cached_property
+    def made_of(self) -> MadeOf:
+        """Return what another run has to be made of to continue this one."""
+        job = self.job
+        return made_of(
+            {"student": whole(self.pair.student), "teacher": self.pair.teacher},
+            {**{name: getattr(job, name) for name in FIXED}, "seed": self.settings.seed},
+            reference=self.reference,
+            data=job.data,
+            files={"class_map": job.class_map, "guide": job.guide},
+        )
 
     def images_to_compare(self, place: Path) -> str | None:
         """Return the data set that the student's images are compared with, None where none is.
@@ -327,13 +385,15 @@ class CheckedJob:
         judge: Judge | None,
         resume: Path | bool,
         processes: Processes,
+        interrupts: Interrupts,
     ) -> tuple[Student, str]:
         """Refine the student; return the result, which result.pkl holds, and what it is."""
         job, settings = self.job, self.settings
         if images is not None and job.keep == "best":
             images, _ = held_back(images, settings.seed)
         real = images if compares_images(self.method) else None
-        refinement = self.refinement(self.method, settings, Inputs(real), processes)
+        with interrupts.at_once("preparing"):
+            refinement = self.refinement(self.method, settings, Inputs(real), processes)
         state = state_in(job.transfer)
         if state is not None:
             refinement.start_from(read_state(state))
@@ -345,6 +405,8 @@ class CheckedJob:
             progress=job.progress,
             judge=judge,
             boards=boards_in(folder, job.wandb, self.options()),
+            made_of=self.made_of if folder is not None else None,
+            interrupts=interrupts,
         )
         return session.run_from(resume), session.found
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import signal
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from refiners.runs.best import Best, Judge
 from refiners.runs.folder import RunFolder, read_state
-from refiners.runs.interrupts import Interrupts
+from refiners.runs.interrupts import Interrupts, Stopped
 from refiners.runs.log_line import as_stats, holds, tick_line
+from refiners.runs.made_of import MadeOf, check_made_of
 from refiners.runs.memory import peak_gpu_memory_gb, peak_memory_gb, told_out_of_memory
+from refiners.runs.progress import Progress
 from refiners.runs.schedule import Run, run
 from refiners.runs.snapshots import Measure, Save, Snapshots
 from refiners.training.settings import parse_condition
@@ -38,12 +37,14 @@ class Session:
         save: called as save(student, path) for each network-snapshot-NNNNNN.pkl and result.pkl;
             None writes neither.
         measure: called as measure(student, num_images) at each snapshot; its numbers are logged.
-        progress: show a progress bar; None shows it on a terminal.
+        progress: show a progress bar; None shows it on a terminal, and elsewhere a line a minute.
         judge: called on the original, at the first snapshot of each kimg and at the end, returns a
             number, lower is better, or None. The best student is then the result, which may be the
             original.
         remark: a first line of the log.
         boards: called with the statistics of each tick and the thousands of images so far.
+        made_of: what a state has to be made of for this run to continue it.
+        interrupts: what asks the run to end, already heard; None lets the session hear it.
     """
 
     def __init__(
@@ -57,29 +58,35 @@ class Session:
         judge: Judge | None = None,
         remark: str = "",
         boards: Sequence[Board] = (),
+        made_of: MadeOf | None = None,
+        interrupts: Interrupts | None = None,
     ):
         self.refinement = refinement
         self.folder = folder
         self.processes = refinement.processes
-        first = self.processes.is_first
-        self.best = best = Best(judge, refinement.average) if judge and first else None
+        settings, first = refinement.settings, self.processes.is_first
+        self.interrupts = interrupts or Interrupts(settings.max_hours)
+        self.hearing = contextlib.nullcontext() if interrupts else self.interrupts
+        self.made_of = made_of or {}
+        self.best = best = None
+        if judge and first:
+            self.best = best = Best(
+                judge, refinement.average, lambda: self.interrupts.at_once("judging")
+            )
         self.snapshots = Snapshots(
-            refinement, folder, self.log, save=save, measure=measure, best=best
+            refinement,
+            folder,
+            self.log,
+            save=save,
+            measure=measure and self.at_once(measure),
+            best=best,
+            made_of=self.made_of,
         )
         self.remark = remark
         self.boards = boards
         self.condition_met = ""
-        self.ends = float("inf")  # seconds of the monotonic clock
-        settings = refinement.settings
-        shown = progress if self.processes.is_first else False
-        self.bar = tqdm(
-            total=(refinement.num_warmup_steps + settings.num_steps) * settings.batch,
-            unit="img",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=None if shown is None else not shown,
-            file=sys.stderr,
-        )
+        total = (refinement.num_warmup_steps + settings.num_steps) * settings.batch
+        self.progress = Progress("refine", total, shown=progress if first else False)
 
     def run_from(self, resume: Path | bool) -> Student:
         """Carry the run out, from a state or, with True, the newest whole one; return the result.
@@ -104,10 +111,14 @@ class Session:
         read = self.processes.first_alone(lambda: self.read_state(source), "reading the state")
         state = self.processes.from_first(read, "reading the state")
         assert state is not None
+        due = state.get("due", False)
+        if not isinstance(due, bool):
+            raise ValueError(f"the state's due is {type(due).__name__}, not bool; give another")
         if self.best is not None:
             self.best.load_state_dict(state.get("best"))
         for remark in self.refinement.load_state_dict(state):
             self.log(remark)
+        self.snapshots.due = due
         if self.folder is not None:
             self.folder.sweep()
             self.folder.set_aside_after(state["num_images"])
@@ -116,26 +127,23 @@ class Session:
         """Read what to continue from."""
         if self.folder is None:
             raise ValueError("there is no training state to resume from; give the folder of a run")
-        return self.folder.newest_state() if source is None else read_state(source)
+        state = self.folder.newest_state() if source is None else read_state(source)
+        check_made_of(state.get("made_of"), self.made_of, f"the state in {self.folder.path}")
+        return state
 
     def run(self) -> None:
         """Carry the run to its end, to a signal, or to its last hour."""
-        hours = self.refinement.settings.max_hours
-        if hours:
-            self.ends = time.monotonic() + hours * 3600
         if self.remark:
             self.log(self.remark)
         try:
-            if self.refinement.counts.step == 0:
-                self.processes.first_alone(self.snapshots.judge, "judging the original")
-            with self.bar, Interrupts() as interrupts:
-                self.bar.initial = self.refinement.counts.step * self.refinement.settings.batch
+            with self.hearing, contextlib.closing(self.progress):
                 self.show_step()
-                while not self.whole_run(interrupts):
+                self.snapshots.due |= self.refinement.counts.step == 0
+                while not self.whole_run():
                     self.roll_back()
-                self.has_to_stop(interrupts)  # a signal may have come since
-            if interrupts.received is None:
-                self.processes.first_alone(self.snapshots.write_result, "writing the result")
+                self.has_to_stop()  # a signal may have come since
+                if self.interrupts.received is None:
+                    self.processes.first_alone(self.write_result, "writing the result")
         except RuntimeError as error:
             told = told_out_of_memory(error)
             if not told:
@@ -145,7 +153,16 @@ class Session:
             if self.folder is None or isinstance(error, LostProcess):
                 raise
             raise OSError(f"{error}; {self.stopped()}") from error
-        interrupts.leave()
+        self.interrupts.leave()
+
+    def at_once(self, measure: Measure) -> Measure:
+        """Return a measurement that can be left at once."""
+
+        def measured(student: Student, num_images: int) -> Mapping[str, float]:
+            with self.interrupts.at_once("measuring"):
+                return measure(student, num_images)
+
+        return measured
 
     def out_of_memory(self, told: str) -> str:
         """Return what to do where memory did not suffice."""
@@ -162,15 +179,21 @@ class Session:
         states = self.folder.states() if self.folder is not None else []
         return f"{stands}, and resume continues from {states[-1].name}" if states else stands
 
-    def whole_run(self, interrupts: Interrupts) -> bool:
+    def is_due(self) -> bool:
+        """Whether a snapshot was begun and not ended, in any process."""
+        return self.processes.any(self.snapshots.due, "looking for a snapshot that is due")
+
+    def whole_run(self) -> bool:
         """Run to the end or to where it is stopped; False says that it has to be rolled back."""
+        if self.is_due():
+            self.on_snapshot(self.refinement)
         try:
-            done = run(
+            done = not self.is_due() and run(
                 self.refinement,
                 on_tick=self.on_tick,
                 on_snapshot=self.on_snapshot,
                 on_step=self.on_step,
-                stop=lambda: self.has_to_stop(interrupts),
+                stop=self.has_to_stop,
             )
         except FloatingPointError as error:
             states = self.folder is not None and bool(self.folder.states())
@@ -180,31 +203,44 @@ class Session:
                 raise
             self.log(str(error))
             return False
-        if not done:
-            self.processes.first_alone(lambda: self.end_early(interrupts), "ending the run")
+        if not done or self.is_due():
+            self.has_to_stop()  # by a signal that all know of
+            self.processes.first_alone(self.end_early, "ending the run")
         return True
 
-    def has_to_stop(self, interrupts: Interrupts) -> bool:
+    def has_to_stop(self) -> bool:
         """Whether any process has to end the run after this step; all then know of its signal."""
-        late = time.monotonic() >= self.ends or bool(self.condition_met)
-        mine = interrupts.received or (LATE if late else 0)
+        late = self.interrupts.late or bool(self.condition_met)
+        mine = self.interrupts.received or (LATE if late else 0)
         asked = self.processes.highest(int(mine), "the end of a step")
         if asked > LATE:
-            interrupts.received = signal.Signals(asked)
+            self.interrupts.received = signal.Signals(asked)
         return asked > 0
 
-    def end_early(self, interrupts: Interrupts) -> None:
+    def end_early(self) -> None:
         """Write what the run can be continued from, and why it ended."""
-        if self.folder is not None:
-            # First, as what is judged here is no candidate of the run that continues.
-            self.snapshots.write_state()
-            if interrupts.received is None:
+        self.interrupts.count_no_more()
+        if self.folder is None:
+            return
+        # First, as what is judged here is no candidate of the run that continues.
+        self.snapshots.write_state()
+        if self.interrupts.received is None and not self.snapshots.due:
+            with contextlib.suppress(Stopped):  # by a signal, which is told below
                 self.snapshots.show(judged=True)
-            why = interrupts.received.name if interrupts.received else "max_hours"
-            if interrupts.received is None and self.condition_met:
-                why = f"stop_if {self.condition_met}"
-            kimg = self.refinement.num_images / 1000
-            self.log(f"stopped at kimg {kimg:g} by {why}; resume continues from here")
+        why = self.interrupts.why
+        if self.interrupts.received is None and self.condition_met:
+            why = f"stop_if {self.condition_met}"
+        kimg = self.refinement.num_images / 1000
+        self.log(f"stopped at kimg {kimg:g} by {why}; resume continues from here")
+
+    def write_result(self) -> None:
+        """Write the result; a signal leaves it at once, as the run can be continued to it."""
+        self.interrupts.count_no_more()
+        try:
+            with self.interrupts.at_once("writing the result"):
+                self.snapshots.write_result()
+        except Stopped as stage:
+            self.log(f"stopped in {stage} by {self.interrupts.why}; resume continues from here")
 
     def roll_back(self) -> None:
         """Go back to the last good state and halve the learning rates, once."""
@@ -233,19 +269,18 @@ class Session:
     def log(self, text: str) -> None:
         """Write a line to the folder's log, if there is a folder."""
         if self.folder is not None:
-            self.bar.clear()
+            self.progress.clear()
             self.folder.log(text)
 
     def show_step(self) -> None:
-        """Set the bar to where the run is."""
-        self.bar.n = self.refinement.counts.step * self.refinement.settings.batch
-        self.bar.refresh()
+        """Let the bar begin where the run is."""
+        self.progress.begin(self.refinement.counts.step * self.refinement.settings.batch)
 
     def on_step(self, refinement: Run, losses: Mapping[str, float]) -> None:
         """Move the bar."""
         warm = refinement.counts.step <= refinement.num_warmup_steps
-        self.bar.set_description("warm-up" if warm else "refine", refresh=False)
-        self.bar.update(refinement.settings.batch)
+        done = refinement.counts.step * refinement.settings.batch
+        self.progress.reach(done, what="warm-up" if warm else "refine")
 
     def on_tick(self, stats: Mapping[str, float]) -> None:
         """Write a line of statistics and one of log."""
@@ -261,7 +296,8 @@ class Session:
         }
         stats = {**stats, **{name: value for name, value in added.items() if value is not None}}
         shown = f"tick {int(stats['Progress/tick'])}, kimg {stats['Progress/kimg']:.2f}"
-        self.bar.set_postfix_str(", ".join(filter(None, [shown, self.snapshots.proxy])))
+        note = ", ".join(filter(None, [shown, self.snapshots.proxy]))
+        self.progress.reach(self.progress.done, note=note)
         self.log(tick_line(stats))
         if self.folder is not None:
             self.folder.append("stats.jsonl", as_stats(stats))
@@ -269,5 +305,10 @@ class Session:
                 board(stats, refinement.num_images / 1000)
 
     def on_snapshot(self, refinement: Run) -> None:
-        """Let process 0 show where the run is."""
-        self.processes.first_alone(self.snapshots.take, "a snapshot")
+        """Let process 0 show where the run is; what is left there is due."""
+
+        def take() -> None:
+            with contextlib.suppress(Stopped):
+                self.snapshots.take()
+
+        self.processes.first_alone(take, "a snapshot")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from refiners.runs.best import Best
 from refiners.runs.folder import RunFolder
+from refiners.runs.made_of import MadeOf
 from refiners.runs.pictures import save_grid, save_tiled
 from refiners.runs.schedule import Run, label, opens_kimg
 from roles import Student
@@ -24,6 +25,7 @@ class Snapshots:
     Attributes:
         proxy: what was measured last, as a live line shows it.
         result: which network the run hands back and why, once it is settled.
+        due: whether a snapshot, or the original's judgement, was begun and not ended.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Snapshots:
         save: Save | None,
         measure: Measure | None,
         best: Best | None,
+        made_of: MadeOf,
     ):
         self.refinement = refinement
         self.folder = folder
@@ -42,15 +45,26 @@ class Snapshots:
         self.save = save
         self.measure = measure
         self.best = best
+        self.made_of = made_of
         self.proxy = ""
         self.result = ""
+        self.due = False
 
     def take(self) -> None:
-        """Show where the run is, and last write the state, whose other files then exist."""
+        """Show where the run is, and last write the state, whose other files then exist.
+
+        Before the first step the original is judged, and there is no state yet.
+        """
         settings, num_images = self.refinement.settings, self.refinement.num_images
+        self.due = True
+        if not self.refinement.counts.step:
+            self.judge()
+            self.due = False
+            return
         at_end = num_images == settings.num_steps * settings.batch
         # Once a kimg, as the judge looks at thousands of images.
         self.show(judged=at_end or opens_kimg(settings, num_images))
+        self.due = False
         if self.folder is not None:
             self.write_state()
 
@@ -84,7 +98,7 @@ class Snapshots:
     def write_state(self) -> None:
         """Write the training state and drop all but the last ones."""
         assert self.folder is not None
-        state = self.refinement.state_dict()
+        state = {**self.refinement.state_dict(), "due": self.due, "made_of": dict(self.made_of)}
         if self.best is not None:
             state["best"] = self.best.state_dict()
         self.folder.write_state(self.label, state)

@@ -9,14 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import ParamSpec, Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 
 import checkpoints
 from refiners.base import WithDiscriminator, WithHead, WithMemory
 from refiners.runs.boards import check_wandb, tensorboard, wandb_board
-from refiners.runs.folder import RunFolder, read_state
+from refiners.runs.folder import OPTIONS_FILE, RunFolder, read_state
+from refiners.runs.interrupts import Interrupts, Stopped
+from refiners.runs.made_of import MadeOf, check_made_of
 from refiners.runs.plan import AnyMethod, Start, measured_batch_gpu
 from refiners.runs.provenance import software
 from refiners.runs.recipes import warmup_for
@@ -33,8 +35,8 @@ from roles.processes import device_of_rank, num_processes
 
 AUTO = "auto"
 LEAST = 100  # of which moments and intervals say something
-OPTIONS_FILE = "training_options.json"
 Asked = ParamSpec("Asked")
+Found = TypeVar("Found")
 
 
 class Job(Protocol):
@@ -97,14 +99,19 @@ def settings_of(
     settings = Settings(**{**begins, **told})  # pyright: ignore[reportArgumentType] -- it checks
     if "warmup_kimg" in told:
         return settings, auto
-    warmup = None
-    if resume and outdir is not None:
-        folder, _ = RunFolder.to_continue(resume, outdir)
-        written = folder.path / OPTIONS_FILE
-        warmup = checkpoints.read_json(written).get("warmup_kimg") if written.is_file() else None
-    if warmup is None:
+    warmup = told_before(resume, outdir, "warmup_kimg")
+    if not isinstance(warmup, (int, float)):
         warmup = warmup_for(settings.kimg, settings.warmup_kimg)
     return replace(settings, warmup_kimg=warmup), auto
+
+
+def told_before(resume: str | None, outdir: str | Path | None, name: str) -> object:
+    """Return an option of the run that is continued, or None."""
+    if not resume or outdir is None:
+        return None
+    folder, _ = RunFolder.to_continue(resume, Path(outdir))
+    written = folder.path / OPTIONS_FILE
+    return checkpoints.read_json(written).get(name) if written.is_file() else None
 
 
 def check_counts(
@@ -154,11 +161,16 @@ def open_folder(
     resume: str | None,
     desc: str,
     options: Mapping[str, object],
+    made_of: MadeOf,
     *parts: str,
 ) -> tuple[RunFolder, Path | bool]:
-    """Return a new run folder, or that to continue, and what to resume from.
+    """Return a new run folder, or that to continue, locked, and what to resume from.
 
-    A new one is called by desc or else, behind parts, by the run's length.
+    A new one is called by desc or else, behind parts, by the run's length. One without a state was
+    ended before its first step; what it has made by then serves.
+
+    Raises:
+        ValueError: the run that is to be continued is of other input, or goes on elsewhere.
     """
     outdir = Path(outdir)
     length = f"kimg{options['kimg']:g}-batch{options['batch']}"
@@ -167,19 +179,76 @@ def open_folder(
         folder, state = RunFolder.to_continue(resume, outdir)
     else:
         folder, state = RunFolder.create(outdir, name), None
-        folder.write_json(OPTIONS_FILE, {**options, **software()})
+    folder.lock()
+    written = folder.path / OPTIONS_FILE
+    if resume and written.is_file():
+        before = checkpoints.read_json(written).get("made_of")
+        if before is not None:
+            check_made_of(before, made_of, str(folder.path))
+    if not folder.states():
+        folder.write_json(OPTIONS_FILE, {**options, **software(), "made_of": dict(made_of)})
+    folder.sweep()
     folder.log(f"{'continuing' if resume else 'writing'} {folder.path}")
-    return folder, state or bool(resume)
+    return folder, state or bool(resume and folder.states())
+
+
+@contextlib.contextmanager
+def held(folder: RunFolder | None) -> Iterator[None]:
+    """Let others have a run's folder after the block."""
+    try:
+        yield
+    finally:
+        if folder is not None:
+            folder.unlock()
 
 
 @contextlib.contextmanager
 def place_of(folder: RunFolder | None, processes: Processes) -> Iterator[Path]:
     """Give the folder that the teacher's images are kept in, or one that goes after the run."""
-    if folder is not None or not processes.is_first:
-        yield folder.path if folder is not None else Path()
+    if folder is not None:
+        yield folder.path
+        return
+    if not processes.is_first:
+        yield Path()
         return
     with tempfile.TemporaryDirectory() as made:
         yield Path(made)
+
+
+def in_stage(
+    work: Callable[[], Found], stage: str, processes: Processes, interrupts: Interrupts
+) -> Found | None:
+    """Do what process 0 does around a run's steps; it can be left at any moment, by all.
+
+    Raises:
+        Stopped: in all processes, where the run is asked to end.
+    """
+    stopped = False
+
+    def attempt() -> Found | None:
+        nonlocal stopped
+        try:
+            with interrupts.at_once(stage):
+                return work()
+        except Stopped:
+            stopped = True
+            return None
+
+    found = processes.first_alone(attempt, stage)
+    if processes.any(stopped, stage):
+        raise Stopped(stage)
+    return found
+
+
+def tell_stopped(
+    folder: RunFolder | None, stage: Stopped, interrupts: Interrupts, processes: Processes
+) -> None:
+    """Say in which stage a run was left and by what, and end the process if by a signal."""
+    if folder is not None:
+        folder.log(f"stopped in {stage} by {interrupts.why}; resume continues from here")
+    elif processes.is_first:
+        print(f"stopped in {stage} by {interrupts.why}", flush=True)
+    interrupts.leave()
 
 
 def take_weights(network: Network, path: str | Path, load: Callable[[str | Path], Network]) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import checkpoints
 import image_sets
 import teachers
 from refiners.training.inputs import ImageSet
 from roles import Denoiser
 from roles.pixels import to_uint8
 
-BATCH = 250
+BATCH = 250  # images of one stream of noise
+PART = 50  # of them at a time; what a run that is ended may have to make again
 
 
 def make_teacher_images(
@@ -28,36 +31,58 @@ def make_teacher_images(
 ) -> Path:
     """Write samples of the teacher as a data set in the StyleGAN layout; a finished one is kept.
 
+    What is made is kept part by part in a folder beside, until all are there: a run that was ended
+    meanwhile continues with the first part that is missing. An image depends on seed, number and
+    steps alone.
+
     A teacher with classes is asked for each equally often: guided by its label it draws better than
     without, and the mixture is the unconditional law where the classes are equally frequent.
     """
+    parts = path.with_suffix(".parts")
     if path.exists():
+        shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed in between
         return path
+    parts.mkdir(exist_ok=True)
     labels = np.arange(num_images) % teacher.label_dim if teacher.label_dim else None
+    files: list[Path] = []
+    for first in range(0, num_images, BATCH):
+        last = min(first + BATCH, num_images)
+        shape = [last - first, *shape_of(teacher)]
+        drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed + first))
+        for i, latents in enumerate(drawn.split(PART)):
+            start = first + i * PART
+            file = parts / f"{start:08d}.uint8"
+            if not file.exists() or file.stat().st_size != latents.numel():
+                classes = None if labels is None else labels[start : start + len(latents)]
+                images = sample(teacher, latents, classes, steps=steps)
+                with checkpoints.replacing(file) as stream:
+                    stream.write(images.tobytes())
+            files.append(file)
+            progress(start + len(latents), num_images)
 
     def images() -> Iterator[np.ndarray]:
-        for first in range(0, num_images, BATCH):
-            n = min(BATCH, num_images - first)
-            classes = None if labels is None else labels[first : first + n]
-            yield from sample(teacher, n, classes, seed=seed + first, steps=steps)
-            progress(first + n, num_images)
+        for file in files:
+            yield from np.frombuffer(file.read_bytes(), np.uint8).reshape(-1, *shape_of(teacher))
 
     image_sets.write_zip(path, images(), labels)
+    shutil.rmtree(parts)
     return path
 
 
+def shape_of(teacher: Denoiser) -> tuple[int, int, int]:
+    """Return channels, height and width of a teacher's images."""
+    return teacher.img_channels, teacher.img_resolution, teacher.img_resolution
+
+
 def sample(
-    teacher: Denoiser, n: int, classes: np.ndarray | None, *, seed: int, steps: int
+    teacher: Denoiser, latents: torch.Tensor, classes: np.ndarray | None, *, steps: int
 ) -> np.ndarray:
-    """Return n samples of the teacher as uint8 [n, c, h, w], of these classes if it has any."""
+    """Return the teacher's images of latents [n, c, h, w] as uint8, of classes if it has any."""
     device = next(teacher.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    shape = [n, teacher.img_channels, teacher.img_resolution, teacher.img_resolution]
     labels = None
     if classes is not None:
         labels = torch.eye(teacher.label_dim)[torch.as_tensor(classes)].to(device)
-    latents = torch.randn(shape, generator=generator).to(device)
-    x_0 = teachers.sample(teacher, latents, labels=labels, num_steps=steps)
+    x_0 = teachers.sample(teacher, latents.to(device), labels=labels, num_steps=steps)
     return to_uint8(x_0).cpu().numpy()
 
 
@@ -69,7 +94,7 @@ def read_images(path: Path | str, teacher: Denoiser) -> ImageSet:
         OSError: they cannot be read.
     """
     folder = image_sets.ImageFolder(path)
-    shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
+    shape = shape_of(teacher)
     if folder.shape != shape:
         raise ValueError(
             f"{path} has images of {list(folder.shape)}, the teacher of {list(shape)}; "

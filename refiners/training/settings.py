@@ -130,9 +130,9 @@ class Settings:
     snap: int = knob(5, "Between snapshots.", unit="TICKS", above=0, free_on_resume=True)
     max_hours: float = knob(
         0.0,
-        "Ends the run with a snapshot and a state to resume from; 0 is no limit.",
+        "From the start, ends the run with its result and a state to resume from; 0 is no limit.",
         useful="a little less than a machine is lent for",
-        outside="Checked after each step, so the last one, pictures and metrics come on top.",
+        outside="The last pictures and metrics, and the report, come on top.",
         unit="HOURS",
         at_least=0,
         free_on_resume=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,71 @@ def test_a_malformed_state_is_refused_in_one_line_and_changes_nothing(
         other.load_state_dict(broken(first.state_dict(), where, value))
     assert "\n" not in str(caught.value)
     assert_same(other.state_dict(), before)
+
+
+HOSTILE: list[tuple[str, Any, str]] = [
+    ("step", -5, "the state's step is -5; it must be in 0 to"),
+    ("step", 2**70, "the state's step is 1180591620717411303424; it must be in 0 to"),
+    ("step", True, "the state's step is bool, not int"),
+    ("num_processes", 0, "the state's num_processes is 0; it must be in 1 to"),
+    ("rate_scale", math.nan, "the state's rate_scale is nan; it must be above 0, at most 1"),
+    ("rate_scale", -0.5, "the state's rate_scale is -0.5; it must be above 0, at most 1"),
+    ("settings/glr", torch.ones(2), r"glr float32 \[2\] -> 0.02"),
+    ("settings/glr", "x" * 10**6, "glr x{80} -> 0.02"),
+    ("student/mean", torch.zeros([], device="meta"), "student has a tensor without plain values"),
+    ("student/mean", torch.zeros([2]).to_sparse(), "student has a tensor without plain values"),
+    ("student_adam/param_groups/0/params", 5, "student_adam is not that of 2 parameters"),
+    ("student_adam/param_groups/0/params", [0, "1"], "student_adam is not that of 2 parameters"),
+    ("student_adam/state/0/exp_avg", torch.zeros([], device="meta"), "without plain values for"),
+    ("student_adam/state/0/exp_avg", torch.zeros([]).half(), r"float16 \[\] for exp_avg"),
+    ("student_adam/state/0/exp_avg", torch.tensor(math.nan), "moments of parameter 0 that cannot"),
+    ("student_adam/state/0/exp_avg_sq", torch.tensor(-1.0), "moments of parameter 0 that cannot"),
+    ("student_adam/state/0/step", torch.tensor(-3.0), "student_adam has step -3.0 for parameter 0"),
+    ("student_adam/state/0/step", torch.tensor(math.nan), "has step nan for parameter 0"),
+]
+
+
+@pytest.mark.parametrize(("where", "value", "complaint"), HOSTILE)
+def test_a_hostile_state_is_refused_in_one_line_and_changes_nothing(
+    refinement: Any, where: str, value: Any, complaint: str
+) -> None:
+    first, other = refinement(), refinement()
+    advance(first, 12)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ValueError, match=complaint) as caught:
+        other.load_state_dict(broken(first.state_dict(), where, value))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    assert_same(other.state_dict(), before)
+
+
+def test_adams_options_are_the_runs_own_not_a_states(refinement: Any) -> None:
+    first, other = refinement(), refinement()
+    advance(first, 12)
+    state = broken(first.state_dict(), "student_adam/param_groups/0/betas", "ab")
+    other.load_state_dict(state)
+    assert_same(other.state_dict(), first.state_dict())
+
+
+def test_every_tensor_of_a_state_gets_a_storage_of_its_own(refinement: Any, world: Any) -> None:
+    """An expanded one has one element for all, past which Adam's fused step would write."""
+    student, teacher, method, _ = world("diff-instruct")
+    first = refinement(student, teacher, method)
+    advance(first, 12)
+    state = copy.deepcopy(first.state_dict())
+    wanted = copy.deepcopy(state)
+    for name in ("student_adam", "auxiliary_adam"):
+        for i, moments in state[name]["state"].items():
+            shape = moments["exp_avg_sq"].shape
+            moments["exp_avg_sq"] = torch.tensor(1e-8).expand(shape)
+            wanted[name]["state"][i]["exp_avg_sq"] = torch.full(shape, 1e-8)
+    second = refinement(student, teacher, method)
+    second.load_state_dict(state)
+    assert_same(second.state_dict(), wanted)
+    for name in ("student_adam", "auxiliary_adam"):
+        for moments in getattr(second, name).state.values():
+            held = moments["exp_avg_sq"]
+            assert held.untyped_storage().nbytes() == held.numel() * held.element_size()
+    second.advance()
 
 
 def test_a_state_of_another_distance_is_refused(refinement: Any) -> None:

@@ -7,7 +7,10 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -182,19 +185,44 @@ def test_the_log_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "log.txt").read_text() == capsys.readouterr().out == "first\nsecond\n"
 
 
-def test_a_number_that_another_run_takes_meanwhile_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_runs_that_start_at_once_get_numbers_of_their_own_whatever_they_are_called(
+    tmp_path: Path,
 ) -> None:
-    mkdir = Path.mkdir
-    rivals = ["00000-run", "00001-run"]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: RunFolder.create(tmp_path, f"run{i % 3}").path, range(24)))
+    assert sorted(int(path.name[:5]) for path in made) == list(range(24))
+    assert sorted(path.name for path in made) == sorted(path.name for path in tmp_path.iterdir())
 
-    def slow_mkdir(self: Path, *arguments: Any, **options: Any) -> None:
-        if rivals and self.name == rivals[0]:
-            mkdir(self.with_name(rivals.pop(0)))
-        mkdir(self, *arguments, **options)
 
-    monkeypatch.setattr(Path, "mkdir", slow_mkdir)
-    assert RunFolder.create(tmp_path, "run").path.name == "00002-run"
+def test_a_number_that_another_run_is_taking_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / ".00000").mkdir()
+    assert RunFolder.create(tmp_path, "run").path.name == "00001-run"
+
+
+def test_a_folder_is_one_runs_until_that_lets_go_of_it(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.lock()
+    with pytest.raises(ValueError, match="is in use by another run; wait for that to end, or end"):
+        second.lock()
+    first.unlock()
+    second.lock()
+    second.unlock()
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from refiners.runs.folder import RunFolder\n"
+        "RunFolder(Path(sys.argv[1])).lock(); print('locked', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match="in use by another run"):
+            RunFolder(tmp_path).lock()
+        other.kill()
+    folder = RunFolder(tmp_path)
+    folder.lock()
+    folder.unlock()
 
 
 def flipped(path: Path, at: int) -> None:
