@@ -28,6 +28,9 @@ Progress = Callable[[int, int], None]
 # Images whose features are kept, for metrics that need those of single ones: 2000 x 2000 pairs.
 SAMPLE = 2000
 
+# Below, no image has the three neighbours that precision and recall go by (see least_rows).
+LEAST_ROWS = 4
+
 # Part of every cached file's key: raise it when the same images would give other statistics.
 PROTOCOL = 1
 
@@ -166,6 +169,12 @@ def _with_statistics(
             f"{source}: statistics of {len(statistics.mu)} features, and {space!r} has {dim}; "
             "use one feature space for both"
         )
+    rows = statistics.features
+    if rows is not None and len(rows) < LEAST_ROWS:
+        raise ValueError(
+            f"{source}: has features of {len(rows)} single images, and the metrics of those need "
+            f"{LEAST_ROWS}; give more, or mu and sigma alone"
+        )
     return Reference(statistics, features, source)
 
 
@@ -232,8 +241,8 @@ def _measure_images(
     processes: Processes,
 ) -> Statistics:
     folder = image_sets.ImageFolder(path, whole=True)
-    if len(folder) < 2:
-        raise ValueError(f"{path}: {len(folder)} images; statistics need at least 2")
+    if len(folder) < LEAST_ROWS:
+        raise ValueError(f"{path}: {len(folder)} images; a reference needs at least {LEAST_ROWS}")
     share, indices = processes.share(len(folder)), sample_indices(len(folder))
     moments, sample, done = Moments.empty(0), torch.zeros(0, 0), share.start
     for images, _ in folder.batches(batch, share):

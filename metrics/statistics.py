@@ -14,6 +14,9 @@ from metrics.distances.frechet_distance import SYMMETRY_TOLERANCE, covariance_ro
 from metrics.distances.moments import Moments
 from metrics.storage import Arrays, read_arrays, text, whole_number, write_arrays
 
+# Of a feature: its cube, squared, is still a number in float64.
+MOST = 1e30
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -94,14 +97,23 @@ class Statistics:
                 f"{path}: labels are {labels.dtype} {labels.shape}; allowed are whole numbers, one "
                 "for each row of features"
             )
-        for key in ("mu", "sigma", "features"):
+        for key, most in (("mu", MOST), ("sigma", MOST**2), ("features", MOST)):
             if key in arrays and not (
                 arrays[key].dtype.kind == "f" and np.isfinite(arrays[key]).all()
             ):
                 raise ValueError(f"{path}: {key!r} must hold finite floating-point numbers")
+            if key in arrays and float(np.abs(arrays[key]).max(initial=0)) > most:
+                raise ValueError(
+                    f"{path}: {key!r} has numbers beyond {most:.0e}, whose distances overflow; "
+                    "scale the features"
+                )
         if np.abs(sigma - sigma.T).max() > SYMMETRY_TOLERANCE * np.abs(sigma).max():
             raise ValueError(f"{path}: sigma is not symmetric; it must be a covariance matrix")
+        # A file may have the bytes of another machine, or numbers that torch does not know.
         mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+        if sample is not None:
+            sample = sample.astype(np.float32 if sample.itemsize <= 4 else np.float64)
+        labels = labels if labels is None else labels.astype(np.int64)
         try:
             covariance_root(torch.from_numpy(sigma))
         except ValueError as error:

@@ -75,11 +75,15 @@ def mean_kernel_distances(
     return torch.tensor(found, dtype=torch.float64).mean(0).tolist()
 
 
+# In a subset of the two sets' rows, each of twenty groups leaves some of the others.
+LEAST_ROWS = 50
+
 METRIC = Metric(
     title="Kernel distance of subsets (KID)",
     help=f"KID as published, the mean of {SUBSETS} subsets of {SUBSET_SIZE:,}",
     unit="none",
     lower_is_better=True,
     needs="rows",
+    least_rows=LEAST_ROWS,
     values=of_rows(mean_kernel_distances),
 )

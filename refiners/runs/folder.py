@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import weakref
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -44,7 +45,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._lock: int | None = None  # a file descriptor
+        self._unlock: Callable[[], object] = lambda: None
 
     @classmethod
     def create(cls, outdir: Path, desc: str) -> RunFolder:
@@ -150,13 +151,11 @@ class RunFolder:
                 f"{error.strerror}: the file system has no locks; let no second run write here"
             )
             return
-        self._lock = descriptor
+        self._unlock = weakref.finalize(self, os.close, descriptor)
 
     def unlock(self) -> None:
         """Let others have the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._unlock()
 
     def states(self) -> list[Path]:
         """Return the training states, oldest first."""

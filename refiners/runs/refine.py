@@ -283,15 +283,15 @@ class CheckedJob:
             began: since when max_hours count, by the monotonic clock; None is now.
         """
         processes = join(self.device)
-        opened = processes.first_alone(self.open_folder, "opening the run folder")
-        folder, resume = opened or (None, bool(self.job.resume))
-        hours = self.settings.max_hours
-        with held(folder), Interrupts(hours, began=began) as interrupts:
-            try:
-                refined = self.in_stages(folder, resume, processes, interrupts)
-            except Stopped as stage:
-                tell_stopped(folder, stage, interrupts, processes)
-                refined = copy.deepcopy(self.start)  # at its last hour, and not moved yet
+        with Interrupts(self.settings.max_hours, began=began) as interrupts:
+            opened = processes.first_alone(self.open_folder, "opening the run folder")
+            folder, resume = opened or (None, bool(self.job.resume))
+            with held(folder):
+                try:
+                    refined = self.in_stages(folder, resume, processes, interrupts)
+                except Stopped as stage:
+                    tell_stopped(folder, stage, interrupts, processes)
+                    refined = copy.deepcopy(self.start)  # at its last hour, and not moved yet
         processes.leave()
         return whole(refined)
 

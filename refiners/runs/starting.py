@@ -180,15 +180,19 @@ def open_folder(
     else:
         folder, state = RunFolder.create(outdir, name), None
     folder.lock()
-    written = folder.path / OPTIONS_FILE
-    if resume and written.is_file():
-        before = checkpoints.read_json(written).get("made_of")
-        if before is not None:
-            check_made_of(before, made_of, str(folder.path))
-    if not folder.states():
-        folder.write_json(OPTIONS_FILE, {**options, **software(), "made_of": dict(made_of)})
-    folder.sweep()
-    folder.log(f"{'continuing' if resume else 'writing'} {folder.path}")
+    try:
+        written = folder.path / OPTIONS_FILE
+        if resume and written.is_file():
+            before = checkpoints.read_json(written).get("made_of")
+            if before is not None:
+                check_made_of(before, made_of, str(folder.path))
+        if not folder.states():
+            folder.write_json(OPTIONS_FILE, {**options, **software(), "made_of": dict(made_of)})
+        folder.sweep()
+        folder.log(f"{'continuing' if resume else 'writing'} {folder.path}")
+    except BaseException:
+        folder.unlock()
+        raise
     return folder, state or bool(resume and folder.states())
 
 

@@ -239,3 +239,44 @@ def test_an_npz_that_unpacks_to_much_more_than_its_size_is_refused(tmp_path, fea
     np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(3000), sigma=np.zeros((3000, 3000)))
     with pytest.raises(ValueError, match=r"sigma\.npy.: \d+ bytes that unpack to 72000128"):
         metrics.open_reference(tmp_path / "a.npz", features)
+
+
+def written(path, **changes):
+    """A file of statistics of a hundred images' six features, with these arrays changed."""
+    x = np.random.default_rng(0).normal(size=(100, 6))
+    arrays = {"mu": x.mean(0), "sigma": np.cov(x.T), "n": np.array(100), "features": x, **changes}
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_too_few_single_images_are_refused_when_a_reference_is_opened(tmp_path, features, count):
+    path = written(tmp_path / "few.npz", features=np.ones((count, 6)))
+    with pytest.raises(ValueError, match=rf"features of {count} single images, .* need 4; give"):
+        metrics.open_reference(path, features)
+
+
+def test_a_folder_of_too_few_images_is_refused_when_it_is_opened(tmp_path, features):
+    for i in range(3):
+        image_sets.save_png(tmp_path / f"{i}.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match="3 images; a reference needs at least 4"):
+        metrics.open_reference(tmp_path, features)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.float16, np.longdouble])
+def test_numbers_of_another_machine_are_measured_as_ours(tmp_path, features, dtype):
+    plain = metrics.open_reference(written(tmp_path / "plain.npz"), features)
+    x = np.random.default_rng(0).normal(size=(100, 6))
+    other = metrics.open_reference(written(tmp_path / "o.npz", features=x.astype(dtype)), features)
+    assert other.rows is not None and plain.rows is not None
+    torch.testing.assert_close(other.rows, plain.rows, rtol=1e-3, atol=1e-3)
+    assert other.statistics.features.dtype.isnative
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mu", np.full(6, 1e200)), ("sigma", 1e300 * np.eye(6)), ("features", np.full((9, 6), 1e99))],
+)
+def test_numbers_whose_distances_overflow_are_refused(tmp_path, features, name, value):
+    with pytest.raises(ValueError, match=f"'{name}' has numbers beyond .*; scale the features"):
+        metrics.open_reference(written(tmp_path / "far.npz", **{name: value}), features)

@@ -30,7 +30,18 @@ TINY = (
         "--snap",
         "1",
     ),
-    *("--teacher-images", "100", "--teacher-steps", "2", "--num", "100", "--device", "cpu"),
+    *(
+        "--teacher-images",
+        "100",
+        "--teacher-steps",
+        "2",
+        "--report-steps",
+        "3",
+        "--num",
+        "100",
+        "--device",
+        "cpu",
+    ),
 )
 
 
@@ -69,7 +80,8 @@ def test_a_run_ends_with_a_one_step_generator_and_every_file_it_promises(files, 
     report = json.loads((folder / "report.json").read_text())
     first = report["comparison"]["differences"][0]
     assert f"{first['after'] / first['before']:.3g} times" in report["notes"][1]
-    assert "3 evaluations" in report["notes"][0]
+    # Of the three steps that were told, not the two that make the teacher's images.
+    assert "5 evaluations" in report["notes"][0]
     assert report["curve"][0]["kimg"] == 0
     written = result_in(tmp_path)
     assert one_step.recorded_sigma(written) == DiffInstruct.init_sigma == 1.0

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from click.testing import Result
+from click.testing import CliRunner, Result
 
+import image_sets
 import students
 import teachers
+from refine import main
 
 ROOT = Path(__file__).parents[2]
 # The quickest run that there is: no judge, no report's figures, no images of the teacher.
@@ -313,3 +317,54 @@ def test_bad_input_under_torchrun_is_one_line_of_ours(files: Path, tmp_path: Pat
     lines = [line for line in result.stderr.splitlines() if line.startswith("Error")]
     assert len(lines) == 1 and "student" in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--student", "{files}/other.pkl"), "student_sha256 "),
+        (("--teacher", "{files}/other-teacher.pkl"), "teacher_sha256 "),
+        (("--num", "200"), "num 5000 -> 200"),
+        (("--keep", "best"), "keep last -> best"),
+        (("--teacher-steps", "7"), "teacher_steps 6 -> 7"),
+        (("--adapt", "area"), "adapt none -> area"),
+        (("--reference", "{files}/features.npz", "--metrics", "auto"), "reference_sha256 none -> "),
+        (("--data", "{files}/data"), "data_sha256 none -> "),
+    ],
+)
+def test_a_run_of_other_input_does_not_continue_and_the_difference_is_named(
+    gan: Any, begun: Path, files: Path, more: tuple[str, ...], words: str
+) -> None:
+    (folder,) = begun.iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    line = refusal(gan(begun, "--resume", "latest", *(m.format(files=files) for m in more)))
+    assert words in line and "with other input (" in line
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_the_same_files_elsewhere_continue_a_run(gan: Any, files: Path, tmp_path: Path) -> None:
+    assert gan(tmp_path / "out", "--kimg", "0.016").exit_code == 0
+    for name in ("gan.pkl", "teacher.pkl"):
+        shutil.copy(files / name, tmp_path / f"my-{name}")
+    moved = ("--student", tmp_path / "my-gan.pkl", "--teacher", tmp_path / "my-teacher.pkl")
+    result = gan(tmp_path / "out", "--resume", "latest", *moved)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture(scope="module")
+def begun(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of 0.016 kimg, and files of other networks and data beside the usual."""
+    student, teacher = students.load(files / "gan.pkl"), teachers.load(files / "teacher.pkl")
+    for network in (student, teacher):
+        next(network.parameters()).data.flatten()[0] += 1e-3
+    students.save(student, files / "other.pkl", like=files / "gan.pkl")
+    teachers.save(teacher, files / "other-teacher.pkl")
+    (files / "data").mkdir()
+    for i in range(100):
+        image_sets.save_png(files / "data" / f"{i}.png", np.full((16, 16), i, np.uint8))
+    outdir = tmp_path_factory.mktemp("begun")
+    pair = ("--student", str(files / "gan.pkl"), "--teacher", str(files / "teacher.pkl"))
+    short = ("--kimg", "0.016", "--warmup-kimg", "0.016")
+    result = CliRunner().invoke(main, ["gan", *pair, "--outdir", str(outdir), *QUICK, *short])
+    assert result.exit_code == 0, result.output
+    return outdir

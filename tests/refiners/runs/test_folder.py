@@ -212,14 +212,17 @@ def test_a_folder_is_one_runs_until_that_lets_go_of_it(tmp_path: Path) -> None:
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from refiners.runs.folder import RunFolder\n"
-        "RunFolder(Path(sys.argv[1])).lock(); print('locked', flush=True); time.sleep(60)"
+        "run = RunFolder(Path(sys.argv[1])); run.lock()\n"
+        "print('locked', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match="in use by another run"):
-            RunFolder(tmp_path).lock()
-        other.kill()
+        try:
+            with pytest.raises(ValueError, match="in use by another run"):
+                RunFolder(tmp_path).lock()
+        finally:
+            other.kill()
     folder = RunFolder(tmp_path)
     folder.lock()
     folder.unlock()
