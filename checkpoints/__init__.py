@@ -35,7 +35,7 @@ from checkpoints.pickles.reader import read, read_with_names
 from checkpoints.pickles.storages import value_bytes
 from checkpoints.pickles.torch_files import write_torch_file
 from checkpoints.pickles.writer import write
-from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, Value
+from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, Value, check_clean
 from checkpoints.safetensors import write_safetensors
 from checkpoints.web.cache import fetch, local, sha256
 
@@ -47,6 +47,7 @@ __all__ = [
     "UnsafeCheckpoint",
     "Value",
     "buffers",
+    "check_clean",
     "check_finite",
     "check_fit",
     "describe",

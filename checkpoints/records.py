@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TypeAlias, cast
 
 import numpy as np
 import torch
+
+from roles.shown import shown
 
 PERSISTENCE_VERSION = 6  # of torch_utils.persistence; all published files have it
 
 
 class UnsafeCheckpoint(ValueError):
     """The file asks for something a network file has no need of; the message names it."""
+
+
+MAX_STEPS = 1000  # of one foreign object; an optimiser's table takes one for a thousand items
+Steps: TypeAlias = "Sequence[tuple[bytes, object]]"
 
 
 class EasyDict(dict[str, "Value"]):
@@ -43,9 +50,13 @@ class Record:
             remembers is part of it, under `_init_args` and `_init_kwargs`.
         module: Module of a plain class, None for a persistent record.
         source: Source text of a persistent record, None for a plain class.
+        foreign: Why no network can be made of it, "" where one can: it is, or holds, what a name
+            outside of the allow-list makes, or a hook, or members that are no tensors and modules.
+        steps: Of a name outside of the allow-list, what the file does with it: opcodes (call, new
+            object, state, items) with their arguments, kept to be written back and never done.
     """
 
-    __slots__ = ("class_name", "module", "source", "state")
+    __slots__ = ("class_name", "foreign", "module", "source", "state", "steps")
 
     def __init__(
         self,
@@ -56,6 +67,8 @@ class Record:
         *,
         module: str | None = None,
         source: str | None = None,
+        foreign: str = "",
+        steps: Steps = (),
     ) -> None:
         """Make a node; arguments of the call that are not None go into a copy of state."""
         if (module is None) == (source is None):
@@ -66,6 +79,8 @@ class Record:
         self.state = {**state, **given} if given else state
         self.module = module
         self.source = source
+        self.foreign = foreign
+        self.steps = list(steps)
 
     @property
     def init_args(self) -> tuple[Value, ...]:
@@ -90,6 +105,36 @@ class Record:
         """The same class with other attributes."""
         return Record(self.class_name, None, None, state, module=self.module, source=self.source)
 
+    def step(self, opcode: bytes, argument: object) -> None:
+        """Keep one more thing that the file does with a foreign object."""
+        if len(self.steps) >= MAX_STEPS:
+            raise UnsafeCheckpoint(f"does more than {MAX_STEPS} things with one object")
+        self.steps.append((opcode, argument))
+
+    def result(self, opcode: bytes, argument: object) -> Record:
+        """What a call of this foreign object would give, which is foreign as well."""
+        made = Record(
+            self.class_name,
+            None,
+            None,
+            {},
+            module=self.module,
+            foreign=self.foreign,
+            steps=self.steps,
+        )
+        made.step(opcode, argument)
+        return made
+
     def __repr__(self) -> str:
         where = f"{self.module}." if self.module else ""
         return f"<Record {where}{self.class_name} with {len(self.state)} attributes>"
+
+
+def check_clean(record: Record, source: object, what: str) -> None:
+    """Raise UnsafeCheckpoint if a record of the file `source` is foreign; `what` names it."""
+    if record.foreign:
+        kind = shown(record.class_name, quoted=False)
+        raise UnsafeCheckpoint(
+            f"{source}: its {what} ({kind}) is of an unsupported kind: it {record.foreign}; "
+            "nothing in it was run"
+        )

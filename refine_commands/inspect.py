@@ -71,6 +71,10 @@ def facts_of(source: str) -> Facts:
         data, names = checkpoints.read_with_names(path)
     networks = network_facts.networks_of(data)
     if not networks:
+        parts = data.values() if isinstance(data, dict) else [data]
+        foreign = [part for part in parts if isinstance(part, checkpoints.Record) and part.foreign]
+        if foreign:
+            checkpoints.check_clean(foreign[0], source, "object")
         keys = f" (its keys: {_few(data)})" if isinstance(data, dict) and data else ""
         raise ValueError(
             f"{source} holds no network{keys}; a StyleGAN pickle has G, D and G_ema, a "
@@ -125,7 +129,7 @@ def _brief(value: Value) -> Json:
     from checkpoints import Record
     from refine_commands.network_facts import plain
 
-    if isinstance(value, Record):
+    if isinstance(value, Record) and not value.foreign:
         return f"{value.class_name} {plain(value.init_kwargs) or ''}".strip()
     return plain(value)
 

@@ -67,7 +67,7 @@ class Network:
 def networks_of(data: Value) -> dict[str, Network]:
     """The facts of each network in a file's data, by its key there; {} where there is none."""
     if isinstance(data, Record):
-        return {"": of_record(data)}
+        return {} if data.foreign else {"": of_record(data)}
     if tensorflow.matches(data):
         pairs = zip(tensorflow.NETWORKS, data, strict=True)
         return {name: of_tensorflow(record, name) for name, record in pairs}
@@ -79,7 +79,7 @@ def networks_of(data: Value) -> dict[str, Network]:
     sigma = held.get("init_sigma")
     found = {}
     for key, value in held.items():
-        if isinstance(value, Record) and checkpoints.parameters(value):
+        if isinstance(value, Record) and not value.foreign and checkpoints.parameters(value):
             found[str(key)] = of_record(value, sigma=sigma if key == "ema" else None)
         elif is_state_dict(value):
             found[str(key)] = of_state_dict(value)
@@ -288,7 +288,15 @@ def _plain(value: object, depth: int, left: list[int]) -> Json:
                 for key, item in value.items()
             }
         return [_plain(item, depth + 1, left) for item in value]
+    if isinstance(value, Record):
+        return foreign_part(value) if value.foreign else shown(value.class_name, quoted=False)
     return shown(value, quoted=False)
+
+
+def foreign_part(record: Record) -> str:
+    """What is said of an object that is not read: its class, and why it is not."""
+    name = f"{record.module}.{record.class_name}" if record.module else record.class_name
+    return f"foreign {shown(name, quoted=False)}: it {record.foreign}"
 
 
 def _is_tf_buffer(name: str) -> bool:

@@ -50,6 +50,10 @@ def _records(data: Value) -> dict[str, Record]:
     return {str(key): value for key, value in held if isinstance(value, Record)}
 
 
+def _clean(data: Value) -> list[str]:
+    return [name for name, record in _records(data).items() if not record.foreign]
+
+
 def _replace(data: Value, network: str, changed: Record, path: str | Path) -> None:
     assert isinstance(data, dict)
     new = data.copy()
@@ -65,7 +69,7 @@ LAYOUTS = (
     ),
     Layout(
         lambda data: True,
-        lambda data: list(_records(data)),
+        _clean,
         lambda data, network: _records(data)[network],
         _replace,
     ),
@@ -204,6 +208,9 @@ def find_network(data: Value, network: str, source: str | Path) -> Record:
         ValueError: the data hold no such network; the message says what they hold. Or a network of
             another layout cannot be converted.
     """
+    found = data.get(network) if isinstance(data, dict) else data
+    if isinstance(found, Record):
+        checkpoints.check_clean(found, source, network if isinstance(data, dict) else "object")
     held = networks(data)
     if network in held:
         try:

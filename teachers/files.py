@@ -93,8 +93,10 @@ def find_teacher(data: Value, source: str | Path) -> Record:
     if isinstance(data, Mapping):
         networks = {str(key): value for key, value in data.items() if isinstance(value, Record)}
     for key in ("", "ema", "net"):
-        if key in networks and networks[key].class_name in FAMILIES:
-            return networks[key]
+        if key in networks:
+            checkpoints.check_clean(networks[key], source, key or "object")
+            if networks[key].class_name in FAMILIES:
+                return networks[key]
     if networks.keys() & {"G", "G_ema"}:
         what = f"a GAN ({', '.join(networks)}), so it is a student"
     elif networks:

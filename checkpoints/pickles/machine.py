@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 
 from checkpoints.pickles.names import Call, Names, New
 from checkpoints.pickles.window import Window
-from checkpoints.records import DICTS, Key, UnsafeCheckpoint
+from checkpoints.records import DICTS, Key, Record, UnsafeCheckpoint
 from roles.shown import shown
 
 MAX_OPCODES = 1_000_000  # ten times what the largest published networks need
@@ -46,11 +46,13 @@ class Machine:
         *,
         build: Build = refuse_build,
         persistent: Callable[[object], object] = refuse_persistent,
+        takes_foreign: bool = False,
     ) -> None:
         self.window = window
         self.names = names
         self.build = build
         self.persistent = persistent
+        self.takes_foreign = takes_foreign
         self.stack: list[object] = []
         self.below: list[list[object]] = []  # the stacks under each open MARK
         self.memo: dict[int, object] = {}
@@ -96,6 +98,14 @@ class Machine:
             raise ValueError("is a broken pickle: it closes a mark that it never set")
         items, self.stack = self.stack, self.below.pop()
         return items
+
+    def _foreign(self, opcode: bytes, argument: object) -> bool:
+        """Keep what is done with the object on top, and do nothing, if it is a foreign one."""
+        target = self._top()
+        if type(target) is not Record or not target.steps:
+            return False
+        target.step(opcode, argument)
+        return True
 
     def _target(self, *kinds: type[Container]) -> Container:
         target = self._top()
@@ -154,27 +164,33 @@ class Machine:
 
     def _append(self) -> None:
         item = self._pop()
-        self._target(list).append(item)
+        if not self._foreign(b"e", [item]):
+            self._target(list).append(item)
 
     def _appends(self) -> None:
         items = self._pop_mark()
-        self._target(list).extend(items)
+        if not self._foreign(b"e", items):
+            self._target(list).extend(items)
 
     def _setitem(self) -> None:
         value, key = self._pop(), self._pop()
-        self._target(*DICTS)[checked_key(key)] = value
+        if not self._foreign(b"u", [key, value]):
+            self._target(*DICTS)[checked_key(key)] = value
 
     def _setitems(self) -> None:
         items = self._pop_mark()
         if len(items) % 2:
             raise ValueError("is a broken pickle: a key has no value")
+        if self._foreign(b"u", items):
+            return
         target = self._target(*DICTS)
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[checked_key(key)] = value
 
     def _additems(self) -> None:
         items = self._pop_mark()
-        self._target(set).update(map(checked_key, items))
+        if not self._foreign(b"\x90", items):
+            self._target(set).update(map(checked_key, items))
 
     # Memo.
 
@@ -202,14 +218,22 @@ class Machine:
         self._find(module, name)
 
     def _find(self, module: str, name: str) -> None:
-        if (module, name) not in self.names:
+        if (module, name) in self.names:
+            found = self.names[module, name]
+        else:
             wanted = shown(f"{module}.{name}", quoted=False)
-            raise UnsafeCheckpoint(f"refers to {wanted}, a name that no network file needs")
+            why = f"refers to {wanted}, a name that no network file needs"
+            if not self.takes_foreign:
+                raise UnsafeCheckpoint(why)
+            found = Record(name, None, None, {}, module=module, foreign=why)
         self.window.budget.names.add(f"{module}.{name}")
-        self.stack.append(self.names[module, name])
+        self.stack.append(found)
 
     def _reduce(self) -> None:
         args, function = self._pop(), self._pop()
+        if type(function) is Record and function.foreign and type(args) is tuple:
+            self.stack.append(function.result(b"R", args))
+            return
         if type(function) is not Call or type(args) is not tuple:
             raise UnsafeCheckpoint(f"calls a {type(function).__name__}")
         if not function.accepts(args):
@@ -223,6 +247,9 @@ class Machine:
 
     def _newobj(self) -> None:
         args, kind = self._pop(), self._pop()
+        if type(kind) is Record and kind.foreign and type(args) is tuple:
+            self.stack.append(kind.result(b"\x81", args))
+            return
         if type(kind) is not New or type(args) is not tuple or args:
             raise UnsafeCheckpoint(f"makes an object of a {type(kind).__name__} with arguments")
         self.stack.append(kind.function())

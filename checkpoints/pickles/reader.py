@@ -36,6 +36,7 @@ from checkpoints.records import (
 from checkpoints.safetensors import read_safetensors
 from checkpoints.web.cache import local
 from roles.budget import FREE
+from roles.shown import shown
 
 META_KEYS = {"type", "version", "module_src", "class_name", "state"}
 SIZES = (tuple, torch.Size)
@@ -106,7 +107,7 @@ def _format(window: Window) -> Callable[[Window, Names, Build], object]:
 
 def _read_pickle(window: Window, names: Names, build: Build) -> object:
     """What the one pickle in the window holds."""
-    value = Machine(window, names, build=build).run()
+    value = Machine(window, names, build=build, takes_foreign=True).run()
     if window.position != window.stop:
         rest = window.stop - window.position
         raise ValueError(
@@ -136,9 +137,13 @@ def protocol_2_names(budget: Budget) -> Names:
 
 def build(target: object, state: object) -> None:
     """BUILD: the state of a plain record, once, or of a NumPy type or array."""
-    if type(target) is Record and target.module is not None and not target.state:
-        if type(state) is not dict:
-            raise UnsafeCheckpoint(f"gives {target.class_name} a state that is not a dict")
+    if type(target) is Record and target.steps:
+        target.step(b"b", state)
+        if type(state) is dict and not target.state:
+            target.state = state
+    elif type(target) is Record and target.module is not None and not target.state:
+        if type(state) is not dict or target.foreign:
+            raise UnsafeCheckpoint(f"gives {shown(target.class_name)} a state that is not a dict")
         target.state = state
     elif isinstance(target, np.dtype):
         arrays.check_dtype_state(state)
@@ -158,9 +163,9 @@ def make_record(meta: dict[str, object]) -> Record:
     if type(kind) is not str or kind != "class":
         raise UnsafeCheckpoint("holds a persistent object whose type is not 'class'")
     if type(version) is not int or version != PERSISTENCE_VERSION:
-        shown = version if type(version) is int and abs(version) < 2**32 else type(version).__name__
         raise UnsafeCheckpoint(
-            f"holds a persistent object of version {shown}; {PERSISTENCE_VERSION} can be read"
+            f"holds a persistent object of version {shown(version)}; {PERSISTENCE_VERSION} can be "
+            "read"
         )
     name, source, state = meta["class_name"], meta["module_src"], meta["state"]
     if not is_class_name(name) or type(source) is not str:

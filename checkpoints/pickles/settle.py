@@ -1,10 +1,14 @@
 """The last look at a file: only plain data may leave, in a shape that every caller can walk.
 
 The machine's own tokens must not be left over, nesting is bounded and has no cycles, and a
-network's state is what `torch.nn.Module` keeps: tensors by name, modules by name, and no hooks.
+network's state is what `torch.nn.Module` keeps: tensors by name, modules by name, and no hooks; a
+record where it is not is marked foreign, and only who wants to load that one refuses it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -20,83 +24,107 @@ ARRAYS = (torch.Tensor, torch.nn.Parameter, np.ndarray)
 
 
 class Settler:
-    """Checks one file's data and turns the bytes objects still unread into bytes, in place."""
+    """Checks one file's data and turns the bytes objects still unread into bytes, in place.
+
+    A record that is no network, or holds anything foreign, is marked so, with the reason.
+    """
 
     def __init__(self) -> None:
-        self.settled: dict[int, tuple[object, object]] = {}  # id -> (value, what it became)
+        # id -> (value, what it became, why it is foreign)
+        self.settled: dict[int, tuple[object, object, str]] = {}
         self.open: set[int] = set()
         self.claimed: set[int] = set()
 
     def settle(self, value: object) -> object:
         """The value without tokens of the machine."""
+        return self._settle(value)[0]
+
+    def _settle(self, value: object) -> tuple[object, str]:
+        """The value without tokens of the machine, and why it is foreign or ""."""
         kind = type(value)
         if kind in LEAVES or kind in ARRAYS or isinstance(value, np.generic):
-            return value
+            return value, ""
         if id(value) in self.settled:
-            return self.settled[id(value)][1]
+            return self.settled[id(value)][1:]
         if id(value) in self.open or len(self.open) >= MAX_DEPTH:
             raise UnsafeCheckpoint(f"is nested deeper than {MAX_DEPTH} levels, or holds itself")
         self.open.add(id(value))
-        result = self._settle_container(value)
+        result, foreign = self._settle_container(value)
         self.open.remove(id(value))
-        self.settled[id(value)] = (value, result)
-        return result
+        self.settled[id(value)] = (value, result, foreign)
+        return result, foreign
 
-    def _settle_container(self, value: object) -> object:
+    def _settle_container(self, value: object) -> tuple[object, str]:
         if type(value) is Window:
-            return value.content()
+            return value.content(), ""
         if type(value) is tuple:
-            items = tuple(self.settle(item) for item in value)
+            items, foreign = self._settle_all(value)
             changed = any(new is not old for new, old in zip(items, value, strict=True))
-            return items if changed else value
+            return (tuple(items) if changed else value), foreign
         if type(value) is list:
-            value[:] = [self.settle(item) for item in value]
+            value[:], foreign = self._settle_all(value)
         elif isinstance(value, dict) and type(value) in DICTS:
-            for key, item in value.items():
-                value[key] = self.settle(item)
+            items, foreign = self._settle_all(value.values())
+            for key, item in zip(value, items, strict=True):
+                value[key] = item
         elif type(value) is Record:
-            self._settle_record(value)
+            foreign = self._settle_record(value)
         else:
             raise UnsafeCheckpoint(f"holds a bare {type(value).__name__} where data belongs")
-        return value
+        return value, foreign
 
-    def _settle_record(self, record: Record) -> None:
-        state = record.state
-        self._claim(state, record)
+    def _settle_all(self, values: Iterable[object]) -> tuple[list[object], str]:
+        pairs = [self._settle(item) for item in values]
+        return [item for item, _ in pairs], next((why for _, why in pairs if why), "")
+
+    def _settle_record(self, record: Record) -> str:
+        for n, (opcode, argument) in enumerate(record.steps):
+            record.steps[n] = opcode, self.settle(argument)
+        within = self._settle(record.state)[1]
+        record.foreign = record.foreign or self._fault(record) or within
+        return record.foreign
+
+    def _fault(self, record: Record) -> str:
+        """Why the record's state is none of a network, or ""."""
+        state, name = record.state, shown(record.class_name, quoted=False)
+        if not self._claim(state):
+            return f"gives {name} a state that is no dict of its own"
         for key, item in state.items():
             if type(key) is not str:
-                raise UnsafeCheckpoint(f"gives {record.class_name} an attribute that has no name")
+                return f"gives {name} an attribute that has no name"
             if key.startswith("_") and "hook" in key and not is_no_hook(item):
-                raise UnsafeCheckpoint(
-                    f"hangs a hook on {record.class_name} ({shown(key, quoted=False)})"
-                )
-        self._check_members(record, "_parameters", torch.nn.Parameter)
-        self._check_members(record, "_buffers", torch.Tensor)
-        self._check_members(record, "_modules", Record)
+                return f"hangs a hook on {name} ({shown(key, quoted=False)})"
         for key, kind in (("_init_args", tuple), ("_init_kwargs", DICTS)):
             if state.get(key) is not None and not isinstance(state[key], kind):
-                raise UnsafeCheckpoint(f"gives {record.class_name} a malformed {key}")
-        self.settle(state)
+                return f"gives {name} a malformed {key}"
+        groups = {
+            "_parameters": torch.nn.Parameter,
+            "_buffers": torch.Tensor,
+            "_modules": Record,
+        }
+        faults = (self._members_fault(record, group, kind) for group, kind in groups.items())
+        return next((why for why in faults if why), "")
 
-    def _check_members(self, record: Record, group: str, kind: type) -> None:
+    def _members_fault(self, record: Record, group: str, kind: type) -> str:
+        members, owner = record.state.get(group), shown(record.class_name, quoted=False)
         if group not in record.state:
-            return
-        members = self._claim(record.state[group], record)
+            return ""
+        if not self._claim(members):
+            return f"gives {owner} a state that is no dict of its own"
         for name, member in members.items():
             if type(name) is not str or not name or "." in name or len(name) > MAX_NAME:
-                raise UnsafeCheckpoint(
-                    f"gives {record.class_name} a member of {group} without a proper name"
-                )
+                return f"gives {owner} a member of {group} without a proper name"
             if member is not None and not isinstance(member, kind):
-                where = f"{shown(name, quoted=False)} in {group} of {record.class_name}"
-                raise UnsafeCheckpoint(f"has a {type(member).__name__} as {where}")
+                where = f"{shown(name, quoted=False)} in {group} of {owner}"
+                return f"has a {type(member).__name__} as {where}"
+        return ""
 
-    def _claim(self, owned: object, record: Record) -> dict[object, object]:
+    def _claim(self, owned: object) -> TypeGuard[dict[object, object]]:
         """Each object has its own dicts; one shared by many would make every walk quadratic."""
         if not isinstance(owned, dict) or type(owned) not in DICTS or id(owned) in self.claimed:
-            raise UnsafeCheckpoint(f"gives {record.class_name} a state that is no dict of its own")
+            return False
         self.claimed.add(id(owned))
-        return owned
+        return True
 
 
 def is_no_hook(value: object) -> bool:

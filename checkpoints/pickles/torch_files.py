@@ -59,7 +59,11 @@ def read_archive(window: Window, names: Names, build: Build) -> object:
 
     pickle = members.open(f"{root}data.pkl")
     value = Machine(
-        pickle, {**names, **STORAGE_NAMES}, build=partial(_build, build), persistent=_Finder(find)
+        pickle,
+        {**names, **STORAGE_NAMES},
+        build=partial(_build, build),
+        persistent=_Finder(find),
+        takes_foreign=True,
     ).run()
     if pickle.position != pickle.stop:
         raise ValueError("has bytes after the end of its data.pkl")
@@ -90,11 +94,13 @@ def read_old(window: Window, names: Names, build: Build) -> object:
         if key in REBUILDERS and isinstance(call, Call)
     }
     fill = partial(_build, build)
-    Machine(window, {**names, **sketch}, build=fill, persistent=_Finder(declare)).run()
+    Machine(
+        window, {**names, **sketch}, build=fill, persistent=_Finder(declare), takes_foreign=True
+    ).run()
     storages = _old_storages(window, declared)
     again = Window(window.file, start, stop, window.budget)
     finder = _Finder(lambda key, dtype, numel: storages[key])
-    return Machine(again, names, build=fill, persistent=finder).run()
+    return Machine(again, names, build=fill, persistent=finder, takes_foreign=True).run()
 
 
 def _no_tensor(*parts: object) -> torch.Tensor:

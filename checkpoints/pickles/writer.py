@@ -188,6 +188,8 @@ class Emitter:
     def _record(self, record: Record) -> None:
         if record.module is None:
             self._persistent(record)
+        elif record.foreign and (record.module, record.class_name) not in PLAIN_CLASSES:
+            self._foreign(record)
         else:
             self._plain(record)
 
@@ -203,6 +205,20 @@ class Emitter:
         self._tuple_of([meta])
         self.put(b"R")
         self._memoize(id(record), record)
+
+    def _foreign(self, record: Record) -> None:
+        """What the file said, said again: nothing of it was done."""
+        self._global(str(record.module), record.class_name)
+        opens = {b"e", b"u", b"\x90"}
+        made = [n for n, (opcode, _) in enumerate(record.steps) if opcode in (b"R", b"\x81")]
+        for n, (opcode, argument) in enumerate(record.steps):
+            if opcode in opens and isinstance(argument, list):
+                self._items(argument, opcode)
+            else:
+                self.emit(argument)
+                self.put(opcode)
+            if made and n == made[-1]:  # what follows may hold the object
+                self._memoize(id(record), record)
 
     def _plain(self, record: Record) -> None:
         if (record.module, record.class_name) not in PLAIN_CLASSES:
