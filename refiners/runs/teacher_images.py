@@ -54,9 +54,9 @@ def make_teacher_images(
             file = parts / f"{start:08d}.uint8"
             if not file.exists() or file.stat().st_size != latents.numel():
                 classes = None if labels is None else labels[start : start + len(latents)]
-                drawn_images = sample(teacher, latents, classes, steps=steps)
+                made = sample(teacher, latents, classes, steps=steps)
                 with checkpoints.replacing(file) as stream:
-                    stream.write(drawn_images.tobytes())
+                    stream.write(made.tobytes())
             files.append(file)
             progress(start + len(latents), num_images)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ def started_in_the_foreground() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+ROOT = Path(__file__).parents[2]
 KNOBS = {"num_reference": 100, "num_features": 8, "memory": 20}
 
 
@@ -183,3 +186,73 @@ def test_hours_are_counted_from_when_they_began_and_by_a_clock_where_no_signal_r
     other.join()
     assert found == [True]
     assert not Interrupts(0.0).late
+
+
+# Forks a process for each try, so that torch is imported once, and ends it at a random moment of
+# its first seconds, by SIGKILL or SIGTERM in turn, until one comes to the end.
+KILLER = """
+import os, random, signal, sys, time
+import torch
+torch.set_num_threads(1)
+import refiners
+from pathlib import Path
+
+files, outdir, ends, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+options = dict(
+    kimg=0.048, batch=8, teacher_images=100, num=100, teacher_steps=2, device="cpu",
+    method="diff-instruct-moments",
+    knobs={"num_reference": 100, "num_features": 8, "memory": 20},
+    settings={"warmup_kimg": 0.016, "tick": 0.008, "snap": 1},
+)
+
+def run(outdir, **more):
+    pair = files / "gan.pkl", files / "teacher.pkl"
+    return refiners.refine(*pair, **options, outdir=outdir, **more)
+
+began = time.monotonic()
+whole = run(outdir / "whole")
+seconds = time.monotonic() - began
+random.seed(seed)
+done = 0
+while True:
+    child = os.fork()
+    if not child:
+        log = open(outdir / "said.txt", "a")
+        os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+        begun = list((outdir / "parts").glob("*/training_options.json"))
+        refined = run(outdir / "parts", resume="latest" if begun else None)
+        torch.save(refined.state_dict(), outdir / "end.pt")
+        os._exit(0)
+    if done < ends:
+        time.sleep(random.uniform(0.1, 0.8) * seconds)
+        os.kill(child, random.choice((signal.SIGKILL, signal.SIGTERM)))
+    status = os.waitpid(child, 0)[1]
+    if status == 0:
+        break
+    if os.waitstatus_to_exitcode(status) not in (-signal.SIGKILL, -signal.SIGTERM, 143):
+        sys.exit(f"a try ended with {status}")
+    done += 1
+found = torch.load(outdir / "end.pt")
+assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
+print("ended", done)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_run_that_is_ended_at_random_moments_of_every_stage_ends_as_the_undisturbed_one(
+    files: Path, tmp_path: Path, seed: int
+) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("there is no fork here")
+    script = tmp_path / "killer.py"
+    script.write_text(KILLER)
+    command = [sys.executable, str(script), str(files), str(tmp_path), "8", str(seed)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    said = tmp_path / "said.txt"
+    assert ended.returncode == 0, ended.stderr + (said.read_text() if said.exists() else "")
+    assert ended.stdout.splitlines()[-1].startswith("ended ")
+    # One that was killed before it had written its options is not continued.
+    folder = max((tmp_path / "parts").glob("*/report.html")).parent
+    assert not list(folder.glob(".*.tmp"))
