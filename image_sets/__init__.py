@@ -10,11 +10,12 @@ is one ValueError (a missing or unreadable one an OSError) that names it.
 """
 
 from image_sets.fingerprint import fingerprint
-from image_sets.pictures import decode_image, image_grid, save_png
+from image_sets.pictures import SAVED, decode_image, image_grid, save_png
 from image_sets.sources import UnusableImages, convert, read_class_folders
 from image_sets.stylegan import ImageFolder, write_zip
 
 __all__ = [
+    "SAVED",
     "ImageFolder",
     "UnusableImages",
     "convert",

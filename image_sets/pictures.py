@@ -8,7 +8,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +24,7 @@ except ImportError:  # No wheel for this platform: Pillow decodes the same pixel
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 MAX_PIXELS = 2**26  # 8192 x 8192; more is a broken header or a decompression bomb.
 MODES = {1: "L", 3: "RGB"}
+SAVED = (1, 3, 4)  # Channels of pictures that are written: a generator may make alpha too.
 # Beside OSError and Pillow's bomb error: ValueError and SyntaxError by Pillow's decoders,
 # RuntimeError by pyspng.
 DAMAGE = (OSError, EOFError, SyntaxError, ValueError, RuntimeError, struct.error, zlib.error)
@@ -84,22 +85,27 @@ def to_hwc(pixels: np.ndarray) -> np.ndarray:
     return pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
-def require_images(images: np.ndarray, *, ndim: int) -> None:
+def require_images(
+    images: np.ndarray, *, ndim: int, channels: Collection[int] = tuple(MODES)
+) -> None:
     """ValueError unless uint8 with 1 or 3 channels, [c, h, w] (ndim 3) or [n, c, h, w] (4)."""
-    if images.dtype != np.uint8 or images.ndim != ndim or images.shape[-3] not in MODES:
+    if images.dtype != np.uint8 or images.ndim != ndim or images.shape[-3] not in channels:
         wanted = "[c, h, w]" if ndim == 3 else "[n, c, h, w]"
         raise ValueError(
-            f"got {images.dtype} {list(images.shape)}, expected uint8 {wanted} with c = 1 or 3"
+            f"got {images.dtype} {list(images.shape)}, expected uint8 {wanted} with c = "
+            f"{' or '.join(map(str, channels))}"
         )
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """Tile uint8 [n, c, h, w] row by row into uint8 [H, W] (c = 1) or [H, W, 3] (c = 3).
+    """Tile uint8 [n, c, h, w] row by row into uint8 [H, W] (c = 1) or [H, W, c] (c = 3 or 4).
+
+    The fourth channel is how opaque a pixel is.
 
     H = ceil(n / columns) * h, W = columns * w; what the last row lacks is black.
     """
     images = np.asarray(images)
-    require_images(images, ndim=4)
+    require_images(images, ndim=4, channels=SAVED)
     if columns < 1 or len(images) == 0:
         raise ValueError(f"got {len(images)} images in {columns} columns, expected at least 1 each")
     n, c, h, w = images.shape
@@ -118,11 +124,11 @@ def encode_png(pixels: np.ndarray, *, compress_level: int) -> bytes:
 
 
 def save_png(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
-    """Write uint8 [h, w] or [h, w, 3] as a PNG file, atomically."""
+    """Write uint8 [h, w], [h, w, 3] or with alpha [h, w, 4] as a PNG file, atomically."""
     pixels = np.asarray(pixels)
-    if pixels.dtype != np.uint8 or (pixels.ndim != 2 and pixels.shape[2:] != (3,)):
+    if pixels.dtype != np.uint8 or (pixels.ndim != 2 and pixels.shape[2:] not in ((3,), (4,))):
         raise ValueError(
-            f"got {pixels.dtype} {list(pixels.shape)}, expected uint8 [h, w] or [h, w, 3]"
+            f"got {pixels.dtype} {list(pixels.shape)}, expected uint8 [h, w] or [h, w, 3 or 4]"
         )
     with replacing(path) as stream:
         stream.write(encode_png(pixels, compress_level=6))

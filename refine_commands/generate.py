@@ -180,9 +180,15 @@ def of_generator(
     path: Path, name: str, seeds: Sequence[int], wishes: Wishes, label: int | None, device: str
 ) -> Iterator[np.ndarray]:
     """Images of a StyleGAN-family generator."""
+    import image_sets
     import students
 
     student = students.load(path, device=device)
+    if student.img_channels not in image_sets.SAVED:
+        raise ValueError(
+            f"{name} makes images of {student.img_channels} channels; pictures can be written of 1 "
+            "(gray), 3 (RGB) or 4 (RGB and alpha)"
+        )
     if not any(tensor.endswith("noise_strength") for tensor in student.state_dict()):
         wishes.refuse(name, "a generator without noise of its own", "noise_mode")
     return students.generate(
@@ -219,4 +225,6 @@ def of_denoiser(
         denoiser, seeds, label=label, batch=batch, device=device, num_steps=wishes.steps or STEPS
     )
     for images in batches:
+        if not bool(images.isfinite().all()):
+            raise ValueError(f"{path} makes images that are not finite; try other --steps")
         yield from (images.float().cpu() * 127.5 + 128).clamp(0, 255).byte().numpy()

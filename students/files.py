@@ -6,16 +6,18 @@ networks, FAMILIES that of the networks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, cast, overload
 
 import torch
 
 import checkpoints
 from checkpoints import Record, Value
 from roles import Network
+from roles.shown import shown
 from students import originals
 from students.base import StudentModule
 from students.foreign import rosinality, tensorflow
@@ -61,11 +63,38 @@ def _replace(data: Value, network: str, changed: Record, path: str | Path) -> No
     checkpoints.write(new, path)
 
 
+def _row(data: Value) -> dict[str, Record]:
+    """The networks of a list [G, D, G_ema], some None, as their programs passed them about."""
+    row = data if isinstance(data, (list, tuple)) and len(data) == len(tensorflow.NETWORKS) else ()
+    if not all(part is None or isinstance(part, Record) for part in row):
+        return {}
+    named = zip(tensorflow.NETWORKS, row, strict=False)
+    return {name: part for name, part in named if isinstance(part, Record)}
+
+
+def _replace_in_row(data: Value, network: str, changed: Record, path: str | Path) -> None:
+    assert isinstance(data, (list, tuple))
+    at = tensorflow.NETWORKS.index(network)
+    checkpoints.write(type(data)([*data[:at], changed, *data[at + 1 :]]), path)
+
+
 # The last one, a dict of records, is that of all programs since 2020.
 LAYOUTS = (
     *(
         Layout(module.matches, module.names, module.record, module.replace)
         for module in (tensorflow, rosinality)
+    ),
+    Layout(
+        lambda data: isinstance(data, Record),
+        lambda data: ["G_ema"],
+        lambda data, network: cast("Record", data),
+        lambda data, network, changed, path: checkpoints.write(changed, path),
+    ),
+    Layout(
+        lambda data: bool(_row(data)),
+        lambda data: list(_row(data)),
+        lambda data, network: _row(data)[network],
+        _replace_in_row,
     ),
     Layout(
         lambda data: True,
@@ -208,9 +237,9 @@ def find_network(data: Value, network: str, source: str | Path) -> Record:
         ValueError: the data hold no such network; the message says what they hold. Or a network of
             another layout cannot be converted.
     """
-    found = data.get(network) if isinstance(data, dict) else data
-    if isinstance(found, Record):
-        checkpoints.check_clean(found, source, network if isinstance(data, dict) else "object")
+    for found in (data, _records(data).get(network), _row(data).get(network)):
+        if isinstance(found, Record):
+            checkpoints.check_clean(found, source, "object" if found is data else network)
     held = networks(data)
     if network in held:
         try:
@@ -222,8 +251,32 @@ def find_network(data: Value, network: str, source: str | Path) -> Record:
         raise ValueError(f"{source} holds {kind}, a denoiser, and no {network}: it is a teacher")
     if held:
         raise ValueError(f"{source} has no network {network}; it has {', '.join(held)}")
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if checkpoints.is_state_dict(value):
+            raise ValueError(f"{source} {_tensors_alone(str(key), value)}")
+    if checkpoints.is_state_dict(data):
+        raise ValueError(f"{source} {_tensors_alone('', data)}")
     raise ValueError(
         f"{source} holds no network; a StyleGAN pickle is a dict with the networks G, D, G_ema"
+    )
+
+
+PREFIX = re.compile(r"((?:module|decoder|generator)\.)*")  # of wrapped networks
+
+
+def _tensors_alone(key: str, state: Mapping[str, torch.Tensor]) -> str:
+    """What to say of tensors by name without the options that make a network of them."""
+    names = [PREFIX.sub("", name, count=1) for name in state]
+    marks = {"synthesis.b4.": "StyleGAN2", "synthesis.L0_": "StyleGAN3"}
+    kinds = [kind for mark, kind in marks.items() if any(n.startswith(mark) for n in names)]
+    prefix = next(iter(state))[: len(next(iter(state))) - len(names[0])]
+    about = [f"of a {kinds[0]} generator"] if kinds else []
+    about += [f"with {shown(prefix)} before their names"] if prefix else []
+    under = f" under {shown(key, quoted=False)}" if key else ""
+    return (
+        f"holds no network but {len(state)} tensors by name{under}{', ' if about else ''}{', '.join(about)}; what "
+        "is missing is the call that made the network (its sizes and options): give the pickle "
+        "that the training wrote, which holds the network G_ema itself"
     )
 
 

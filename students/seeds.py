@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -35,12 +36,14 @@ def generate(
 
     Raises:
         ValueError: a class that the student does not have, a negative seed, an unknown noise_mode,
-            truncation of a student that has none.
+            truncation of a student that has none or by no number, an image that is not finite.
     """
     check_noise_mode(noise_mode)
     if label is not None and not 0 <= label < student.c_dim:
         allowed = f"0 to {student.c_dim - 1}" if student.c_dim else "none, as it has no classes"
         raise ValueError(f"the class is {label}; this student takes {allowed}")
+    if not math.isfinite(truncation_psi):
+        raise ValueError(f"truncation_psi is {truncation_psi}; it must be a number, 1 for none")
     if any(seed < 0 for seed in seeds):
         raise ValueError(f"a seed is {min(seeds)}; it must be at least 0")
     tensor = next(itertools.chain(student.parameters(), student.buffers()), torch.empty(0))
@@ -54,4 +57,9 @@ def generate(
                 k = torch.randint(student.c_dim, [1]) if label is None else torch.tensor([label])
                 c = torch.nn.functional.one_hot(k, student.c_dim).float().to(device)
             image = student(z, c, truncation_psi=truncation_psi, noise_mode=noise_mode)[0]
+        if not bool(image.isfinite().all()):
+            raise ValueError(
+                f"the image of seed {seed} holds numbers that are not finite, though the weights "
+                "are; the network is damaged, or computes beyond the range of float32"
+            )
         yield to_uint8(image).cpu().numpy()

@@ -7,6 +7,7 @@ off the tensors. Beside the networks there may be the average w, `latent_avg`.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ KEYS = {"G_ema": "g_ema", "G": "g", "D": "d"}
 AVERAGE = "latent_avg"
 MARKS = ("conv1.conv.weight", "final_conv.0.weight")  # names in each generator, discriminator
 LR_MULTIPLIER = 0.01
+NOISE_SEED = 0
 GROUP_SIZE = 4  # of the minibatch deviation
 Network = TypeVar("Network", bound=torch.nn.Module)
 NUM_LATENTS = 4096  # for an average w where the file has none, as in its generate.py
@@ -71,8 +73,26 @@ def record(data: Value, network: str) -> Record:
         raise ValueError(f"{str(odd)[:100]!a} is no tensor")
     if network == "D":
         return originals.describe(_discriminator(state))
+    if not any(name.startswith("noises.") for name in state):
+        state = {**state, **_noises(state)}
     average = data.get(AVERAGE) if isinstance(data, dict) and network == "G_ema" else None
     return originals.describe(_generator(state, average))
+
+
+def _noises(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The noise constants of a file written before that program kept them: of a fixed seed."""
+    warnings.warn(
+        "the file holds no noises.*, which draw fine detail with noise_mode const; they are those "
+        f"of the seed {NOISE_SEED}",
+        stacklevel=4,
+    )
+    stream = torch.Generator().manual_seed(NOISE_SEED)
+    resolutions = resolutions_of(state, "to_rgbs.{}.bias", 0)
+    sides = [4, *(r for r in resolutions[1:] for _ in range(2))]
+    return {
+        f"noises.noise_{i}": torch.randn([1, 1, side, side], generator=stream)
+        for i, side in enumerate(sides)
+    }
 
 
 def sizes(network: str, state: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -102,6 +102,9 @@ WITHOUT_EFFECT = {
     "fused_modconv",
 }
 
+# Of forks for landscapes (skyflynil's stylegan2): the size that images grow from.
+FIRST_SIDES = ("min_h", "min_w")
+
 LOD = re.compile(r"(?:.*/)?(ToRGB|FromRGB)_lod(\d{1,2})/(\w+)")
 
 
@@ -197,7 +200,14 @@ def _channel_base(given: Given) -> Value:
 
 
 def _refuse_others(given: Given, *tables: Table) -> None:
-    known = {FMAP_BASE[0], *WITHOUT_EFFECT}
+    sides = [given.get(side, 4) for side in FIRST_SIDES]
+    if sides != [4, 4]:
+        height, width = map(shown, sides)
+        raise ValueError(
+            f"its images grow from {height} x {width} (min_h, min_w), so they are not square; "
+            "square ones, from 4 x 4, can be loaded"
+        )
+    known = {FMAP_BASE[0], "res_log2", *FIRST_SIDES, *WITHOUT_EFFECT}
     known |= {theirs for table in tables for theirs, _ in table.values()}
     unknown = [shown(name) for name in given if name not in known]
     if unknown:

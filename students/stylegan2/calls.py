@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from checkpoints import Record, Value
 from checkpoints.options import Options, Reader, read_options
+from roles.shown import shown
 from students.options import (
     DEFAULTS,
     DISCRIMINATOR,
@@ -38,6 +39,7 @@ def generator_kwargs(record: Record) -> Options:
         ValueError: a size is missing, an option is unknown or has a value that is not allowed.
     """
     call = constructor_call(record, GENERATOR)
+    require_square(call.pop("init_res", None))
     sizes = read_options({name: call.pop(name) for name in GENERATOR}, GENERATOR, "")
     mapping = read_options(call.pop("mapping_kwargs", {}), MAPPING, "mapping_kwargs")
     nested = "synthesis_kwargs" in call
@@ -68,6 +70,7 @@ def discriminator_kwargs(record: Record) -> Options:
         ValueError: a size is missing, an option is unknown or has a value that is not allowed.
     """
     call = constructor_call(record, DISCRIMINATOR)
+    require_square(call.pop("init_res", None))
     arguments = {
         **DEFAULTS[writer_of(record)]["discriminator"],
         **read_options(call, {**DISCRIMINATOR, **DISCRIMINATOR_OPTIONS}, ""),
@@ -79,6 +82,20 @@ def discriminator_kwargs(record: Record) -> Options:
     ):
         arguments[name] = read_options(arguments.get(name, {}), table, name)
     return arguments
+
+
+def require_square(init_res: object) -> None:
+    """Raise ValueError unless images grow from 4 x 4, the only size but for forks for landscapes.
+
+    init_res is theirs (dvschultz's stylegan2-ada-pytorch): the height and width of the constant.
+    """
+    if init_res is not None and init_res not in ([4, 4], (4, 4)):
+        sides = init_res if isinstance(init_res, (list, tuple)) and len(init_res) == 2 else ()
+        words = " x ".join(shown(side) for side in sides) or shown(init_res)
+        raise ValueError(
+            f"its images grow from {words} (init_res), so they are not square; square ones, from "
+            "4 x 4, can be loaded"
+        )
 
 
 def writer_of(record: Record) -> str:
