@@ -274,7 +274,7 @@ def _tensors_alone(key: str, state: Mapping[str, torch.Tensor]) -> str:
     about += [f"with {shown(prefix)} before their names"] if prefix else []
     under = f" under {shown(key, quoted=False)}" if key else ""
     return (
-        f"holds no network but {len(state)} tensors by name{under}{', ' if about else ''}{', '.join(about)}; what "
+        f"holds no network but {', '.join([f'{len(state)} tensors by name{under}', *about])}; what "
         "is missing is the call that made the network (its sizes and options): give the pickle "
         "that the training wrote, which holds the network G_ema itself"
     )

@@ -84,7 +84,7 @@ def _noises(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     warnings.warn(
         "the file holds no noises.*, which draw fine detail with noise_mode const; they are those "
         f"of the seed {NOISE_SEED}",
-        stacklevel=4,
+        stacklevel=1,  # one place, so that it is said once
     )
     stream = torch.Generator().manual_seed(NOISE_SEED)
     resolutions = resolutions_of(state, "to_rgbs.{}.bias", 0)

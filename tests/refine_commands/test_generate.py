@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 import checkpoints
 import students
 import teachers
+from students import originals
 from students.adapters.one_step import OneStep
+from students.stylegan2.generator import Generator
 
 
 def picture(folder, seed: int) -> np.ndarray:
@@ -97,3 +100,53 @@ def test_a_generator_without_noise_takes_no_noise_mode(files, refine_py, tmp_pat
         *("generate", "--network", files / "gan.pkl", "--outdir", tmp_path, "--noise-mode", "none")
     )
     assert "without noise of its own, which has no --noise-mode" in result.output
+
+
+def generator(channels: int = 3, **changes: Any) -> Generator:
+    torch.manual_seed(0)
+    sizes = {"z_dim": 4, "c_dim": 0, "w_dim": 4, "img_resolution": 8, "img_channels": channels}
+    kinds: Any = {"mapping_kwargs": {"num_layers": 1}, "synthesis_kwargs": {"channel_max": 4}}
+    return Generator(**{**sizes, **kinds, **changes}).eval().requires_grad_(False)
+
+
+def loud() -> Generator:
+    """A generator of finite weights that compute infinities."""
+    network = generator()
+    for name, value in network.named_parameters():
+        if name.endswith("torgb.weight") or name.endswith("torgb.bias"):
+            value.fill_(3e38)
+    return network
+
+
+def write(network: Generator, path: Path) -> Path:
+    checkpoints.write({"G_ema": originals.describe(network)}, path)
+    return path
+
+
+def test_four_channels_are_written_as_colour_and_alpha(refine_py, tmp_path):
+    path = write(generator(4), tmp_path / "a.pkl")
+    out = tmp_path / "out"
+    ran = refine_py("generate", "--network", path, "--seeds", "0-1", "--outdir", out, "--grid")
+    assert ran.exit_code == 0, ran.output
+    with Image.open(out / "seed0000.png") as written:
+        assert written.mode == "RGBA"
+    expected = next(students.generate(generator(4), [0]))
+    assert np.array_equal(picture(out, 0).transpose(2, 0, 1), expected)
+    assert (out / "grid.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        (lambda: generator(2), [], "makes images of 2 channels; pictures can be written of 1"),
+        (loud, [], "the image of seed 0 holds numbers that are not finite"),
+        (generator, ["--trunc", "nan"], "truncation_psi is nan"),
+    ],
+)
+def test_what_makes_no_picture_is_one_line_and_no_picture(
+    network, options, message, refine_py, tmp_path
+):
+    path = write(network(), tmp_path / "a.pkl")
+    ran = refine_py("generate", "--network", path, "--outdir", tmp_path / "out", *options)
+    assert ran.exit_code != 0 and message in ran.output + ran.stderr
+    assert not (tmp_path / "out").exists()
