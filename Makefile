@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-gpu check format clean
+.PHONY: help env demo test test-slow test-gpu fuzz check format clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +33,10 @@ test-slow: $(READY) ## the tests that take longer
 
 test-gpu: $(READY) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu || [ $$? -eq 5 ]
+
+SEED ?= 0
+fuzz: $(READY) ## files changed at random through every door; make SEED=1 fuzz sees others
+	$(BIN)/python -m benchmarks.doors --seed $(SEED)
 
 check: $(READY) ## format, lint, types, and the direction of imports
 	$(BIN)/ruff format --check .
