@@ -17,7 +17,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     files = ImageFiles(path)
     digest = hashlib.sha256()
     try:
-        for name in [*files.names, *(["dataset.json"] if files.has_labels else [])]:
+        for name in [*files.names, *([files.labels_file] if files.labels_file else [])]:
             content = hashlib.sha256(files.read(name)).hexdigest()
             digest.update(f"{len(name)} {name} {content}\n".encode())
     finally:

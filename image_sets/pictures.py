@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 try:
     import pyspng
 except ImportError:  # No wheel for this platform: Pillow decodes the same pixels, only slower.
     pyspng = None
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+FORMATS = {
+    **{".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"},
+    **{".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF"},  # the first picture of several
+    **{".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM"},
+}
 MAX_PIXELS = 2**26  # 8192 x 8192; more is a broken header or a decompression bomb.
 MODES = {1: "L", 3: "RGB"}
 SAVED = (1, 3, 4)  # Channels of pictures that are written: a generator may make alpha too.
@@ -34,7 +38,8 @@ def decode_image(data: bytes, name: str, *, channels: int | None = None) -> np.n
     """Pixels of an encoded image as uint8 [c, h, w].
 
     channels None takes the image as stored, which must be 8-bit grayscale (c = 1) or RGB (c = 3);
-    1 or 3 converts any other mode to it (alpha is dropped). ValueError names the image if it is
+    1 or 3 converts any other mode to it: alpha is laid over white, 16-bit gray keeps its upper 8
+    bits. Either way the image is turned upright by its EXIF. ValueError names the image if it is
     damaged, larger than 2^26 pixels, or in another mode.
     """
     try:
@@ -69,10 +74,29 @@ def _decode_any(data: bytes, channels: int | None) -> np.ndarray:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} allowed")
         if channels is not None:
-            return np.array(image.convert(MODES[channels]))
+            return np.array(_flat(_upright(image)).convert(MODES[channels]))
         if image.mode not in MODES.values():
             raise ValueError(f"mode {image.mode}, expected L or RGB; convert it to one of them")
-        return np.array(image)
+        return np.array(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """An image without alpha and of 8 bits, which Pillow's own conversion drops and clips."""
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 0xFFFF:
+            raise ValueError(f"levels from {levels.min()} to {levels.max()}, expected 16 bits")
+        return Image.fromarray((levels >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("levels are floating-point numbers; save it with 8 or 16 bits")
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
 
 
 def to_chw(pixels: np.ndarray) -> np.ndarray:

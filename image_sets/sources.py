@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from image_sets.originals import read_cifar10, read_mnist
-from image_sets.pictures import MODES, decode_image, to_chw, to_hwc
+from image_sets.pictures import FORMATS, MODES, decode_image, to_chw, to_hwc
 from image_sets.stylegan import ImageFiles, ImageFolder, describe, write_zip
 from image_sets.tar import TarFiles
 from roles.budget import file_size
@@ -26,6 +26,9 @@ FIXES = ("rgb", "resize")
 
 MAX_ARRAY_BYTES = 2**29  # Of all images of class folders at once; CIFAR-10 has 2**27.5.
 MAX_SHOWN = 5  # Broken images that one message names.
+MAX_CLASSES_SHOWN = 12
+# Folders that divide a set, and are no classes where all lie in such ones.
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 class UnusableImages(ValueError):
@@ -46,11 +49,13 @@ class Source:
     """n images, decoded one by one: read(i, channels) -> uint8 [c, h, w].
 
     names say in messages which image is meant; labels are int64 [n], float32 [n, k] or None.
+    remarks say what was taken for classes, and what was passed over.
     """
 
     names: Sequence[str]
     labels: np.ndarray | None
     read: Callable[[int, int | None], np.ndarray]
+    remarks: tuple[str, ...] = ()
 
 
 def read_class_folders(
@@ -58,7 +63,8 @@ def read_class_folders(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images that lie in one folder a class, from a folder, zip or tar (.tar.xz, .tar.gz, .tar).
 
-    The class is the image's own folder; classes are numbered in string order. split keeps what
+    The class is the outermost folder in which the images differ, as in EDM's tool; below train,
+    test and the like it is the next one. Classes are numbered in string order. split keeps what
     lies below a folder of that name ("train"). pad_to centres the images on black of that size.
     Returns uint8 [n, c, h, w] and labels int64 [n], in the order of the sorted paths.
     """
@@ -92,6 +98,7 @@ def convert(
     pad_to: int | None = None,
     channels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> ImageFolder:
     """Write a source as a zip in the StyleGAN layout and return it opened.
 
@@ -99,7 +106,7 @@ def convert(
                    train-images-idx3-ubyte.gz (MNIST; padded from 28 to 32), cifar-10-python.tar.gz
     dest           a .zip that does not exist yet
     split          keeps what lies below a folder of that name; for CIFAR-10 "train" or "test"
-    max_images     the first so many in the order of the source
+    max_images     so many: of each class as many as can be, in the order of the source
     resolution     the side in pixels of what is written
     transform      "center-crop" takes the central square and resizes it, "stretch" resizes the
                    whole; None is center-crop
@@ -111,6 +118,7 @@ def convert(
     pad_to         centre on black instead of resizing
     channels       1 or 3 converts every image; None takes grayscale and RGB as stored
     progress       called with (images done, images in all)
+    remark         called with what was taken for classes and what was passed over, before any work
 
     Every image is tried before UnusableImages, a ValueError, tells of all those that cannot be
     used, each with its reason; dest is not written then.
@@ -120,7 +128,11 @@ def convert(
     resizes = resolution is not None or "resize" in fix
     _check_choices(transform, resize_filter, fix, resizes=resizes)
     found = _open_source(source, split)
-    count = min(len(found.names), max_images or len(found.names))
+    for line in found.remarks if remark is not None else ():
+        remark(line)
+    if max_images is not None and max_images < len(found.names):
+        found = _part(found, _across_classes(found.labels, len(found.names), max_images))
+    count = len(found.names)
     if source.name.endswith(MNIST_SUFFIX) and resolution is None and pad_to is None:
         pad_to = 32
 
@@ -135,9 +147,25 @@ def convert(
         )
         return _padded(image, pad_to, found.names[index])
 
-    images = _all_usable(found.names[:count], prepare, progress)
-    write_zip(dest, images, None if found.labels is None else found.labels[:count])
+    write_zip(dest, _all_usable(found.names, prepare, progress), found.labels)
     return ImageFolder(dest)
+
+
+def _across_classes(labels: np.ndarray | None, num_images: int, wanted: int) -> np.ndarray:
+    """Indices, rising: the first of each class, then the second, until there are so many."""
+    if labels is None or labels.ndim > 1:
+        return np.arange(wanted)
+    turn = np.zeros(num_images, dtype=np.int64)
+    for label in np.unique(labels):
+        own = labels == label
+        turn[own] = np.arange(own.sum())
+    return np.sort(np.argsort(turn, kind="stable")[:wanted])
+
+
+def _part(source: Source, kept: np.ndarray) -> Source:
+    labels = None if source.labels is None else source.labels[kept]
+    names = [source.names[i] for i in kept]
+    return Source(names, labels, lambda index, channels: source.read(int(kept[index]), channels))
 
 
 def _all_usable(
@@ -230,20 +258,63 @@ def _image_files(path: Path, split: str | None, *, use_json: bool = True) -> Sou
     if not kept:
         raise ValueError(f"{path}: no images below a folder {split!r}")
     names = [files.names[i] for i in kept]
-    if use_json and isinstance(files, ImageFiles) and files.has_labels:
+    if use_json and isinstance(files, ImageFiles) and files.labels_file:
         all_labels = files.labels(whole=True)
         labels = None if all_labels is None else all_labels[kept]
+        remarks = [_of_json(labels)]
     else:
-        folders = [PurePosixPath(name).parent.name for name in names]
-        classes, inverse = np.unique(folders, return_inverse=True)
-        labels = inverse.astype(np.int64) if len(classes) > 1 else None
+        labels, remarks = _classes_of_folders(names, split)
+    if isinstance(files, ImageFiles) and files.skipped:
+        endings = ", ".join(f"{count} {ending}" for ending, count in files.skipped.most_common(8))
+        remarks.append(
+            f"passed over {sum(files.skipped.values())} files that are none of "
+            f"{', '.join(FORMATS)}: {endings}"
+        )
 
     where = [f"{path}: {shown(name, quoted=False)}" for name in names]
 
     def read(index: int, channels: int | None) -> np.ndarray:
         return decode_image(files.read(names[index]), where[index], channels=channels)
 
-    return Source(where, labels, read)
+    return Source(where, labels, read, tuple(remarks))
+
+
+def _of_json(labels: np.ndarray | None) -> str:
+    if labels is None:
+        return "labels: none, as dataset.json says"
+    if labels.ndim > 1:
+        return f"labels: vectors of {labels.shape[1]} numbers from dataset.json"
+    classes, counts = np.unique(labels, return_counts=True)
+    return f"labels: from dataset.json, {_counted([str(c) for c in classes], counts)}"
+
+
+def _classes_of_folders(
+    names: Sequence[str], split: str | None
+) -> tuple[np.ndarray | None, list[str]]:
+    """int64 [n] or None by the outermost folder in which the images differ, and a line on it."""
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    if split is not None:
+        folders = [parts[parts.index(split) + 1 :] for parts in folders]
+    while len({parts[:1] for parts in folders}) == 1 and folders[0]:
+        folders = [parts[1:] for parts in folders]
+    if all(parts and parts[0].lower() in SPLITS for parts in folders):
+        folders = [parts[1:] for parts in folders]
+    tops = [parts[0] if parts else "" for parts in folders]
+    classes, inverse, counts = np.unique(tops, return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        return None, ["labels: none, as there is no dataset.json and no folder a class"]
+    counted = _counted([name or "(no folder)" for name in classes], counts)
+    return inverse.astype(np.int64), [f"labels: from folders, {counted}"]
+
+
+def _counted(classes: Sequence[str], counts: np.ndarray) -> str:
+    """The number of classes, and how many images the first of them have."""
+    first = [
+        f"{i} {shown(name, quoted=False)} ({n})"
+        for i, (name, n) in enumerate(zip(classes, counts, strict=True))
+    ]
+    more = f" and {len(first) - MAX_CLASSES_SHOWN} more" if len(first) > MAX_CLASSES_SHOWN else ""
+    return f"{len(classes)} classes: {', '.join(first[:MAX_CLASSES_SHOWN])}{more}"
 
 
 def _array_source(images: np.ndarray, labels: np.ndarray, name: str) -> Source:

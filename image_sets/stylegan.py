@@ -2,7 +2,8 @@
 
 Every image file below the root counts, in the string order of its path relative to the root. All
 have one size and channel count. dataset.json is {"labels": [["00000/img00000000.png", 6], ...]},
-{"labels": null} or absent; a label is a class index or a vector of numbers.
+{"labels": null} or absent; a label is a class index or a vector of numbers. It may also lie in the
+folder that holds everything, as zipping a folder makes it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -51,12 +53,24 @@ class ImageFiles:
             raise FileNotFoundError(f"{self.path}: no such file or folder")
         everything = self._folder_names() if self.path.is_dir() else self._zip_names()
         self.names = sorted(filter(is_image_name, everything))
-        self.has_labels = "dataset.json" in everything
         if not 0 < len(self.names) <= MAX_IMAGES:
             raise ValueError(
                 f"{self.path}: {len(self.names)} images, expected 1 to {MAX_IMAGES} "
                 f"({', '.join(FORMATS)})"
             )
+        self.skipped = Counter(
+            PurePosixPath(name).suffix.lower() or "no suffix"
+            for name in everything
+            if not is_image_name(name)
+            and PurePosixPath(name).name != "dataset.json"
+            and not name.endswith("/")
+        )
+        shared = shared_folders(self.names)
+        where = [PurePosixPath(*shared[:depth]) for depth in range(len(shared) + 1)]
+        found = [path for path in where if (path / "dataset.json").as_posix() in everything]
+        # The folder of dataset.json, to which its names are relative; the outermost counts.
+        self._labels_in = found[0] if found else None
+        self.labels_file = (found[0] / "dataset.json").as_posix() if found else None
 
     def _folder_names(self) -> set[str]:
         return {
@@ -115,10 +129,11 @@ class ImageFiles:
 
         Labels of files that are not there do not count, as in the originals; `whole` refuses them.
         """
-        if not self.has_labels:
+        file = self.labels_file
+        if file is None or self._labels_in is None:
             return None
-        where = f"{self.path}: dataset.json"
-        text = self.read("dataset.json")
+        where = f"{self.path}: {shown(file, quoted=False)}"
+        text = self.read(file)
         check_json(text, where)
         try:
             content = json.loads(text)
@@ -127,7 +142,9 @@ class ImageFiles:
         if not isinstance(content, dict):
             raise ValueError(f'{where}: expected {{"labels": [[name, label], ...]}} or null')
         entries = content.get("labels")
-        return None if entries is None else _ordered_labels(entries, self.names, where, whole)
+        if entries is None:
+            return None
+        return _ordered_labels(entries, self.names, self._labels_in, where, whole)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_zip": None}
@@ -139,15 +156,40 @@ class ImageFiles:
         self._zip = None
 
 
-def _ordered_labels(entries: object, names: Sequence[str], where: str, whole: bool) -> np.ndarray:
+def shared_folders(names: Sequence[str]) -> tuple[str, ...]:
+    """The folders, outermost first, below which all of these names lie."""
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    first, last = min(folders), max(folders)
+    same = [a == b for a, b in zip(first, last, strict=False)]
+    return first[: (*same, False).index(False)]
+
+
+def _as_listed(entry: str, names: Collection[str], folder: PurePosixPath) -> str:
+    """The image that an entry of dataset.json in this folder means, else the entry cleaned.
+
+    Tools write names with backslashes, with "./" before them, relative to the root of the set, or
+    with the folders of the machine that they were written on.
+    """
+    parts = PurePosixPath(entry.replace("\\", "/")).parts
+    meant = [(folder / PurePosixPath(*parts)).as_posix()]
+    if PurePosixPath(*parts).is_absolute() or (parts[:1] and parts[0].endswith(":")):
+        meant += [(folder / PurePosixPath(*parts[i:])).as_posix() for i in range(1, len(parts))]
+    meant.append(PurePosixPath(*parts).as_posix())
+    return next((name for name in meant if name in names), meant[0])
+
+
+def _ordered_labels(
+    entries: object, names: Sequence[str], folder: PurePosixPath, where: str, whole: bool
+) -> np.ndarray | None:
     """Labels for names; `whole` refuses entries of files that are not there."""
     if not isinstance(entries, list):
         raise ValueError(f'{where}: "labels" is no list; expected [[name, label], ...] or null')
     table: dict[str, object] = {}
+    there = set(names)
     for entry in entries:
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
             raise ValueError(f"{where}: entry {shown(entry)}, expected [name, label]")
-        table[entry[0]] = entry[1]
+        table[_as_listed(entry[0], there, folder)] = entry[1]
     missing = [name for name in names if name not in table]
     if missing:
         raise ValueError(
@@ -155,22 +197,40 @@ def _ordered_labels(entries: object, names: Sequence[str], where: str, whole: bo
             "lack one); "
             'give every image a label, or write {"labels": null}'
         )
-    if whole and (absent := table.keys() - set(names)):
+    if whole and (absent := table.keys() - there):
         raise ValueError(
             f"{where}: labels for {len(absent)} images that are not there, the first "
             f"{_name(min(absent))}; put them back, or take them out of dataset.json"
         )
-    return _label_array([table[name] for name in names], where)
+    if all(table[name] is None for name in names):
+        return None
+    return _label_array([_whole(table[name]) for name in names], names, where)
 
 
-def _label_array(labels: Sequence[object], where: str) -> np.ndarray:
+def _whole(label: object) -> object:
+    """A class written as 3.0 is class 3."""
+    return int(label) if isinstance(label, float) and label.is_integer() else label
+
+
+def _label_array(labels: Sequence[object], names: Sequence[str], where: str) -> np.ndarray:
     if all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels):
         return np.array(labels, dtype=np.int64)
     lengths = {len(label) if isinstance(label, list) else 0 for label in labels}
     if len(lengths) != 1 or 0 in lengths or not all(map(_is_vector, labels)):
+        kinds = [type(label) is int and 0 <= label < MAX_CLASSES for label in labels]
+        vectors = not kinds[0] and _is_vector(labels[0])
+        odd = next(
+            (
+                i
+                for i, label in enumerate(labels)
+                if not (_is_vector(label) if vectors else kinds[i])
+            ),
+            len(labels) - 1,
+        )
         raise ValueError(
             f"{where}: labels must be all class indices from 0 to {MAX_CLASSES - 1}, "
-            "or all vectors of finite numbers of one length"
+            "or all vectors of finite numbers of one length; that of "
+            f"{names[odd]} is {str(labels[odd])[:80]!r}"
         )
     return np.array(labels, dtype=np.float32)
 

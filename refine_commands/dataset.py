@@ -37,7 +37,9 @@ def parse_resolution(text: str) -> int:
     show_default=True,
     help="EDM's data sets are made with lanczos, StyleGAN2-ADA's FFHQ-256 with box.",
 )
-@click.option("--max-images", metavar="INT", type=click.IntRange(min=1), help="The first so many.")
+@click.option(
+    "--max-images", metavar="INT", type=click.IntRange(min=1), help="So many, across the classes."
+)
 @click.option("--split", metavar="NAME", help="Only what lies below a folder NAME; train or test.")
 @click.option("--pad-to", metavar="INT", type=click.IntRange(min=1), help="Centre on black.")
 @click.option("--fix", metavar="LIST", help="Repair instead of refusing: rgb, resize.")
@@ -75,13 +77,17 @@ def dataset(
             pad_to=pad_to,
             fix=[name.strip() for name in fix.split(",")] if fix else [],
             progress=stage_bar("convert"),
+            remark=print,
         )
     except image_sets.UnusableImages as error:
         for reason in error.reasons[:MAX_LISTED]:
             print(" ".join(reason.split()), file=sys.stderr)
+        # --fix cannot help where every one of them is damaged.
+        damaged = all("not a usable image" in reason for reason in error.reasons)
+        way = "remove them or get them again" if damaged else "remove them, or try --fix rgb,resize"
         raise ValueError(
             f"{len(error.reasons)} images of {source} cannot be used (listed above) and nothing "
-            "was written; remove them, or try --fix rgb,resize"
+            f"was written; {way}"
         ) from None
     c, h, w = written.shape
     labels = f"{written.num_classes} classes" if written.num_classes else "no labels"

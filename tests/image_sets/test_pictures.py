@@ -73,7 +73,9 @@ def test_a_damaged_image_is_an_image_or_one_line_that_names_it(
 
 
 def test_what_is_no_image_at_all_is_told_the_formats() -> None:
-    with pytest.raises(ValueError, match=r"^a\.png: not a usable image: none of BMP, JPEG, PNG"):
+    with pytest.raises(
+        ValueError, match=r"^a\.png: not a usable image: none of BMP, GIF, JPEG, PNG"
+    ):
         image_sets.decode_image(b"hello", "a.png")
 
 
