@@ -37,7 +37,7 @@ from checkpoints.pickles.torch_files import write_torch_file
 from checkpoints.pickles.writer import write
 from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, Value, check_clean
 from checkpoints.safetensors import write_safetensors
-from checkpoints.web.cache import fetch, local, sha256
+from checkpoints.web.cache import fetch, local, local_data, sha256
 
 __all__ = [
     "EasyDict",
@@ -55,6 +55,7 @@ __all__ = [
     "filled",
     "is_state_dict",
     "local",
+    "local_data",
     "named_modules",
     "nonfinite",
     "parameters",

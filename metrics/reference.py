@@ -95,7 +95,7 @@ def open_reference(
         reference = Statistics.of(reference)
     if isinstance(reference, Statistics):
         return _with_statistics(reference, features, "statistics given by the caller")
-    path = Path(reference)
+    path = checkpoints.local_data(os.fspath(reference))
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file; give an .npz or .pkl, or a folder or zip of images"

@@ -243,7 +243,7 @@ def image_options(*, num_images: int | None, steps: int, use: str) -> Callable[[
     if num_images is None:
         number += f"  [default: {IMAGES_PER_KIMG} a kimg, {LEAST_IMAGES} to {MOST_IMAGES}]"
     return in_order(
-        click.option("--data", metavar="ZIP|DIR", help=use),
+        click.option("--data", metavar="ZIP|DIR|URL", help=use),
         click.option(
             "--teacher-images",
             metavar="INT",
@@ -268,7 +268,7 @@ def measuring_options(*, num: int, required: bool) -> Callable[[Command], Comman
     return in_order(
         click.option(
             "--reference",
-            metavar="NPZ|ZIP|DIR",
+            metavar="NPZ|ZIP|DIR|URL",
             required=required,
             help="What to measure against: statistics with their features, or images.",
         ),

@@ -7,9 +7,12 @@ that broke off goes on where it stopped if the server still has the same file.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -48,7 +51,7 @@ def is_url(place: str | Path) -> bool:
 def local(place: str | Path) -> Path:
     """Path of a file given by its path, its address, or the name of a published network.
 
-    A file of that path comes before a published network of that name.
+    What has that path comes before a published network of that name, and a line says so.
 
     Raises:
         ValueError, OSError: as `fetch`; for a published name that is not kept here and cannot be
@@ -59,6 +62,13 @@ def local(place: str | Path) -> Path:
         return fetch(str(place))
     path = Path(place)
     if path.exists():
+        if place in ADDRESSES:
+            kind = "folder" if path.is_dir() else "file"
+            print(
+                f"{place}: taking the {kind} of this name in the current folder, not the published "
+                f"network; {ADDRESSES[place]} is that one's address",
+                file=sys.stderr,
+            )
         return path
     if isinstance(place, Path) or place not in ADDRESSES:
         near = get_close_matches(str(place), ADDRESSES, n=3)
@@ -68,6 +78,14 @@ def local(place: str | Path) -> Path:
         return fetch(ADDRESSES[place])
     except OSError as error:
         raise OSError(f"the published network {place} is not kept here: {error}") from error
+
+
+def local_data(place: str | Path) -> Path:
+    """Path of data given by its path or address; no published network's name is tried.
+
+    ValueError or OSError as `fetch` raises them; whether a path exists is for its reader to say.
+    """
+    return fetch(str(place)) if is_url(place) else Path(place)
 
 
 def fetch(url: str, *, cache_dir: str | Path | None = None, max_bytes: int = MAX_BYTES) -> Path:
@@ -150,6 +168,8 @@ def _check_digest(path: Path) -> None:
             f"{path} has SHA-256 {found} but was recorded with {expected}; "
             "remove it and it is fetched again"
         )
+    if complaint := _no_file(path):  # one that a version before this kept
+        raise ValueError(f"{path} is no file: {complaint}; remove it and it is fetched again")
 
 
 @contextmanager
@@ -169,26 +189,87 @@ def _download(url: str, partial: Path, max_bytes: int) -> None:
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416 and have:  # nothing follows what is here: start again
-            partial.unlink()
+        resumed = response.status_code == 206
+        validator = response.headers.get("ETag", "")
+        # Nothing follows what is here, or it is of another file: start again.
+        if have and (response.status_code == 416 or (resumed and validator != tag)):
+            _state_of(partial).unlink()
             return _download(url, partial, max_bytes)
         response.raise_for_status()
-        resumed = response.status_code == 206
         have = have if resumed else 0
-        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise requests.RequestException("the server sent another part than was asked for")
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise requests.RequestException("the server sent the file compressed")
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = _announced(response, have)
         _check_room(url, partial.parent, have, total, max_bytes)
-        # A strong validator is needed to join two parts (RFC 9110, 13.1.5).
-        validator = response.headers.get("ETag", "")
-        _state_of(partial).write_text("" if validator.startswith("W/") else validator)
-        with open(partial, "ab" if resumed else "wb") as file:
+        if not resumed:
+            _begin(partial, validator)
+        with open(partial, "ab") as file:
             received = _receive(response, file, have, total, url, max_bytes)
     if total is not None and received != total:
         raise requests.RequestException(f"{received} of {total} bytes arrived")
+    if complaint := _no_file(partial):
+        _state_of(partial).unlink(missing_ok=True)
+        partial.unlink()
+        raise requests.RequestException(complaint)
+    return None
+
+
+def _begin(partial: Path, validator: str) -> None:
+    """Empty the partial file and record of which file its bytes will be.
+
+    At every moment between, the record is of the bytes that are there, or there is none.
+    """
+    _state_of(partial).unlink(missing_ok=True)
+    with replacing(partial):
+        pass
+    # A strong validator is needed to join two parts (RFC 9110, 13.1.5).
+    if validator and not validator.startswith("W/"):
+        with replacing(_state_of(partial)) as file:
+            file.write(validator.encode())
+
+
+def _announced(response: requests.Response, have: int) -> int | None:
+    """Size of the whole file, None where the transfer itself marks its end (chunks).
+
+    Raises:
+        RequestException: the answer is not the file from byte `have` on, or does not say where it
+            ends, so that a cut copy would pass for a whole one.
+    """
+    headers = response.headers
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise requests.RequestException("the server sent the file compressed")
+    length = headers.get("Content-Length")
+    if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
+        raise requests.RequestException(
+            f"the server announces {length[:40]!r} for a number of bytes"
+        )
+    chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
+    if length is None and not chunked:
+        raise requests.RequestException("the server does not say how long the file is")
+    if response.status_code != 206:
+        return None if length is None or chunked else int(length)
+    part = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", _range(response))
+    if not have or part is None or int(part[1]) != have:
+        raise requests.RequestException("the server sent another part than was asked for")
+    total = int(part[2]) + 1
+    if part[3] not in ("*", str(total)) or (length is not None and int(length) != total - have):
+        raise requests.RequestException("the server's sizes of the part contradict each other")
+    return total
+
+
+def _range(response: requests.Response) -> str:
+    return response.headers.get("Content-Range", "")
+
+
+def _no_file(path: Path) -> str | None:
+    """What is wrong with an answer that is no file, None if it may be one.
+
+    No format that is read here begins with "<".
+    """
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head:
+        return "the server sent an empty file"
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
+        return "the server sent a web page, not a file; open the address in a browser to see why"
     return None
 
 

@@ -93,7 +93,7 @@ def read_images(path: Path | str, teacher: Denoiser) -> ImageSet:
         ValueError: the images are not of the teacher's size, or have other classes.
         OSError: they cannot be read.
     """
-    folder = image_sets.ImageFolder(path)
+    folder = image_sets.ImageFolder(checkpoints.local_data(path))
     shape = shape_of(teacher)
     if folder.shape != shape:
         raise ValueError(

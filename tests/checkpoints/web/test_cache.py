@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -29,6 +30,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.etag: str | None = '"one"'
         self.break_after: int | None = None
         self.extra_headers: dict[str, str] = {}
+        self.length: str | None = ""  # "" is the right one, None is none
+        self.trusting = False  # resumes whatever If-Range says
         self.status: int | None = None
         self.ranges: list[str | None] = []
 
@@ -44,9 +47,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body, start = self.server.body, 0
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
-        if asked and self.headers.get("If-Range") == self.server.etag:
+        same = self.server.trusting or self.headers.get("If-Range") == self.server.etag
+        if asked and same:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        if start >= len(body):
+        if asked and start >= len(body):
             self.send_response(416)
             self.send_header("Content-Length", "0")
             return self.end_headers()
@@ -57,10 +61,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("ETag", self.server.etag)
         for key, value in self.server.extra_headers.items():
             self.send_header(key, value)
-        if "Transfer-Encoding" not in self.server.extra_headers:
-            self.send_header("Content-Length", str(len(body) - start))
+        chunked = "Transfer-Encoding" in self.server.extra_headers
+        if not chunked and self.server.length is not None:
+            self.send_header("Content-Length", self.server.length or str(len(body) - start))
         self.end_headers()
-        self.wfile.write(body[start : self.server.break_after])
+        sent = body[start : self.server.break_after]
+        self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(sent), sent) if chunked else sent)
         return None
 
     def log_message(self, *arguments: Any) -> None:
@@ -128,6 +134,82 @@ def test_a_file_that_may_have_changed_is_fetched_from_the_start(etag, server, tm
     assert checkpoints.fetch(server.url, cache_dir=tmp_path).read_bytes() == BODY[::-1]
 
 
+def test_a_part_of_another_file_is_not_joined_to_the_first(server, tmp_path):
+    server.break_after = 300_000
+    with pytest.raises(OSError, match="try again"):
+        checkpoints.fetch(server.url, cache_dir=tmp_path)
+    server.break_after, server.etag, server.body = None, '"two"', BODY[::-1]
+    server.trusting = True
+    assert checkpoints.fetch(server.url, cache_dir=tmp_path).read_bytes() == BODY[::-1]
+    assert [asked is None for asked in server.ranges] == [True, False, True]
+
+
+def test_the_record_of_a_part_never_belongs_to_other_bytes(server, tmp_path, monkeypatch):
+    server.break_after = 300_000
+    with pytest.raises(OSError, match="try again"):
+        checkpoints.fetch(server.url, cache_dir=tmp_path)
+    server.break_after, server.etag, server.body = None, '"two"', BODY[::-1]
+
+    def dies(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    # The process dies between the new answer's header and its first byte.
+    for step in ("replacing", "_receive"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(cache, step, dies)
+            checkpoints.fetch(server.url, cache_dir=tmp_path)
+    assert checkpoints.fetch(server.url, cache_dir=tmp_path).read_bytes() == BODY[::-1]
+
+
+@pytest.mark.parametrize(
+    ("body", "length", "complaint"),
+    [
+        (b"", "", "an empty file"),
+        (b"\n <!DOCTYPE html><html>sign in</html>", "", "a web page"),
+        (b"\xef\xbb\xbf<html>", "", "a web page"),
+        (BODY, "abc", "announces 'abc' for a number of bytes"),
+        (BODY, "-5", "announces '-5'"),
+        (BODY, "1e3", "announces '1e3'"),
+        (BODY, None, "does not say how long the file is"),
+    ],
+)
+def test_what_is_no_whole_file_is_never_kept(server, tmp_path, body, length, complaint):
+    server.body, server.length = body, length
+    if body == b"":
+        server.extra_headers = {"Transfer-Encoding": "chunked"}
+    for _ in range(2):
+        with pytest.raises(OSError, match=complaint) as error:
+            checkpoints.fetch(server.url, cache_dir=tmp_path)
+        assert server.url in str(error.value)
+        assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
+
+
+def test_a_file_in_chunks_is_kept_as_its_end_is_marked(server, tmp_path):
+    server.extra_headers = {"Transfer-Encoding": "chunked"}
+    assert checkpoints.fetch(server.url, cache_dir=tmp_path).read_bytes() == BODY
+
+
+def test_a_web_page_that_was_kept_before_is_refused_on_use(server, tmp_path):
+    path = checkpoints.fetch(server.url, cache_dir=tmp_path)
+    path.write_bytes(b"<html>")
+    cache._record_digest(path, cache.sha256(path))
+    with pytest.raises(ValueError, match=r"a web page.*remove it and it is fetched again"):
+        checkpoints.fetch(server.url, cache_dir=tmp_path)
+
+
+def test_a_fault_of_a_fetched_file_names_the_copy(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFINE_CACHE_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match=r"-stylegan_2\.pkl is not a network pickle") as error:
+        checkpoints.read(server.url)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_data_may_be_an_address(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFINE_CACHE_DIR", str(tmp_path))
+    assert checkpoints.local_data(server.url).read_bytes() == BODY
+    assert checkpoints.local_data("ffhq") == checkpoints.local_data(Path("ffhq")) == Path("ffhq")
+
+
 def test_a_copy_that_changed_on_disk_is_refused(server, tmp_path):
     path = checkpoints.fetch(server.url, cache_dir=tmp_path)
     path.write_bytes(BODY[:-1] + b"\x00")
@@ -147,7 +229,7 @@ def test_a_copy_without_a_recorded_hash_is_refused(server, tmp_path):
 def test_too_large_a_file_is_refused_whether_announced_or_not(server, tmp_path):
     with pytest.raises(ValueError, match=f"{len(BODY)} bytes; at most 1000"):
         checkpoints.fetch(server.url, cache_dir=tmp_path, max_bytes=1000)
-    server.extra_headers = {"Transfer-Encoding": "identity", "Connection": "close"}
+    server.extra_headers = {"Transfer-Encoding": "chunked"}
     with pytest.raises(ValueError, match="more than 1000 bytes"):
         checkpoints.fetch(server.url, cache_dir=tmp_path, max_bytes=1000)
 
@@ -225,9 +307,12 @@ def test_a_published_name_an_address_and_a_path_lead_to_the_same_file(named, tmp
     assert sha256("ffhq") == sha256(named.url) == sha256(by_name) == checkpoints.sha256(by_name)
 
 
-def test_a_file_of_a_published_name_comes_first(named, tmp_path):
+def test_a_file_of_a_published_name_comes_first_and_a_line_says_so(named, tmp_path, capsys):
     (tmp_path / "ffhq").write_bytes(b"mine")
     assert checkpoints.local("ffhq").read_bytes() == b"mine"
+    assert "taking the file of this name in the current folder" in capsys.readouterr().err
+    assert checkpoints.local("./ffhq").read_bytes() == b"mine"
+    assert capsys.readouterr().err == ""
     assert named.ranges == []
 
 
