@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import copy
+import errno
+import io
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -20,6 +22,9 @@ from refine_commands.generate import generate
 from refine_commands.inspect import inspect
 from refine_commands.report import report
 from refiners.runs.provenance import software
+
+# Nothing that was typed is wrong: the disk is full or broken.
+OF_THE_MACHINE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EIO)
 
 
 class OneLineErrors(click.Group):
@@ -36,16 +41,37 @@ class OneLineErrors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        say_anything(sys.stdout, sys.stderr)
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # Who read the output, as `| head`, has enough; the exit must not flush into it again.
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            ctx.exit(0)
         except (FloatingPointError, MemoryError, ConnectionError) as error:
-            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(in_one_line(error), file=sys.stderr)
             ctx.exit(1)
         except (ValueError, OSError) as error:
             # Processes that torchrun started on one machine find the same; one of them says it.
             if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
-            ctx.exit(2)
+                print(in_one_line(error), file=sys.stderr)
+            ctx.exit(1 if isinstance(error, OSError) and error.errno in OF_THE_MACHINE else 2)
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says, by its type where it says nothing; a file's control characters shown."""
+    text = " ".join(str(error).split()) or f"{type(error).__name__} without a message"
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"Error: {''.join(shown)}"
+
+
+def say_anything(*streams: TextIO) -> None:
+    """Let a terminal that lacks a character, as of cp1252, show its code and not end the run."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:

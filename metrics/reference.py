@@ -114,7 +114,9 @@ def open_reference(
             f"{path}: not a reference; give an .npz or .pkl, or a folder or zip of images"
         )
     if features is None:
-        raise ValueError(f"{path}: holds images, so name the features to measure them in")
+        raise ValueError(
+            f"{path}: holds images, so name the features to measure them in by --features"
+        )
     kept = _cache_file(path, features, cache)
     missing = kept is None or not kept.exists()
     if not processes.any(missing, "the cache of statistics") and kept is not None:
@@ -156,7 +158,9 @@ def _with_statistics(
     statistics: Statistics, features: AnyExtractor | None, source: str
 ) -> Reference:
     if features is None:
-        raise ValueError(f"{source}: statistics without their feature extractor; name the features")
+        raise ValueError(
+            f"{source}: statistics without their feature extractor; name the features by --features"
+        )
     space = space_name(features)
     if statistics.space is not None and statistics.space != space:
         raise ValueError(
@@ -186,7 +190,9 @@ def _read_edm2(path: Path, features: AnyExtractor | None) -> Statistics:
     """Statistics of {"fid": {"mu", "sigma"}, "fd_dinov2": ..., "num_images"}; no code is run."""
     content = checkpoints.read(path)
     if features is None:
-        raise ValueError(f"{path}: statistics without their feature extractor; name the features")
+        raise ValueError(
+            f"{path}: statistics without their feature extractor; name the features by --features"
+        )
     space = space_name(features)
     key = next((key for name, key in EDM2_KEYS.items() if space.startswith(name)), None)
     found = content.get(key) if isinstance(content, dict) and key else None

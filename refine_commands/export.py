@@ -75,7 +75,7 @@ def export(source: str, out: Path, form: str | None, network: str, program: str 
         )
     if form == "safetensors" and out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}; safetensors need the suffix .safetensors to be read")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    prepare_folder(out, form)
     if program in ("edm", "edm2"):
         report(write_denoiser(source, out, program), source, out, "what it makes of 4 noises")
         return
@@ -87,6 +87,26 @@ def export(source: str, out: Path, form: str | None, network: str, program: str 
     else:
         worst = WRITERS[form](student, source, out, network)
     report(worst, source, out, f"the images of {len(SEEDS)} seeds")
+
+
+def prepare_folder(out: Path, form: str) -> None:
+    """See that the folder of `out` is there; safetensors get one of their own.
+
+    Raises:
+        ValueError: they would be written into the working folder.
+        FileNotFoundError: there is no such folder.
+    """
+    folder = out.parent
+    if form == "safetensors":
+        if folder.resolve() == Path.cwd():
+            raise ValueError(
+                f"--out is {out}; safetensors come with a config.json and a README.md, so give "
+                f"them a folder of their own, as --out {out.stem}/{out.name}"
+            )
+        if folder.parent.is_dir():
+            folder.mkdir(exist_ok=True)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--out is {out}; there is no folder {folder}: make it first")
 
 
 def report(worst: float, source: str, out: Path, what: str) -> None:

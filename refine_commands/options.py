@@ -59,7 +59,16 @@ class RunCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments; those that ask for help come last, as they show a preset's row."""
         args = sorted(map(renamed, args), key=lambda argument: argument in HELP)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            if error.param is not None and error.param.name == "teacher":
+                error.message = (
+                    "A file, an address, or a published network's name: "
+                    "edm-cifar10-32x32-uncond-vp, edm-ffhq-64x64-uncond-vp, "
+                    "edm-afhqv2-64x64-uncond-vp, edm-imagenet-64x64-cond-adm."
+                )
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in groups."""

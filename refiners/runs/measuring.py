@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import metrics
 from checkpoints.web.cache import default_folder
@@ -57,30 +58,31 @@ def curve_in(
     return measure
 
 
-def read_curve(path: Path) -> list[dict[str, object]]:
-    """Return what was measured over kimg, the last line of each, in order."""
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a .jsonl file, but for a last one that a killed process left torn."""
     if not path.exists():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    measured = {line["protocol"]["kimg"]: line["protocol"] for line in lines}
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def read_curve(path: Path) -> list[dict[str, object]]:
+    """Return what was measured over kimg, the last line of each, in order."""
+    measured = {line["protocol"]["kimg"]: line["protocol"] for line in lines_of(path)}
     return [point for _, point in sorted(measured.items())]
 
 
 def read_judged(path: Path) -> list[dict[str, float]]:
     """Return the judge's numbers over kimg, the last of each, in order."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    judged = {line["kimg"]: line["judge"] for line in lines}
+    judged = {line["kimg"]: line["judge"] for line in lines_of(path)}
     return [{"kimg": kimg, "judge": value} for kimg, value in sorted(judged.items())]
 
 
 def last_health(path: Path) -> list[dict[str, float]]:
     """Return the last tick's error shares by noise level from stats.jsonl."""
     prefix = "Health/error_share_"
-    if not path.exists():
-        return []
-    last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    lines = lines_of(path)
+    last = lines[-1] if lines else {}
     shares = {
         float(k.removeprefix(prefix)): v["mean"] for k, v in last.items() if k.startswith(prefix)
     }
