@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -22,32 +23,37 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SMALLEST_TORCH = (2, 6)
 
 
+DIFFERS = "DIFFERS from its definition"
+
+Finding = tuple[str, str]  # what it is about, and what was found
+
+
 @click.command()
-def doctor() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def doctor(as_json: bool) -> None:
     """Say what works here: torch, devices, kernels, caches, optional packages."""
-    report_torch()
-    report_devices()
-    is_sound = report_kernels()
-    report_caches()
-    report_optional()
-    if not is_sound:
+    found: list[Finding] = []
+    for part in (of_torch, of_devices, of_kernels, of_caches, of_optional):
+        for subject, finding in part():
+            found.append((subject, finding))
+            if not as_json:
+                print(f"{subject:<12}{finding}")
+    if as_json:
+        rows = [{"subject": subject, "finding": finding} for subject, finding in found]
+        print(json.dumps(rows, indent=1))
+    if any(DIFFERS in finding for _, finding in found):
         raise click.ClickException(
             "a kernel gives other numbers than its definition; set REFINE_OPS=reference, which "
             "switches kernels off, and report this with the lines above"
         )
 
 
-def line(subject: str, finding: str) -> None:
-    """Print one finding."""
-    print(f"{subject:<12}{finding}")
-
-
-def report_torch() -> None:
-    """Print versions; a torch that is too old ends the command."""
+def of_torch() -> Iterator[Finding]:
+    """Versions; a torch that is too old ends the command."""
     import torch
 
-    line("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    line("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     found = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if found < SMALLEST_TORCH:
         raise ValueError(
@@ -55,13 +61,13 @@ def report_torch() -> None:
         )
 
 
-def report_devices() -> None:
-    """Print each device, and whether this torch has code for it."""
+def of_devices() -> Iterator[Finding]:
+    """Each device, and whether this torch has code for it."""
     import torch
 
     if not torch.cuda.is_available():
         why = "this torch is built for CPUs" if torch.version.cuda is None else "no GPU is seen"
-        line("cuda", f"no ({why}); everything runs on the CPU")
+        yield ("cuda", f"no ({why}); everything runs on the CPU")
         return
     known = torch.cuda.get_arch_list()
     for index in range(torch.cuda.device_count()):
@@ -70,31 +76,28 @@ def report_devices() -> None:
         fits = any(arch.startswith(f"sm_{facts.major}") for arch in known)
         verdict = "" if fits else f"; this torch has no code for it, only for {', '.join(known)}"
         memory = facts.total_memory / 2**30
-        line(
+        yield (
             "cuda",
             f"{index}: {facts.name}, sm_{facts.major}{facts.minor}, {memory:.0f} GiB{verdict}",
         )
 
 
-def report_kernels() -> bool:
-    """Compile each kernel and compare it with its definition; whether all agree."""
+def of_kernels() -> Iterator[Finding]:
+    """Each kernel, compiled and compared with its definition."""
     from stylegan_ops.kernels.build import BuildError, library
 
     if os.environ.get("REFINE_OPS") == "reference":
-        line("kernels", "off by REFINE_OPS=reference; checked all the same")
+        yield ("kernels", "off by REFINE_OPS=reference; checked all the same")
     try:
         library()
     except BuildError as error:
-        line("kernels", f"cpu: off, torch's own are used, slower with equal results: {error}")
-        return True
-    is_sound = True
+        yield ("kernels", f"cpu: off, torch's own are used, slower with equal results: {error}")
+        return
     for kernel, check in kernel_checks().items():
         worst = check()
         agrees = worst < 1e-5  # float32, results of order one
-        is_sound = is_sound and agrees
-        verdict = "equals its definition" if agrees else "DIFFERS from its definition"
-        line("kernels", f"cpu: {kernel} {verdict} to {worst:.0e}")
-    return is_sound
+        verdict = "equals its definition" if agrees else DIFFERS
+        yield ("kernels", f"cpu: {kernel} {verdict} to {worst:.0e}")
 
 
 def kernel_checks() -> dict[str, Callable[[], float]]:
@@ -135,22 +138,22 @@ def kernel_checks() -> dict[str, Callable[[], float]]:
     }
 
 
-def report_caches() -> None:
-    """Print each cache folder with its size."""
+def of_caches() -> Iterator[Finding]:
+    """Each cache folder with its size."""
     from checkpoints.web.cache import default_folder
     from stylegan_ops.kernels.build import cache_folder
 
     for subject, folder in (("networks", default_folder()), ("kernels", cache_folder())):
         own = [file for file in folder.glob("*") if file.is_file()] if folder.is_dir() else []
         size = sum(file.stat().st_size for file in own) / 2**20
-        line("cache", f"{subject}: {folder}, {len(own)} files, {size:.1f} MiB")
+        yield ("cache", f"{subject}: {folder}, {len(own)} files, {size:.1f} MiB")
 
 
-def report_optional() -> None:
-    """Print which extras are there, and how to get the others."""
+def of_optional() -> Iterator[Finding]:
+    """Which extras are there, and how to get the others."""
     for package, purpose in OPTIONAL.items():
         there = importlib.util.find_spec(package) is not None
-        line(
+        yield (
             "optional",
             f"{package}: " + (purpose if there else f"pip install {package} for {purpose}"),
         )
@@ -158,4 +161,4 @@ def report_optional() -> None:
     names = [given] if given else list(BROWSERS)
     browser = next((found for name in names if (found := shutil.which(name))), None)
     found = Path(browser) if browser else "none; only the tests of the report's page want one"
-    line("optional", f"chromium: {found}")
+    yield ("optional", f"chromium: {found}")

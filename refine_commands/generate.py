@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ class Wishes:
     show_default=True,
     help="Images of a denoiser at a time; the images do not depend on it.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the files written as JSON.")
 @device_option
 def generate(
     network: str,
@@ -118,6 +120,7 @@ def generate(
     init_sigma: float | None,
     grid: bool,
     batch: int,
+    as_json: bool,
     device: str,
 ) -> None:
     """Write seedNNNN.png for each seed; an image depends on its seed alone."""
@@ -129,16 +132,21 @@ def generate(
     chosen = parse_seeds(seeds)
     wishes = Wishes(trunc, noise_mode, steps, init_sigma)
     images = make_images(network, chosen, wishes, label, batch, pick_device(device))
-    kept = []
+    kept, files = [], []
     for seed, image in zip(chosen, images, strict=True):
         outdir.mkdir(parents=True, exist_ok=True)  # not before an image shows that all is well
-        image_sets.save_png(outdir / f"seed{seed:04d}.png", image_sets.image_grid(image[None], 1))
+        files.append({"seed": seed, "file": str(outdir / f"seed{seed:04d}.png")})
+        image_sets.save_png(files[-1]["file"], image_sets.image_grid(image[None], 1))
         if grid:
             kept.append(image)
     if grid:
         columns = max(1, round(len(kept) ** 0.5))
         image_sets.save_png(outdir / "grid.png", image_sets.image_grid(np.stack(kept), columns))
-    print(f"{len(chosen)} images in {outdir}")
+    if as_json:
+        facts = {"network": network, "images": files}
+        print(json.dumps(facts | ({"grid": str(outdir / "grid.png")} if grid else {}), indent=1))
+    else:
+        print(f"{len(chosen)} images in {outdir}")
 
 
 def make_images(

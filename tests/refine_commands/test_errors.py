@@ -47,7 +47,7 @@ def test_a_full_disk_is_no_wrong_input(refine_py, files, tmp_path, monkeypatch, 
     assert str(tmp_path / "seed0000.png") in done.output and done.output.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
     with (
-        pytest.raises(OSError, match="a.json") as error,
+        pytest.raises(OSError, match=r"a\.json") as error,
         checkpoints.replacing(tmp_path / "a.json"),
     ):
         pass
@@ -104,3 +104,14 @@ def test_damaged_images_alone_are_not_told_to_be_fixed(refine_py, tmp_path):
     assert done.exit_code == 2 and "--fix" not in done.output
     with pytest.raises(image_sets.UnusableImages):
         image_sets.convert(tmp_path / "set", tmp_path / "a.zip")
+
+
+def test_doctor_and_generate_speak_json(refine_py, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("refine_commands.doctor.of_kernels", lambda: iter(()))
+    found = json.loads(refine_py("doctor", "--json").stdout)
+    assert {"python", "torch", "cuda", "cache", "optional"} <= {row["subject"] for row in found}
+    asked = ("generate", "--network", files / "gan.pkl", "--seeds", "0,7", "--grid", "--json")
+    facts = json.loads(refine_py(*asked, "--outdir", tmp_path).stdout)
+    assert [image["seed"] for image in facts["images"]] == [0, 7]
+    written = {facts["grid"], *(image["file"] for image in facts["images"])}
+    assert written == {str(path) for path in tmp_path.iterdir()}
