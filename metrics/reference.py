@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +78,9 @@ def open_reference(
 ) -> Reference:
     """The reference of a file of statistics, of a folder or zip of images, or of given moments.
 
-    A file of statistics is an .npz with mu and sigma (ours, EDM's, pytorch-fid's), or a .pkl of
-    EDM2, of which the part for these features is taken.
+    A file of statistics is an .npz with mu and sigma (ours, EDM's, pytorch-fid's) or m and s
+    (TTUR's), a .pt with mu and sigma (torch-fidelity's), or a .pkl of EDM2, of which the part for
+    these features is taken. An .npz of guided-diffusion, uint8 [n, h, w, c] in arr_0, is images.
 
     `features` is the extractor, any callable of that protocol. An .npz of `save_features` brings
     its own; everything else needs one. Images are read `batch` at a time. `cache` is a folder where
@@ -98,20 +99,26 @@ def open_reference(
     path = checkpoints.local_data(os.fspath(reference))
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}: no such file; give an .npz or .pkl, or a folder or zip of images"
+            f"{path}: no such file; give an .npz, .pkl or .pt, or a folder or zip of images"
         )
     if path.suffix == ".npz":
         arrays = read_arrays(path)
+        if is_image_batch(arrays):
+            if features is None:
+                raise ValueError(f"{path}: holds images, so name their --features")
+            batches = ImageArray(arrays["arr_0"].transpose(0, 3, 1, 2))
+            statistics = _measure_images(path, batches, features, batch, progress, processes)
+            return Reference(statistics, features, str(path))
         if features is None and holds_features(arrays):
             features = features_of_arrays(arrays, path=path)
         dim = getattr(features, "dim", None)
         statistics = Statistics.from_arrays(arrays, path=path, dim=dim)
         return _with_statistics(statistics, features, str(path))
-    if path.suffix == ".pkl":
+    if path.suffix in (".pkl", ".pt", ".pth"):
         return _with_statistics(_read_edm2(path, features), features, str(path))
     if not path.is_dir() and path.suffix != ".zip":
         raise ValueError(
-            f"{path}: not a reference; give an .npz or .pkl, or a folder or zip of images"
+            f"{path}: not a reference; give an .npz, .pkl or .pt, or a folder or zip of images"
         )
     if features is None:
         raise ValueError(
@@ -121,11 +128,43 @@ def open_reference(
     missing = kept is None or not kept.exists()
     if not processes.any(missing, "the cache of statistics") and kept is not None:
         return _with_statistics(load_statistics(kept), features, str(path))
-    statistics = _measure_images(path, features, batch, progress, processes)
+    folder = image_sets.ImageFolder(path, whole=True)
+    statistics = _measure_images(path, folder, features, batch, progress, processes)
     if kept is not None and processes.is_first:
         kept.parent.mkdir(parents=True, exist_ok=True)
         save_statistics(kept, statistics)
     return Reference(statistics, features, str(path))
+
+
+def is_image_batch(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether an .npz is a batch of images as guided-diffusion writes it: uint8 [n, h, w, c]."""
+    images = arrays.get("arr_0")
+    return (
+        "mu" not in arrays
+        and images is not None
+        and images.dtype == np.uint8
+        and images.ndim == 4
+        and images.shape[3] in (1, 3)
+    )
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Images in memory, uint8 [n, c, h, w], where a folder of them may stand."""
+
+    images: np.ndarray
+    labels: None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, batch: int, part: range) -> Iterator[tuple[np.ndarray, None]]:
+        """The images of these indices in order, at most `batch` at a time."""
+        for start in range(part.start, part.stop, batch):
+            yield np.ascontiguousarray(self.images[start : min(start + batch, part.stop)]), None
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def space_name(features: AnyExtractor) -> str:
@@ -193,6 +232,12 @@ def _read_edm2(path: Path, features: AnyExtractor | None) -> Statistics:
         raise ValueError(
             f"{path}: statistics without their feature extractor; name the features by --features"
         )
+    if isinstance(content, dict) and {"mu", "sigma"} <= content.keys():  # torch-fidelity's
+        return Statistics.from_arrays(
+            {name: _array(content[name], f"{path}: {name}") for name in ("mu", "sigma")},
+            path=path,
+            dim=getattr(features, "dim", None),
+        )
     space = space_name(features)
     key = next((key for name, key in EDM2_KEYS.items() if space.startswith(name)), None)
     found = content.get(key) if isinstance(content, dict) and key else None
@@ -241,12 +286,12 @@ def sample_indices(num_images: int) -> range:
 
 def _measure_images(
     path: Path,
+    folder: image_sets.ImageFolder | ImageArray,
     features: AnyExtractor,
     batch: int,
     progress: Progress | None,
     processes: Processes,
 ) -> Statistics:
-    folder = image_sets.ImageFolder(path, whole=True)
     if len(folder) < LEAST_ROWS:
         raise ValueError(f"{path}: {len(folder)} images; a reference needs at least {LEAST_ROWS}")
     share, indices = processes.share(len(folder)), sample_indices(len(folder))

@@ -72,6 +72,8 @@ class Statistics:
 
         Of `dim` features, where that is known: others are refused before any work is done.
         """
+        if "mu" not in arrays and {"m", "s"} <= arrays.keys():  # as TTUR names them
+            arrays = {**arrays, "mu": arrays["m"], "sigma": arrays["s"]}
         for key in ("mu", "sigma"):
             if key not in arrays:
                 raise ValueError(f"{path}: has no array {key!r}; statistics have 'mu' and 'sigma'")
@@ -89,7 +91,8 @@ class Statistics:
             raise ValueError(
                 f"{path}: features are {sample.shape} and mu {mu.shape}; allowed is (m, {len(mu)})"
             )
-        labels = arrays.get("labels")
+        # Labels are of the sample; without one they are another program's, of something else.
+        labels = None if sample is None else arrays.get("labels")
         if labels is not None and (
             sample is None or labels.shape != sample.shape[:1] or labels.dtype.kind not in "iu"
         ):

@@ -181,7 +181,7 @@ def test_a_pickle_of_edm2_gives_the_statistics_of_the_space_asked_for(tmp_path):
 
 def test_a_pickle_that_would_run_something_is_no_reference(tmp_path):
     (tmp_path / "bad.pkl").write_bytes(b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00lsq\x00\x85R.")
-    with pytest.raises(ValueError, match="nothing in it was run"):
+    with pytest.raises(ValueError, match="it holds no table"):
         metrics.open_reference(tmp_path / "bad.pkl", Counting())
 
 
@@ -280,3 +280,33 @@ def test_numbers_of_another_machine_are_measured_as_ours(tmp_path, features, dty
 def test_numbers_whose_distances_overflow_are_refused(tmp_path, features, name, value):
     with pytest.raises(ValueError, match=f"'{name}' has numbers beyond .*; scale the features"):
         metrics.open_reference(written(tmp_path / "far.npz", **{name: value}), features)
+
+
+def test_a_batch_of_guided_diffusion_is_the_images_that_it_holds(folder, features, tmp_path):
+    path, images = folder
+    rows = images.numpy().transpose(0, 2, 3, 1)
+    np.savez(tmp_path / "samples.npz", rows, np.zeros(len(rows), np.int64))
+    real = metrics.open_reference(tmp_path / "samples.npz", features, batch=7)
+    expected = metrics.open_reference(path, features)
+    assert real.sha256 == expected.sha256 or np.allclose(
+        real.statistics.sigma, expected.statistics.sigma, rtol=1e-12
+    )
+    assert real.rows is not None and expected.rows is not None
+    assert torch.equal(real.rows, expected.rows)
+    with pytest.raises(ValueError, match="holds images, so name their --features"):
+        metrics.open_reference(tmp_path / "samples.npz")
+
+
+def test_statistics_of_other_programs_are_the_same_by_other_names(folder, features, tmp_path):
+    statistics = metrics.open_reference(folder[0], features).statistics
+    mu, sigma = statistics.mu, statistics.sigma
+    np.savez(tmp_path / "ttur.npz", m=mu, s=sigma)
+    np.savez(tmp_path / "labels.npz", mu=mu, sigma=sigma, labels=np.zeros((3, 2)))
+    torch.save({"mu": torch.from_numpy(mu), "sigma": torch.from_numpy(sigma)}, tmp_path / "a.pt")
+    for name in ("ttur.npz", "labels.npz", "a.pt"):
+        read = metrics.open_reference(tmp_path / name, features).statistics
+        assert np.array_equal(read.mu, mu) and np.array_equal(read.sigma, sigma)
+        assert read.labels is None
+    torch.save({"mu": 1.0, "sigma": torch.from_numpy(sigma)}, tmp_path / "b.pt")
+    with pytest.raises(ValueError, match=r"b\.pt: mu is 1\.0; statistics are NumPy arrays"):
+        metrics.open_reference(tmp_path / "b.pt", features)
