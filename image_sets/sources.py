@@ -128,8 +128,9 @@ def convert(
     resizes = resolution is not None or "resize" in fix
     _check_choices(transform, resize_filter, fix, resizes=resizes)
     found = _open_source(source, split)
-    for line in found.remarks if remark is not None else ():
-        remark(line)
+    if remark is not None:
+        for line in found.remarks:
+            remark(line)
     if max_images is not None and max_images < len(found.names):
         found = _part(found, _across_classes(found.labels, len(found.names), max_images))
     count = len(found.names)
@@ -164,7 +165,7 @@ def _across_classes(labels: np.ndarray | None, num_images: int, wanted: int) -> 
 
 def _part(source: Source, kept: np.ndarray) -> Source:
     labels = None if source.labels is None else source.labels[kept]
-    names = [source.names[i] for i in kept]
+    names = [source.names[int(i)] for i in kept]
     return Source(names, labels, lambda index, channels: source.read(int(kept[index]), channels))
 
 

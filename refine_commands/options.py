@@ -63,11 +63,12 @@ class RunCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.MissingParameter as error:
             if error.param is not None and error.param.name == "teacher":
-                error.message = (
+                shown = (
                     "A file, an address, or a published network's name: "
                     "edm-cifar10-32x32-uncond-vp, edm-ffhq-64x64-uncond-vp, "
                     "edm-afhqv2-64x64-uncond-vp, edm-imagenet-64x64-cond-adm."
                 )
+                raise click.MissingParameter(shown, ctx, error.param) from None
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -62,7 +62,7 @@ def local(place: str | Path) -> Path:
         return fetch(str(place))
     path = Path(place)
     if path.exists():
-        if place in ADDRESSES:
+        if isinstance(place, str) and place in ADDRESSES:
             kind = "folder" if path.is_dir() else "file"
             print(
                 f"{place}: taking the {kind} of this name in the current folder, not the published "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import metrics
 from checkpoints.web.cache import default_folder
@@ -69,7 +68,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def read_curve(path: Path) -> list[dict[str, object]]:
     """Return what was measured over kimg, the last line of each, in order."""
     measured = {line["protocol"]["kimg"]: line["protocol"] for line in lines_of(path)}
-    return [point for _, point in sorted(measured.items())]
+    return [{**point} for _, point in sorted(measured.items())]
 
 
 def read_judged(path: Path) -> list[dict[str, float]]:
