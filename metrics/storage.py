@@ -16,7 +16,6 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import safetensors.torch
@@ -118,7 +117,8 @@ def _read_member(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str | os.PathLike[str]
 ) -> np.ndarray:
     where = f"{path}: array {shown(member.filename.removesuffix('.npy'))}"
-    with cast("io.BufferedIOBase", archive.open(member)) as file:
+    with archive.open(member) as file:
+        assert isinstance(file, io.BufferedIOBase)  # ZipExtFile is; its stub says less
         shape, fortran_order, dtype = _read_header(file, where)
         num_bytes, held = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
         if num_bytes != held:
