@@ -228,6 +228,8 @@ EDM2_KEYS = {"Inception 2015 (tf1 resize)": "fid", "DINOv2 ViT-L/14": "fd_dinov2
 def _read_edm2(path: Path, features: AnyExtractor | None) -> Statistics:
     """Statistics of {"fid": {"mu", "sigma"}, "fd_dinov2": ..., "num_images"}; no code is run."""
     content = checkpoints.read(path)
+    if isinstance(content, checkpoints.Record):
+        checkpoints.check_clean(content, path, "object")
     if features is None:
         raise ValueError(
             f"{path}: statistics without their feature extractor; name the features by --features"
