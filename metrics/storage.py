@@ -77,6 +77,9 @@ def read_weights(path: Path, sha256: str) -> tuple[dict[str, Tensor], str]:
         except SafetensorError as error:
             raise ValueError(f"{path}: no complete safetensors file ({error})") from error
     weights = checkpoints.read(path)
+    for part in weights.values() if isinstance(weights, dict) else [weights]:
+        if isinstance(part, checkpoints.Record):
+            checkpoints.check_clean(part, path, "object")
     if not checkpoints.is_state_dict(weights):
         raise ValueError(f"{path}: holds no table of weights; give the state dict file")
     return weights, found
