@@ -21,14 +21,35 @@ from refine_commands.gan import gan
 from refine_commands.generate import generate
 from refine_commands.inspect import inspect
 from refine_commands.report import report
+from refiners.runs.endings import RunFailed
 from refiners.runs.provenance import software
 
-# Nothing that was typed is wrong: the disk is full or broken.
-OF_THE_MACHINE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EIO)
+FAILED, BAD_INPUT, WRECKED, INTERRUPTED = 1, 2, 3, 130
+
+# What a machine ran out of or denies is no fault of the input, wherever it happens.
+MACHINE_ERRORS = {getattr(errno, name, errno.ENOSPC) for name in ("ENOSPC", "EDQUOT", "EIO")}
+MACHINE_ERRORS |= {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+
+def exit_code(error: BaseException) -> int | None:
+    """Return the exit code that an error ends a command with; None is none of ours.
+
+    A run that succeeded exits 0, also where the original is kept; one that SIGTERM ended exits 143,
+    which refiners/runs/interrupts.py raises.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, FloatingPointError):
+        return WRECKED
+    if isinstance(error, (MemoryError, ConnectionError, RunFailed)):
+        return FAILED
+    if isinstance(error, OSError):
+        return FAILED if error.errno in MACHINE_ERRORS else BAD_INPUT
+    return BAD_INPUT if isinstance(error, ValueError) else None
 
 
 class OneLineErrors(click.Group):
-    """Bad input ends with one line and exit code 2, a run that failed with one and 1."""
+    """Ends with one line and an exit code where a command cannot do what was asked."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Give a command; installed as `refine`, its help starts the module, not a file."""
@@ -50,17 +71,17 @@ class OneLineErrors(click.Group):
             # Who read the output, as `| head`, has enough; the exit must not flush into it again.
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
             ctx.exit(0)
-        except (FloatingPointError, MemoryError, ConnectionError) as error:
-            print(in_one_line(error), file=sys.stderr)
-            ctx.exit(1)
-        except (ValueError, OSError) as error:
+        except (Exception, KeyboardInterrupt) as error:
+            code = exit_code(error)
+            if code is None:
+                raise
             # Processes that torchrun started on one machine find the same; one of them says it.
-            if os.environ.get("LOCAL_RANK", "0") == "0":
+            if code in (FAILED, INTERRUPTED) or os.environ.get("LOCAL_RANK", "0") == "0":
                 print(in_one_line(error), file=sys.stderr)
-            ctx.exit(1 if isinstance(error, OSError) and error.errno in OF_THE_MACHINE else 2)
+            ctx.exit(code)
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """What an error says, by its type where it says nothing; a file's control characters shown."""
     text = " ".join(str(error).split()) or f"{type(error).__name__} without a message"
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

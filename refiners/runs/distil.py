@@ -22,6 +22,7 @@ import teachers
 from refiners.base import Distance, Method, WithPairs
 from refiners.guided import GuidedDenoiser
 from refiners.progressive import SteppedStudent
+from refiners.runs.endings import Outcome, failing_as_a_run
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts, Stopped
 from refiners.runs.judge import Judge, held_back, judge_of
@@ -311,6 +312,7 @@ class CheckedDistilJob:
         """Return every option with its value, and what the run will take, measured."""
         return {**self.options(), "plan": plan_run(self.begin, self.method, self.settings)}
 
+    @failing_as_a_run()
     def run(self, *, began: float | None = None) -> Student:
         """Distil the teacher in a new run folder, if there is a place for it, and report.
 
@@ -346,16 +348,17 @@ class CheckedDistilJob:
         with place_of(folder, processes) as place:
             ready = self.with_images(place, processes, interrupts)
             judge = in_stage(ready.open_judge, "opening the judge", processes, interrupts)
-            student, found = ready.distil(folder, place, judge, resume, processes, interrupts)
+            student, outcome = ready.distil(folder, place, judge, resume, processes, interrupts)
         interrupts.count_no_more()
         if job.outdir is not None:
             space = self.reference or (judge and judge.reports)
             in_stage(
-                lambda: ready.report(folder, student, space, found, started),
+                lambda: ready.report(folder, student, space, outcome.result, started),
                 "the report",
                 processes,
                 interrupts,
             )
+        outcome.leave()
         return student
 
     def open_folder(self) -> tuple[RunFolder, Path | bool] | None:
@@ -422,7 +425,7 @@ class CheckedDistilJob:
         resume: Path | bool,
         processes: Processes,
         interrupts: Interrupts,
-    ) -> tuple[Student, str]:
+    ) -> tuple[Student, Outcome]:
         """Distil; return the one-step student, which result.pkl holds, and what it is."""
         job, settings = self.job, self.settings
         regresses = isinstance(self.method, WithPairs)
@@ -459,7 +462,7 @@ class CheckedDistilJob:
             student = self.as_one_step(student)
             if folder is not None and isinstance(job.teacher, (str, Path)):
                 self.save(student, folder.path / RESULT_FILE)
-        return student, session.found
+        return student, session.outcome
 
     def save(self, student: Student, path: Path) -> None:
         """Write a snapshot in the layout of the teacher's file."""

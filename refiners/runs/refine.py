@@ -19,6 +19,7 @@ import students
 import teachers
 from refiners.base import Method
 from refiners.runs.discriminator import own_discriminator
+from refiners.runs.endings import Outcome, failing_as_a_run
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts, Stopped
 from refiners.runs.judge import Judge, held_back, judge_of
@@ -111,7 +112,9 @@ class RefineJob:
     Raises:
         ValueError: a pair that does not fit, an unknown method, a setting out of range, a state of
             other settings.
-        FloatingPointError: step after step is not finite, after a new try at half the rates.
+        FloatingPointError: the run was wrecked: its images diverged, or step after step was not
+            finite, after a new try at half the rates. Its files are written; result.pkl holds the
+            best by the judge, or else the original.
         MemoryError: a GPU has too little memory; the states that were written are whole.
         OSError: a file cannot be read or written; likewise.
     """
@@ -276,6 +279,7 @@ class CheckedJob:
         """Return every option with its value, and what the run will take, measured."""
         return {**self.options(), "plan": plan_run(self.begin, self.method, self.settings)}
 
+    @failing_as_a_run()
     def run(self, *, began: float | None = None) -> Student:
         """Refine the student in a new run folder, if there is a place for it, and report.
 
@@ -317,15 +321,16 @@ class CheckedJob:
             judge = in_stage(
                 lambda: self.open_judge(images), "opening the judge", processes, interrupts
             )
-            refined, found = self.refine(folder, images, judge, resume, processes, interrupts)
+            refined, outcome = self.refine(folder, images, judge, resume, processes, interrupts)
         interrupts.count_no_more()
         if job.outdir is not None:
             in_stage(
-                lambda: self.report(folder, refined, judge, found, started),
+                lambda: self.report(folder, refined, judge, outcome.result, started),
                 "the report",
                 processes,
                 interrupts,
             )
+        outcome.leave()
         return refined
 
     def open_folder(self) -> tuple[RunFolder, Path | bool] | None:
@@ -386,7 +391,7 @@ class CheckedJob:
         resume: Path | bool,
         processes: Processes,
         interrupts: Interrupts,
-    ) -> tuple[Student, str]:
+    ) -> tuple[Student, Outcome]:
         """Refine the student; return the result, which result.pkl holds, and what it is."""
         job, settings = self.job, self.settings
         if images is not None and job.keep == "best":
@@ -408,7 +413,7 @@ class CheckedJob:
             made_of=self.made_of if folder is not None else None,
             interrupts=interrupts,
         )
-        return session.run_from(resume), session.found
+        return session.run_from(resume), session.outcome
 
     def saver(self) -> Callable[[Student, Path], object] | None:
         """Return what writes a student's snapshot."""

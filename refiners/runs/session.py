@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from refiners.runs.best import Best, Judge
+from refiners.runs.endings import Outcome, RunFailed
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts, Stopped
 from refiners.runs.log_line import as_stats, holds, tick_line
@@ -17,6 +18,7 @@ from refiners.runs.memory import peak_gpu_memory_gb, peak_memory_gb, told_out_of
 from refiners.runs.progress import Progress
 from refiners.runs.schedule import Run, run
 from refiners.runs.snapshots import Measure, Save, Snapshots
+from refiners.training.health import Complaint, Watch
 from refiners.training.settings import parse_condition
 from refiners.training.state import State
 from roles import Student
@@ -85,15 +87,18 @@ class Session:
         self.remark = remark
         self.boards = boards
         self.condition_met = ""
+        self.watch = Watch(settings)
+        self.complaint: Complaint | None = None
         total = (refinement.num_warmup_steps + settings.num_steps) * settings.batch
         self.progress = Progress("refine", total, shown=progress if first else False)
 
     def run_from(self, resume: Path | bool) -> Student:
         """Carry the run out, from a state or, with True, the newest whole one; return the result.
 
+        Whether it was wrecked is in outcome.
+
         Raises:
             ValueError: the state is another run's.
-            FloatingPointError: step after step is not finite, after a new try at half the rates.
             MemoryError: a GPU has too little memory; the states that were written are whole.
             OSError: a file cannot be written; likewise.
         """
@@ -142,6 +147,10 @@ class Session:
                 while not self.whole_run():
                     self.roll_back()
                 self.has_to_stop()  # a signal may have come since
+                # What process 0 saw, all have to know.
+                self.snapshots.wrecked = self.processes.from_first(
+                    self.snapshots.wrecked, "how the run went"
+                )
                 if self.interrupts.received is None:
                     self.processes.first_alone(self.write_result, "writing the result")
         except RuntimeError as error:
@@ -152,7 +161,7 @@ class Session:
         except OSError as error:
             if self.folder is None or isinstance(error, LostProcess):
                 raise
-            raise OSError(f"{error}; {self.stopped()}") from error
+            raise RunFailed(f"{str(error) or type(error).__name__}; {self.stopped()}") from error
         self.interrupts.leave()
 
     def at_once(self, measure: Measure) -> Measure:
@@ -197,12 +206,12 @@ class Session:
             )
         except FloatingPointError as error:
             states = self.folder is not None and bool(self.folder.states())
-            if not self.processes.any(states, "looking for a state"):
-                raise
-            if self.refinement.counts.rate_scale < 1:
-                raise
+            states = self.processes.any(states, "looking for a state")
             self.log(str(error))
-            return False
+            if states and self.refinement.counts.rate_scale == 1:
+                return False
+            self.snapshots.wrecked = str(error)
+            return True
         if not done or self.is_due():
             self.has_to_stop()  # by a signal that all know of
             self.processes.first_alone(self.end_early, "ending the run")
@@ -210,7 +219,7 @@ class Session:
 
     def has_to_stop(self) -> bool:
         """Whether any process has to end the run after this step; all then know of its signal."""
-        late = self.interrupts.late or bool(self.condition_met)
+        late = self.interrupts.late or bool(self.condition_met or self.complaint)
         mine = self.interrupts.received or (LATE if late else 0)
         asked = self.processes.highest(int(mine), "the end of a step")
         if asked > LATE:
@@ -230,15 +239,18 @@ class Session:
         why = self.interrupts.why
         if self.interrupts.received is None and self.condition_met:
             why = f"stop_if {self.condition_met}"
+        if self.interrupts.received is None and self.complaint:
+            why = "its health"
         kimg = self.refinement.num_images / 1000
-        self.log(f"stopped at kimg {kimg:g} by {why}; resume continues from here")
+        past = ", --ignore-health past what stopped it" if self.complaint else ""
+        self.log(f"stopped at kimg {kimg:g} by {why}; resume continues from here{past}")
 
     def write_result(self) -> None:
         """Write the result; a signal leaves it at once, as the run can be continued to it."""
         self.interrupts.count_no_more()
         try:
             with self.interrupts.at_once("writing the result"):
-                self.snapshots.write_result()
+                self.snapshots.write_result(self.complaint.text if self.complaint else "")
         except Stopped as stage:
             self.log(f"stopped in {stage} by {self.interrupts.why}; resume continues from here")
 
@@ -251,10 +263,7 @@ class Session:
 
     def result(self) -> Student:
         """Return a copy of the refined student: the best where there is a judge."""
-        best, network = self.best, self.refinement.average
-        if best is not None and best.score is not None:
-            network = best.network
-        found = copy.deepcopy(network)
+        found = copy.deepcopy(self.snapshots.chosen())
         if self.processes.size > 1:
             # gloo, which has the patience to wait for process 0, carries what lies on a CPU.
             held = {name: tensor.cpu() for name, tensor in found.state_dict().items()}
@@ -262,9 +271,9 @@ class Session:
         return found
 
     @property
-    def found(self) -> str:
-        """Which network the run hands back and why; in process 0, once it has ended."""
-        return self.snapshots.result
+    def outcome(self) -> Outcome:
+        """How the run went, once it has ended."""
+        return Outcome(self.snapshots.result, self.snapshots.wrecked)
 
     def log(self, text: str) -> None:
         """Write a line to the folder's log, if there is a folder."""
@@ -278,6 +287,7 @@ class Session:
 
     def on_step(self, refinement: Run, losses: Mapping[str, float]) -> None:
         """Move the bar."""
+        self.watch.note(losses)
         warm = refinement.counts.step <= refinement.num_warmup_steps
         done = refinement.counts.step * refinement.settings.batch
         self.progress.reach(done, what="warm-up" if warm else "refine")
@@ -287,6 +297,10 @@ class Session:
         refinement, condition = self.refinement, self.refinement.settings.stop_if
         if condition and holds(condition, stats):
             self.condition_met = condition
+        self.complaint = self.watch.see(stats)
+        if self.complaint is not None:
+            self.log(f"kimg {stats['Progress/kimg']:g}  {self.complaint.text}")
+            self.snapshots.wrecked = self.complaint.text if self.complaint.is_wrecked else ""
         name = parse_condition(condition)[0] if condition else ""
         if name not in ("", *stats) and stats["Progress/tick"]:
             self.log(f"stop_if never holds: there is no {name} in stats.jsonl")

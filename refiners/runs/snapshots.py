@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -48,6 +49,10 @@ class Snapshots:
         self.made_of = made_of
         self.proxy = ""
         self.result = ""
+        self.wrecked = ""  # why the last student cannot be used
+        self.original = None  # what a wrecked run hands back, where nothing was judged
+        if refinement.processes.is_first:
+            self.original = best.original if best else copy.deepcopy(refinement.average)
         self.due = False
 
     def take(self) -> None:
@@ -71,11 +76,14 @@ class Snapshots:
     def show(self, *, judged: bool) -> None:
         """Measure, judge if asked, and write what is seen."""
         refinement = self.refinement
-        numbers = self.measure(refinement.average, refinement.num_images) if self.measure else {}
+        numbers: Mapping[str, float] = {}
+        # Of wrecked images, which may be of any size, nothing can be measured.
+        if self.measure and not self.wrecked:
+            numbers = self.measure(refinement.average, refinement.num_images)
         if numbers:
             self.proxy = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
             self.log(f"kimg {refinement.num_images / 1000:g}  {self.proxy}")
-        if judged and refinement.num_images:
+        if judged and refinement.num_images and not self.wrecked:
             self.judge()
         if self.folder is None:
             return
@@ -119,16 +127,31 @@ class Snapshots:
         if self.best.score != before:
             self.write(self.best.network)
 
-    def write_result(self) -> None:
-        """Write result.pkl, and say in the log what it is."""
-        found = f"the last network, at kimg {self.refinement.num_images / 1000:g}"
-        network = self.refinement.average
-        if self.best is not None:
+    def chosen(self) -> Student:
+        """Return what the run hands back as it stands.
+
+        The best where a judge told it, else the original of a run that is wrecked, else the last.
+        """
+        if self.best is not None and self.best.score is not None:
+            return self.best.network
+        wrecked = self.wrecked and self.original is not None
+        return self.original if wrecked else self.refinement.average
+
+    def write_result(self, why: str = "") -> None:
+        """Write result.pkl, and say in the log what it is, and why the run was stopped."""
+        kimg = f"{self.refinement.num_images / 1000:g}"
+        found = f"the last network, at kimg {kimg}"
+        if self.best is not None and (self.best.score is not None or not self.wrecked):
             found = self.best.settle()
-            network = network if self.best.score is None else self.best.network
+        elif self.wrecked:
+            found = "the original"
         elif not self.refinement.num_images:
             found = "the original: no step moved it"
-        self.write(network)
+        if self.wrecked:
+            found = f"{found}; the run was wrecked at kimg {kimg}: {self.wrecked}"
+        elif why:
+            found = f"{found}; the run was stopped at kimg {kimg}: {why}"
+        self.write(self.chosen())
         self.result = found
         self.log(f"the result is {found}")
 

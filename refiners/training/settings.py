@@ -146,6 +146,13 @@ class Settings:
         check=lambda text: text and parse_condition(text),
         free_on_resume=True,
     )
+    ignore_health: bool = knob(
+        False,
+        "Go on where the run's health says that it diverges or stands still, which else ends it.",
+        useful="a run that is meant to leave its original far behind",
+        outside="A wrecked student trains on for nothing.",
+        free_on_resume=True,
+    )
     batch_gpu: int = knob(
         0,
         "Images at a time in each process; gradients add up to the same result. 0 is all of its "

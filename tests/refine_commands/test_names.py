@@ -84,14 +84,23 @@ def test_the_flags_that_set_a_setting_are_these() -> None:
     assert [*SETTINGS] == [
         *("kimg", "batch", "glr", "lr", "beta1", "beta2", "rampup_kimg", "decay_kimg"),
         *("ema", "ema_rampup_ratio", "warmup_kimg", "auxiliary_steps", "auxiliary_ema"),
-        *("train", "seed", "tick", "snap", "max_hours", "stop_if", "batch_gpu", "precision"),
-        *("compile", "channels_last", "share_pass"),
+        *("train", "seed", "tick", "snap", "max_hours", "stop_if", "ignore_health", "batch_gpu"),
+        *("precision", "compile", "channels_last", "share_pass"),
     ]
 
 
 def test_what_a_run_that_goes_on_may_change_is_this() -> None:
     free = {name for name, field in SETTINGS.items() if knob_of(field).free_on_resume}
-    assert free == {"kimg", "tick", "snap", "max_hours", "stop_if", "batch_gpu", "compile"}
+    assert free == {
+        "kimg",
+        "tick",
+        "snap",
+        "max_hours",
+        "stop_if",
+        "ignore_health",
+        "batch_gpu",
+        "compile",
+    }
 
 
 def flags_in(text: str) -> list[str]:

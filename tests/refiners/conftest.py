@@ -174,7 +174,10 @@ def refine_toys(
         refinement.start_from(read_state(transfer))
     if folder is None and outdir is not None and refinement.processes.is_first:
         folder = RunFolder.create(Path(outdir), "refine")
-    return Session(refinement, folder, **seen).run_from(resume)
+    session = Session(refinement, folder, **seen)
+    result = session.run_from(resume)
+    session.outcome.leave()
+    return result
 
 
 # What refine() takes beside a method, and knobs that the toys need.
