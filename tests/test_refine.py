@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -15,6 +16,7 @@ import torch
 from click.testing import CliRunner
 
 import checkpoints
+import refine
 import students
 import teachers
 from metrics import Moments, Statistics
@@ -23,6 +25,7 @@ from refine import main
 from refine_commands.generate import parse_seeds
 from refiners import REFINERS
 from refiners.base import WithPairs
+from refiners.runs.endings import RunFailed, Wrecked
 from refiners.runs.provenance import software
 from refiners.runs.recipes import GAN_PRESETS, methods_of
 from students import originals
@@ -372,3 +375,15 @@ def test_a_preset_stands_in_for_defaults_and_flags_beat_it_in_any_order(files, t
     for arguments in (("--preset", preset, "--batch", "7"), ("--batch", "7", "--preset", preset)):
         shown = json.loads(gan(files, tmp_path, "-n", *arguments).output)
         assert {key: shown[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("x"), 2), (FileNotFoundError("x"), 2), (RunFailed("x"), 1), (MemoryError(), 1),
+        (OSError(errno.ENOSPC, "full"), 1), (ConnectionError("x"), 1), (Wrecked("x"), 3),
+        (KeyboardInterrupt(), 130), (KeyError("x"), None),
+    ],
+)  # fmt: skip
+def test_an_error_has_one_exit_code(error: BaseException, code: int | None) -> None:
+    assert refine.exit_code(error) == code

@@ -16,6 +16,7 @@ from PIL import Image
 
 from refiners import RunFolder, Settings, read_state
 from refiners.diff_instruct import DiffInstruct
+from refiners.runs.endings import Wrecked
 from refiners.runs.interrupts import Interrupts
 from refiners.sds import SDS
 from tests.refiners.conftest import refine_toys
@@ -312,3 +313,14 @@ def test_a_method_without_an_auxiliary_has_no_warm_up_and_no_health(
     log = log_of(folder)
     assert "tick 5" in log
     assert "error" not in log
+
+
+def test_a_wrecked_run_writes_the_original_as_its_result_and_ends_in_an_error(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    with pytest.raises(Wrecked, match=r"the result is the original; the run was wrecked at kimg"):
+        start(affine, gaussian, folder=folder, save=keep, changes={"glr": 10.0, "ema": 0})
+    assert torch.load(folder.path / "result.pkl")["mean"].item() == pytest.approx(-0.4)
+    assert "by its health; resume continues from here" in log_of(folder)
+    assert folder.states()
