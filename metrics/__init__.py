@@ -38,12 +38,13 @@ from metrics.distances.precision_recall import PrecisionRecall, precision_recall
 from metrics.distances.sliced_distance import sliced_distance
 from metrics.distances.table import METRICS, choose_metrics
 from metrics.measure import Measurement, measure
-from metrics.reference import Reference, open_reference
+from metrics.reference import Reference, open_reference, space_name
 from metrics.report.gallery import draw_gallery
 from metrics.report.history import metric_line
 from metrics.sampling import draw_images
 from metrics.spaces.choice import choose_features, inception_features, lite0_features
 from metrics.spaces.features import (
+    AnyExtractor,
     Classifier,
     ClassifierFeatures,
     FeatureExtractor,
@@ -57,6 +58,7 @@ from roles.pixels import to_uint8
 
 __all__ = [
     "METRICS",
+    "AnyExtractor",
     "Classifier",
     "ClassifierFeatures",
     "Comparison",
@@ -98,5 +100,6 @@ __all__ = [
     "save_features",
     "save_statistics",
     "sliced_distance",
+    "space_name",
     "to_uint8",
 ]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from refiners.runs.provenance import sha256
-from roles.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +59,7 @@ def facts_of(source: str) -> Facts:
     """
     import checkpoints
     from refine_commands import network_facts
+    from roles.shown import shown
 
     path = checkpoints.local(source)
     if path.is_dir():

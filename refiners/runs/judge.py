@@ -1,21 +1,24 @@
 """The judge of a run: it chooses the result, and sees with eyes that no method has.
 
-Its distance is in the features of a small classifier that is trained for the run
-(metrics.spaces.fresh), on images that methods use too; but what a student is measured against are
-images held back from them, in three parts, and latents of its own for each:
+Where the run's --reference has features of single real images, its distance is to them. Else it is
+in the features of a small classifier that is trained for the run (metrics.spaces.fresh), on images
+that methods use too; but what a student is measured against are images held back from them. Either
+way there are three parts, and latents of their own for each:
 
     chooses    ranks the snapshots
     confirms   says whether the best of them is better than the original beyond chance
-    reports    is what the report compares with, where there is no --reference
+    reports    is what the report compares with
 
 So a number that chose is never the one that is told, and a student that was trained towards some
-images or features has no advantage.
+images or features has no advantage. What no judge can see without real images is whether the
+teacher's are the better ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 import metrics
@@ -26,6 +29,8 @@ from roles import Student
 SHARE = 3  # one image in so many is held back
 BATCH = 250
 NUM_IMAGES = 2000  # of a student, behind each number of the judge
+PARTS = 3
+LEAST_ROWS = 600  # of a reference that judges
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Judge:
     @property
     def name(self) -> str:
         """What a report calls it."""
-        return f"{self.chooses.space}, {self.chooses.statistics.num} images held back"
+        return f"{self.chooses.space}, {self.chooses.source}"
 
     def __call__(self, student: Student) -> float:
         """Return a student's distance to the images that choose."""
@@ -96,15 +101,47 @@ def judge_of(images: ImageSet, *, num: int, seed: int, device: str) -> Judge:
     """
     seen, kept = held_back(images, seed)
     space = metrics.fresh_features(seen.images, seen.labels, seed=seed, device=device)
-    parts = [subset(kept, torch.arange(i, len(kept.images), 3)) for i in range(3)]
-    chooses, confirms, reports = (_reference(part, space) for part in parts)
+    values = torch.cat([space(part)[0].double() for part in kept.images.split(BATCH)])
+    labels = None if kept.labels is None else kept.labels.argmax(dim=1).numpy()
+    chooses, confirms, reports = (
+        _reference(values, labels, space, part, "images held back from the method")
+        for part in range(PARTS)
+    )
     return Judge(chooses, confirms, reports, num_images=min(num, NUM_IMAGES), seed=seed)
 
 
-def _reference(images: ImageSet, space: metrics.FeatureExtractor) -> metrics.Reference:
-    values = torch.cat([space(part)[0].double() for part in images.images.split(BATCH)])
-    labels = None if images.labels is None else images.labels.argmax(dim=1).numpy()
-    statistics = metrics.Statistics.of(
-        metrics.Moments.of(values), space=space.name, features=values.float(), labels=labels
+def judge_by(reference: metrics.Reference, *, num: int, seed: int) -> Judge | None:
+    """Return the judge of a run by its reference; None where that has too few single images.
+
+    The report keeps the whole reference where its mean and covariance are of many more images than
+    those that chose.
+    """
+    values, labels = reference.rows, reference.statistics.labels
+    if values is None or len(values) < LEAST_ROWS:
+        return None
+    space = reference.extractor
+    chooses, confirms, reports = (
+        _reference(values, labels, space, part, f"images of {reference.source}")
+        for part in range(PARTS)
     )
-    return metrics.Reference(statistics, space, f"{len(values)} images that the run held back")
+    if (reference.statistics.num or 0) >= PARTS * len(values):
+        reports = reference
+    return Judge(chooses, confirms, reports, num_images=min(num, NUM_IMAGES), seed=seed)
+
+
+def _reference(
+    values: torch.Tensor,
+    labels: np.ndarray | None,
+    space: metrics.AnyExtractor,
+    part: int,
+    source: str,
+) -> metrics.Reference:
+    """Return one of the parts of features as a reference."""
+    chosen = values[part::PARTS].double()
+    statistics = metrics.Statistics.of(
+        metrics.Moments.of(chosen),
+        space=metrics.space_name(space),
+        features=chosen.float(),
+        labels=None if labels is None else labels[part::PARTS],
+    )
+    return metrics.Reference(statistics, space, f"{len(chosen)} {source}")

@@ -22,7 +22,7 @@ from refiners.runs.discriminator import own_discriminator
 from refiners.runs.endings import Outcome, failing_as_a_run
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts, Stopped
-from refiners.runs.judge import Judge, held_back, judge_of
+from refiners.runs.judge import Judge, held_back, judge_by, judge_of
 from refiners.runs.made_of import MadeOf, made_of
 from refiners.runs.measuring import curve_in, open_measured
 from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
@@ -379,9 +379,15 @@ class CheckedJob:
 
     def open_judge(self, images: ImageSet | None) -> Judge | None:
         """Return what judges the students, or None."""
-        if images is None or self.job.keep != "best":
+        job, seed = self.job, self.settings.seed
+        if images is None or job.keep != "best":
             return None
-        return judge_of(images, num=self.job.num, seed=self.settings.seed, device=self.device)
+        # Where the teacher sees the student through a bridge, the judge does.
+        native = whole(self.pair.student) is self.pair.student
+        by_reference = None
+        if self.reference is not None and native:
+            by_reference = judge_by(self.reference, num=job.num, seed=seed)
+        return by_reference or judge_of(images, num=job.num, seed=seed, device=self.device)
 
     def refine(
         self,
@@ -450,7 +456,9 @@ class CheckedJob:
             "before": sample_grid(original, seed),
             "after": save_grid(folder.path / "fakes_final.png", whole(refined), seed),
         }
-        comparison, space = None, self.reference or (judge and judge.reports)
+        comparison, space = None, self.reference
+        if judge is not None and (space is None or judge.chooses.extractor is space.extractor):
+            space = judge.reports
         if space is not None:
             # The judge's images have the teacher's size, so it sees what the teacher does.
             before, after = self.pair.student, refined

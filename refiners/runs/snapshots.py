@@ -134,8 +134,9 @@ class Snapshots:
         """
         if self.best is not None and self.best.score is not None:
             return self.best.network
-        wrecked = self.wrecked and self.original is not None
-        return self.original if wrecked else self.refinement.average
+        if self.wrecked and self.original is not None:
+            return self.original
+        return self.refinement.average
 
     def write_result(self, why: str = "") -> None:
         """Write result.pkl, and say in the log what it is, and why the run was stopped."""
