@@ -29,7 +29,7 @@ from scipy.special import stdtrit
 import teachers
 from benchmarks import machine
 from refiners.runs.progress import stage_bar
-from refiners.runs.recipes import GAN_PRESETS, USUAL_METHOD, method_class, methods_of
+from refiners.runs.recipes import GAN_PRESETS, method_class, methods_of
 from refiners.runs.refine import RefineJob
 from refiners.runs.teacher_images import make_teacher_images
 
@@ -266,7 +266,8 @@ def methods(
 ) -> None:
     """Refine a student by every method of gan."""
     names = chosen(methods, methods_of("gan"))
-    base = SHORT if preset is None else GAN_PRESETS[preset]
+    base = SHORT if preset is None else {**GAN_PRESETS[preset]}
+    base = {name: value for name, value in base.items() if name != "method"}
     settings = given(base, kimg=kimg, warmup_kimg=warmup_kimg, batch=batch)
     run_rows({name: (name, settings) for name in names}, RefineJob(**job), settings, seeds)
 
@@ -287,7 +288,7 @@ def options(
     """Refine a student with each speed option."""
     names = chosen(options, OPTIONS)
     settings = given(BASE, kimg=kimg, warmup_kimg=warmup_kimg, batch=batch)
-    rows = {name: (USUAL_METHOD["gan"], {**settings, **OPTIONS[name]}) for name in names}
+    rows = {name: (GAN_PRESETS["demo"]["method"], {**settings, **OPTIONS[name]}) for name in names}
     run_rows(rows, RefineJob(**job), settings, seeds)
 
 

@@ -26,7 +26,7 @@ def demo(outdir: Path, seed: int) -> None:
     from refiners.runs.refine import RefineJob
 
     settings = {**GAN_PRESETS["demo"], "seed": seed}
-    knobs = settings.pop("knobs")
+    method, knobs = settings.pop("method"), settings.pop("knobs")
     job = RefineJob(
         student=str(DEMO / "student.pkl"),
         teacher=str(DEMO / "teacher.pkl"),
@@ -36,6 +36,7 @@ def demo(outdir: Path, seed: int) -> None:
         desc="demo",
         teacher_images=1000,
         teacher_steps=5,
+        method=method,
         knobs=knobs,
         settings=settings,
     )

@@ -206,7 +206,8 @@ def recipe_options(command: str) -> Callable[[Command], Command]:
             metavar="METHOD",
             default=USUAL_METHOD[command],
             show_default=True,
-            help=f"{', '.join(names)}; docs/methods.md compares them, --knobs explains one."
+            help=f"{', '.join(names)}; docs/methods.md compares them and has the settings that "
+            "one begins from, --knobs explains one."
             + (" Those that regress on pairs serve distill alone." if command == "gan" else ""),
         ),
         click.option(

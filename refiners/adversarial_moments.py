@@ -52,8 +52,8 @@ class AdversarialMoments:
         "lr": 2e-3,
         "beta2": 0.99,
         "rampup_kimg": 0.0,
-        "decay_kimg": 0.0,
-        "ema": 2.0,
+        "decay_kimg": 2.0,
+        "ema": 4.0,
         "warmup_kimg": 1.0,
         "auxiliary_steps": 1,
     }

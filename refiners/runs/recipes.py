@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 # Of each command, where no flag and no preset names one.
-USUAL_METHOD = {"gan": "diff-instruct-moments", "distill": "diff-instruct"}
+USUAL_METHOD = {"gan": "adversarial-moments", "distill": "diff-instruct"}
 
 # The settings that the official one-step distillations share.
 OFFICIAL: Row = {
@@ -37,7 +37,9 @@ LONG: Row = {
 
 GAN_PRESETS: dict[str, Row] = {
     # The embedded example, whose student is far from its teacher; what it reaches is in README.
+    # Far from it the score difference is the quicker guide; near it the discriminator's slope is.
     "demo": {
+        "method": "diff-instruct-moments",
         "kimg": 6.0,
         "decay_kimg": 0.0,
         "ema": 0.7,
@@ -49,10 +51,11 @@ GAN_PRESETS: dict[str, Row] = {
         "share_pass": True,
         "knobs": ("moments=1.0", "auxiliary_sigma=lognormal:0.3,1.0"),
     },
-    # A good StyleGAN2 of CIFAR-10 beside EDM's VP file: the default recipe, which helped a good
-    # student (docs/experiments.md, "A rate that decays"), longer and with larger batches. Published
-    # with other, unknown settings: FID 2.92 -> 2.71. Not measured here: it takes a GPU.
+    # A good StyleGAN2 of CIFAR-10 beside EDM's VP file: the recipe of docs/experiments.md, "A rate
+    # that decays", longer and with larger batches. Published with other, unknown settings:
+    # FID 2.92 -> 2.71. Not measured here: it takes a GPU.
     "refine-cifar10": {
+        "method": "diff-instruct-moments",
         "kimg": 100.0,
         "batch": 64,
         "ema": 20.0,

@@ -364,7 +364,8 @@ class CheckedJob:
         Without data it is made of the teacher's own samples, once for a run folder.
         """
         job = self.job
-        if job.data or not (compares_images(self.method) or job.keep == "best"):
+        judged = job.keep == "best" and self.by_reference is None
+        if job.data or not (compares_images(self.method) or judged):
             return job.data
         assert job.teacher_images is not None
         path = make_teacher_images(
@@ -377,17 +378,22 @@ class CheckedJob:
         )
         return str(path)
 
+    @cached_property
+    def by_reference(self) -> Judge | None:
+        """The judge by the reference's own images, where it has some and can see the student's.
+
+        Where the teacher sees the student through a bridge, the judge does.
+        """
+        if self.reference is None or whole(self.pair.student) is not self.pair.student:
+            return None
+        return judge_by(self.reference, num=self.job.num, seed=self.settings.seed)
+
     def open_judge(self, images: ImageSet | None) -> Judge | None:
         """Return what judges the students, or None."""
-        job, seed = self.job, self.settings.seed
-        if images is None or job.keep != "best":
-            return None
-        # Where the teacher sees the student through a bridge, the judge does.
-        native = whole(self.pair.student) is self.pair.student
-        by_reference = None
-        if self.reference is not None and native:
-            by_reference = judge_by(self.reference, num=job.num, seed=seed)
-        return by_reference or judge_of(images, num=job.num, seed=seed, device=self.device)
+        job = self.job
+        if job.keep != "best" or self.by_reference is not None or images is None:
+            return self.by_reference if job.keep == "best" else None
+        return judge_of(images, num=job.num, seed=self.settings.seed, device=self.device)
 
     def refine(
         self,
@@ -400,7 +406,7 @@ class CheckedJob:
     ) -> tuple[Student, Outcome]:
         """Refine the student; return the result, which result.pkl holds, and what it is."""
         job, settings = self.job, self.settings
-        if images is not None and job.keep == "best":
+        if images is not None and job.keep == "best" and self.by_reference is None:
             images, _ = held_back(images, settings.seed)
         real = images if compares_images(self.method) else None
         with interrupts.at_once("preparing"):

@@ -99,10 +99,10 @@ def test_every_knob_says_what_it_is_and_where_it_is_of_use(
 
 def test_a_method_is_taken_by_what_it_does(row: None) -> None:
     assert "toy" in methods_of("gan") and "toy" in methods_of("distill")
-    assert methods_of("gan")[0] == "diff-instruct-moments"
+    assert methods_of("gan")[0] == "adversarial-moments"
     assert set(methods_of("distill")) == {*REFINERS, *DISTILLERS}
     for name in ("dmd", *DISTILLERS):
-        with pytest.raises(ValueError, match="which gan cannot take; allowed are diff"):
+        with pytest.raises(ValueError, match="which gan cannot take; allowed are adv"):
             method_with(name, command="gan")
 
 

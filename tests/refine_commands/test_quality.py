@@ -18,7 +18,7 @@ from benchmarks.quality import (
     options,
     row,
 )
-from refiners.runs.recipes import GAN_PRESETS, USUAL_METHOD, method_with
+from refiners.runs.recipes import GAN_PRESETS, method_with
 from refiners.training.settings import Settings
 from refiners.training.shared_pass import check_shared_pass
 
@@ -30,11 +30,13 @@ def test_every_row_differs_from_the_base_by_what_it_says(name):
     assert changed == set(OPTIONS[name])
     knobs = of_row.pop("knobs")
     settings = Settings(**of_row)
-    check_shared_pass(method_with(USUAL_METHOD["gan"], knobs, "gan"), settings)
+    check_shared_pass(method_with(GAN_PRESETS["demo"]["method"], knobs, "gan"), settings)
 
 
 def test_the_demo_is_the_row_of_the_least_work_and_longer():
-    assert {**GAN_PRESETS["demo"], "kimg": BASE["kimg"]} == {**BASE, **OPTIONS["the least work"]}
+    row = {**GAN_PRESETS["demo"], "kimg": BASE["kimg"]}
+    assert row.pop("method") == "diff-instruct-moments"
+    assert row == {**BASE, **OPTIONS["the least work"]}
 
 
 def test_the_default_list_names_rows():
