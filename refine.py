@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import click
 
+from refine_commands.blend import blend
 from refine_commands.dataset import dataset
 from refine_commands.demo import demo
 from refine_commands.distill import distill
@@ -115,7 +116,9 @@ def main() -> None:
     """Make a pretrained StyleGAN generator better by following a diffusion model."""
 
 
-for command in (gan, distill, report, dataset, export, generate, inspect, doctor, demo):
+for command in (
+    gan, distill, report, blend, dataset, export, generate, inspect, doctor, demo,
+):  # fmt: skip
     main.add_command(command)
 
 

@@ -66,7 +66,7 @@ from refine_commands.options import (
 @click.option(
     "--keep",
     type=click.Choice(["best", "last"]),
-    help="best keeps the snapshot nearest to those images in the teacher's features. [default: "
+    help="best hands back the snapshot that the judge finds best on images held back. [default: "
     "best; last for progressive and guided]",
 )
 @report_options

@@ -37,8 +37,8 @@ from refine_commands.options import (
     type=click.Choice(["best", "last"]),
     default="best",
     show_default=True,
-    help="best keeps the snapshot nearest to those images in the teacher's features, "
-    "the original included.",
+    help="best hands back the snapshot that the judge finds best on images held back from the "
+    "method, or the original.",
 )
 @report_options
 @click.option(

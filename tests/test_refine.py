@@ -279,7 +279,8 @@ def test_bad_references_are_refused(files, tmp_path):
 def test_resuming_needs_a_run_and_the_same_options(files, runs, tmp_path):
     out = tmp_path / "out"
     assert_refused(gan(files, out, "--resume", "latest"), out, "training-state")
-    result = gan(files, runs, *TINY, "--glr", "0.5", "--resume", "latest")
+    reference = ("--reference", files / "features.npz", "--num", "100")
+    result = gan(files, runs, *TINY, *reference, "--glr", "0.5", "--resume", "latest")
     assert result.exit_code == 2
     assert "glr" in result.output
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import metrics
 from checkpoints.web.cache import default_folder
@@ -58,7 +58,7 @@ def curve_in(
     return measure
 
 
-def lines_of(path: Path) -> list[dict[str, Any]]:
+def lines_of(path: Path) -> list[object]:
     """Return the lines of a .jsonl file, but for a last one that a killed process left torn."""
     if not path.exists():
         return []
@@ -68,20 +68,22 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def read_curve(path: Path) -> list[dict[str, object]]:
     """Return what was measured over kimg, the last line of each, in order."""
-    measured = {line["protocol"]["kimg"]: line["protocol"] for line in lines_of(path)}
+    lines = cast("list[dict[str, dict[str, float]]]", lines_of(path))
+    measured = {line["protocol"]["kimg"]: line["protocol"] for line in lines}
     return [{**point} for _, point in sorted(measured.items())]
 
 
 def read_judged(path: Path) -> list[dict[str, float]]:
     """Return the judge's numbers over kimg, the last of each, in order."""
-    judged = {line["kimg"]: line["judge"] for line in lines_of(path)}
+    lines = cast("list[dict[str, float]]", lines_of(path))
+    judged = {line["kimg"]: line["judge"] for line in lines}
     return [{"kimg": kimg, "judge": value} for kimg, value in sorted(judged.items())]
 
 
 def last_health(path: Path) -> list[dict[str, float]]:
     """Return the last tick's error shares by noise level from stats.jsonl."""
     prefix = "Health/error_share_"
-    lines = lines_of(path)
+    lines = cast("list[dict[str, dict[str, float]]]", lines_of(path))
     last = lines[-1] if lines else {}
     shares = {
         float(k.removeprefix(prefix)): v["mean"] for k, v in last.items() if k.startswith(prefix)

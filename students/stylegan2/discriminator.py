@@ -1,7 +1,7 @@
 """The StyleGAN2 discriminator (Karras et al. 2020, arXiv:1912.04958, figure 7).
 
-No refinement method here needs one; files carry it, and the script that trains the demo generator
-uses it.
+Files carry it; refiners.adversarial_moments goes on training it, and the script that trains the
+demo generator uses it.
 """
 
 from __future__ import annotations

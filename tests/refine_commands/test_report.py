@@ -155,7 +155,7 @@ def small_set(folder: Path) -> Path:
         (unlabelled_zip, ["no label for 00000/img00000001.png (29 of 30 images lack one)"]),
         (torn_zip, ["labels for 1 images that are not there, the first 00000/img00000012.png"]),
         (pickled_npz, ["array 'mu' holds pickled Python objects"]),
-        (small_set, ["1 images; statistics need at least 2"]),
+        (small_set, ["1 images; a reference needs at least 4"]),
     ],
 )
 def test_a_reference_that_cannot_be_used_is_one_line(compared, files, tmp_path, make, parts):
