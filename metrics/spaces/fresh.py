@@ -20,7 +20,8 @@ from roles.pixels import from_uint8
 
 WIDTHS = (16, 32, 64)
 NUM_FEATURES = 64
-STEPS, BATCH, RATE = 600, 64, 2e-3
+BATCH, RATE = 64, 2e-3
+EPOCHS, LEAST_STEPS, MOST_STEPS = 15, 50, 600
 SHIFT = 2  # pixels, at most, by which training images are moved
 LARGEST = 64  # pixels; larger images are averaged down
 TURNS = 4
@@ -68,6 +69,7 @@ def fresh_features(
         seed: of weights and draws; torch's own stream is left as it was.
         device: where to train.
     """
+    steps = min(max(EPOCHS * len(images) // BATCH, LEAST_STEPS), MOST_STEPS)
     shrink = max(1, -(-images.shape[2] // LARGEST))
     known = labels is not None and labels.shape[1] > 1
     with torch.random.fork_rng(devices=[]):
@@ -80,8 +82,8 @@ def fresh_features(
             num_classes=labels.shape[1] if labels is not None and known else TURNS,
         ).to(device)
         optimiser = torch.optim.Adam(classifier.parameters(), lr=RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-        for _ in range(STEPS):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for _ in range(steps):
             pick = torch.randint(len(images), [BATCH])
             x = shrunk(from_uint8(images[pick].to(device)), shrink)
             down, right = torch.randint(-SHIFT, SHIFT + 1, [2]).tolist()

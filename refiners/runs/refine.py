@@ -63,6 +63,11 @@ from roles.processes import join
 # Not in training_options.json under these names: what is resolved there, and what no file can say.
 UNSAID = ("student", "teacher", "outdir", "resume", "method", "knobs", "kimg", "batch", "settings")
 UNSAID += ("save", "progress")
+# Told where the teacher's images are all that there is to judge by.
+UNCHECKED = (
+    "; whether the teacher's images are better than the original's was not checked, which takes "
+    "--data, or a --reference with features of single images"
+)
 # Options that move a run's numbers, beside its method, its settings and what its files hold.
 FIXED = ("num", "keep", "adapt", "guidance", "guidance_interval")
 FIXED += ("teacher_images", "teacher_steps")
@@ -378,6 +383,11 @@ class CheckedJob:
         )
         return str(path)
 
+    @property
+    def sees_real_images(self) -> bool:
+        """Whether the judge compares with real images, and not with the teacher's."""
+        return bool(self.job.data) or self.by_reference is not None
+
     @cached_property
     def by_reference(self) -> Judge | None:
         """The judge by the reference's own images, where it has some and can see the student's.
@@ -484,7 +494,7 @@ class CheckedJob:
             f"{Path(name_of_source(job.student)).name} refined by {name_of_method(self.method)}",
             comparison,
             grids,
-            result=found,
+            result=found + (UNCHECKED if judge is not None and not self.sees_real_images else ""),
             options=self.options(),
             sources={"student": job.student, "teacher": job.teacher},
             started=started,

@@ -42,6 +42,7 @@ def test_refine_is_what_gan_does(
     named = ("--student", pair[0], "--teacher", pair[1], "--outdir", tmp_path / "command")
     result = refine_py("gan", *named, *FLAGS, "--device", "cpu", "--keep", keep, "--seed", "3")
     assert result.exit_code == 0, result.output
+    assert ("better than the original's was not checked" in result.output) is (keep == "best")
     ours = refiners.refine(*pair, **SHORT, device="cpu", keep=keep, settings={"seed": 3})
     assert_equal(ours, students.load(handed_back(tmp_path / "command")))
     if keep == "last":
