@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import checkpoints
+import students
 from refine_demo.sizes import SIZES, Recipe
 from refine_demo.stages import (
     NUM_CLASSES,
@@ -40,6 +41,12 @@ LAZY = R1_EVERY / (R1_EVERY + 1)
 @click.option("--batch", type=int, help="Images of a step; the size has its own.")
 @click.option("--conditional", is_flag=True, help="Give both networks the classes.")
 @click.option("--snapshots", default="", help="Kimg at which a copy is kept: 100,300.")
+@click.option(
+    "--start",
+    type=click.Path(exists=True, path_type=Path),
+    help="Pickle whose networks a new training goes on from, with fresh optimisers.",
+)
+@click.option("--start-kimg", type=float, default=60, show_default=True, help="Of that pickle.")
 def student(
     data: Path,
     workdir: Path,
@@ -53,6 +60,8 @@ def student(
     batch: int | None,
     conditional: bool,
     snapshots: str,
+    start: Path | None,
+    start_kimg: float,
 ) -> None:
     """Train the StyleGAN2 generator: logistic loss with R1 (Karras et al. 2020), stopped early."""
     torch.set_num_threads(threads)
@@ -74,6 +83,11 @@ def student(
         "d_opt": d_opt,
     }
     training = Training.begin(workdir, name, modules, restart_file)
+    if start is not None and not training.seen:
+        held = {"G": generator, "D": discriminator, "G_ema": average}
+        for key, network in held.items():
+            network.load_state_dict(students.load(start, network=key, device=device).state_dict())
+        training.seen = training.seam = round(start_kimg * 1000)
     flips = recipe.flips
     stream = batches(
         images, labels, batch, seed=seed, start=training.seen, device=device, flips=flips

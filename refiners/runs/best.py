@@ -94,7 +94,7 @@ class Best:
         kimg = f"kimg {self.num_images / 1000:g}"
         where = f"the network at {kimg}"
         if self.alpha != 1:
-            where = f"the original moved {self.alpha:g} times the way to {where}"
+            where = f"a network {self.alpha:g} times the way from the original to that at {kimg}"
         if not isinstance(self.judge, Confirming):
             return f"{where}, chosen by the judge ({self.start:.4g} → {self.score:.4g})"
         change = self.judge.change(self.original, self.network)
