@@ -167,12 +167,14 @@ def describe(
             class.
     """
     others = program.attributes(module) if program else {}
-    where = {"source": source, "module": program and program.package}
+    package = program and program.package
 
     def name(part: torch.nn.Module, state: dict[str, Value]) -> Record:
         call = {"init_kwargs": getattr(part, "init_kwargs", {}), **others.get(part, {})}
         init_kwargs = dict(cast("dict[str, Value]", call.pop("init_kwargs")))
-        return Record(type(part).__name__, (), init_kwargs, {**state, **call}, **where)
+        return Record(
+            type(part).__name__, (), init_kwargs, {**state, **call}, source=source, module=package
+        )
 
     return _described(module, name, {})
 

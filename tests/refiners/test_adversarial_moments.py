@@ -17,7 +17,7 @@ from refiners.feature_discriminator import FeatureDiscriminator
 from refiners.runs.discriminator import own_discriminator
 from students.adapters.bridge import Bridge
 
-FEW = {"num_reference": 200, "num_features": 8, "memory": 100}
+FEW: dict[str, Any] = {"num_reference": 200, "num_features": 8, "memory": 100}
 
 
 class Linear(torch.nn.Module):
@@ -79,11 +79,12 @@ def test_the_student_goes_to_where_the_real_images_are(
         teacher=teacher, method=AdversarialMoments(r1=0.1, moments=0.0, **FEW),
         inputs=Inputs(ImageSet(images)), kimg=2.0, ema=0.05, glr=0.01, lr=0.02,
     )  # fmt: skip
-    before = run.average.mean.item()
+    average: Any = run.average
+    before = average.mean.item()
     while run.num_images < 2000:
         losses = run.advance()
     assert {"Loss/discriminator", "Gradient/discriminator_norm"} <= losses.keys()
-    assert abs(run.average.mean.item() - 0.3) < 0.3 * abs(before - 0.3)
+    assert abs(average.mean.item() - 0.3) < 0.3 * abs(before - 0.3)
 
 
 def test_the_given_discriminator_is_where_it_starts_and_stays_as_it_was(

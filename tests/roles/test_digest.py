@@ -12,7 +12,7 @@ def test_a_networks_hash_is_of_its_values_whatever_their_strides() -> None:
     before = digest_of(plain)
     strided = torch.nn.Conv2d(4, 6, 1)
     strided.load_state_dict(plain.state_dict())
-    strided = strided.to(memory_format=torch.channels_last)
+    strided = strided.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     assert strided.weight.stride() != (4, 1, 1, 1)
     assert digest_of(strided) == before
 

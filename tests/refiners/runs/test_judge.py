@@ -34,9 +34,11 @@ class Bars(StudentModule):
         self.z_dim, self.c_dim, self.img_resolution, self.img_channels = 2, 0, 16, 1
         self.share = torch.nn.Parameter(torch.tensor(share))
 
-    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
+    def forward(
+        self, z: torch.Tensor, c: torch.Tensor | None = None, **options: Any
+    ) -> torch.Tensor:
         seed = int(z.double().abs().sum() * 1e6) % 2**31
-        images, _ = shapes(len(z), seed=seed, share=self.share.item())
+        images = shapes(len(z), seed=seed, share=self.share.item())[0]
         return images.float() / 127.5 - 1
 
 
