@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import cast
 
@@ -81,11 +82,11 @@ def read_judged(path: Path) -> list[dict[str, float]]:
 
 
 def last_health(path: Path) -> list[dict[str, float]]:
-    """Return the last tick's error shares by noise level from stats.jsonl."""
+    """Return the finite ones of the last tick's error shares by noise level, from stats.jsonl."""
     prefix = "Health/error_share_"
     lines = cast("list[dict[str, dict[str, float]]]", lines_of(path))
     last = lines[-1] if lines else {}
     shares = {
         float(k.removeprefix(prefix)): v["mean"] for k, v in last.items() if k.startswith(prefix)
     }
-    return [{"sigma": sigma, "share": share} for sigma, share in sorted(shares.items())]
+    return [{"sigma": s, "share": share} for s, share in sorted(shares.items()) if isfinite(share)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from refiners.training.settings import parse_condition
 from refiners.training.state import State
 from roles import Student
 from roles.processes import LostProcess
+from roles.shown import shown
 
 LATE = 1  # asks all processes to end, as the number of a signal does; no signal has it here
 
@@ -75,6 +77,7 @@ class Session:
             self.best = best = Best(
                 judge, refinement.average, lambda: self.interrupts.at_once("judging")
             )
+        self.watch = Watch(settings)
         self.snapshots = Snapshots(
             refinement,
             folder,
@@ -83,11 +86,11 @@ class Session:
             measure=measure and self.at_once(measure),
             best=best,
             made_of=self.made_of,
+            watch=self.watch,
         )
         self.remark = remark
         self.boards = boards
         self.condition_met = ""
-        self.watch = Watch(settings)
         self.complaint: Complaint | None = None
         total = (refinement.num_warmup_steps + settings.num_steps) * settings.batch
         self.progress = Progress("refine", total, shown=progress if first else False)
@@ -119,11 +122,14 @@ class Session:
         due = state.get("due", False)
         if not isinstance(due, bool):
             raise ValueError(f"the state's due is {type(due).__name__}, not bool; give another")
+        norm = state.get("first_norm", 0.0)
+        if not isinstance(norm, float) or not 0 <= norm < math.inf:
+            raise ValueError(f"the state's first_norm is {shown(norm)}, no norm; give another")
         if self.best is not None:
             self.best.load_state_dict(state.get("best"))
         for remark in self.refinement.load_state_dict(state):
             self.log(remark)
-        self.snapshots.due = due
+        self.snapshots.due, self.watch.first_norm = due, norm
         if self.folder is not None:
             self.folder.sweep()
             self.folder.set_aside_after(state["num_images"])
@@ -242,7 +248,8 @@ class Session:
         if self.interrupts.received is None and self.complaint:
             why = "its health"
         kimg = self.refinement.num_images / 1000
-        past = ", --ignore-health past what stopped it" if self.complaint else ""
+        ignores = self.refinement.settings.ignore_health
+        past = ", --ignore-health past what stopped it" if self.complaint and not ignores else ""
         self.log(f"stopped at kimg {kimg:g} by {why}; resume continues from here{past}")
 
     def write_result(self) -> None:

@@ -11,6 +11,7 @@ from refiners.runs.folder import RunFolder
 from refiners.runs.made_of import MadeOf
 from refiners.runs.pictures import save_grid, save_tiled
 from refiners.runs.schedule import Run, label, opens_kimg
+from refiners.training.health import Watch
 from roles import Student
 
 RESULT_FILE = "result.pkl"
@@ -39,6 +40,7 @@ class Snapshots:
         measure: Measure | None,
         best: Best | None,
         made_of: MadeOf,
+        watch: Watch,
     ):
         self.refinement = refinement
         self.folder = folder
@@ -47,6 +49,7 @@ class Snapshots:
         self.measure = measure
         self.best = best
         self.made_of = made_of
+        self.watch = watch
         self.proxy = ""
         self.result = ""
         self.wrecked = ""  # why the last student cannot be used
@@ -107,6 +110,7 @@ class Snapshots:
         """Write the training state and drop all but the last ones."""
         assert self.folder is not None
         state = {**self.refinement.state_dict(), "due": self.due, "made_of": dict(self.made_of)}
+        state["first_norm"] = self.watch.first_norm
         if self.best is not None:
             state["best"] = self.best.state_dict()
         self.folder.write_state(self.label, state)

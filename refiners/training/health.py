@@ -57,7 +57,11 @@ class Complaint:
 
 
 class Watch:
-    """Tells from the figures of each tick when a run diverges or stands still."""
+    """Tells from the figures of each tick when a run diverges or stands still.
+
+    Attributes:
+        first_norm: of the student's gradient, at the first step that moved it; 0 before.
+    """
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -72,7 +76,12 @@ class Watch:
 
         A run without these figures, one that trains a denoiser on images, is not watched.
         """
-        if self.settings.ignore_health or "Health/moved" not in stats:
+        if "Health/moved" not in stats:
+            return None
+        if not all(math.isfinite(stats[name]) for name in WATCHED):
+            # Nobody can look at these, whatever was asked to be ignored.
+            return Complaint("the student's images are not finite", is_wrecked=True)
+        if self.settings.ignore_health:
             return None
         wrong = self._divergence(stats)
         if wrong:
@@ -81,8 +90,6 @@ class Watch:
         return Complaint(standing, is_wrecked=False) if standing else None
 
     def _divergence(self, stats: Mapping[str, float]) -> str:
-        if not all(map(math.isfinite, (v for k, v in stats.items() if k in WATCHED))):
-            return "the student's images are not finite"
         drift, gain, kept = (stats[name] for name in WATCHED)
         if drift > MOST_MEAN_DRIFT:
             return (

@@ -35,7 +35,6 @@ def test_a_healthy_run_and_one_without_figures_are_let_alone() -> None:
     ("changes", "said"),
     [
         ({"Health/mean_drift": 1.01}, "mean is 1.01 from the original's"),
-        ({"Health/mean_drift": float("nan")}, "are not finite"),
         ({"Health/saturated_gain": 0.9}, "90 % of the pixels that had a shade"),
         ({"Health/diversity_kept": 0.05}, "differ by 5 % of what the original's do"),
         ({"Gradient/student_norm": 10_001.0}, "1e+03 times the norm of its first step"),
@@ -47,6 +46,13 @@ def test_each_figure_beyond_its_bound_is_a_wreck_and_said(
     found = seen(changes)
     assert found.is_wrecked and said in found.text
     assert seen(changes, ignore_health=True) is None
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_images_that_are_not_finite_are_a_wreck_whatever_is_ignored(ignored: bool) -> None:
+    for name in ("Health/mean_drift", "Health/saturated_gain", "Health/diversity_kept"):
+        found = seen({name: float("nan")}, ignore_health=ignored)
+        assert found.is_wrecked and "are not finite" in found.text
 
 
 def test_a_student_that_has_not_moved_by_half_of_the_run_stands_still_and_is_no_wreck() -> None:
