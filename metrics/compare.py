@@ -13,11 +13,11 @@ A bootstrap would not do: resampled images repeat, which biases a Frechet distan
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from scipy.special import stdtrit
 from torch import Tensor
 
@@ -225,6 +225,38 @@ def compare(
         reference=real,
         seconds=time.monotonic() - start,
     )
+
+
+def unpaired_change(
+    before: Iterable[UInt8[Tensor, "n c h w"]],
+    after: Iterable[UInt8[Tensor, "n c h w"]],
+    reference: Reference,
+    *,
+    num_images: int,
+    metric: str = "frechet_distance",
+    groups: int = 20,
+    batch: int = 250,
+    progress: Progress | None = None,
+) -> Difference:
+    """Measure num_images of each side, which share no latents, by one metric of moments.
+
+    The jackknife then adds the variances of both, so its interval is wider than `compare`'s. Images
+    may be of anything that makes some: another student, a teacher's sampler, a data set.
+    """
+    steps = [num_steps(num_images, groups, [metric])] * 2
+    sides = [
+        evaluate(
+            images,
+            num_images,
+            reference,
+            groups=groups,
+            batch=batch,
+            metrics=[metric],
+            progress=_of_several(progress, i, steps),
+        )
+        for i, images in enumerate((before, after))
+    ]
+    return _differences(sides[0], sides[1], [metric])[0]
 
 
 def _require_rows(chosen: Sequence[str], reference: Reference) -> None:

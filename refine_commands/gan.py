@@ -40,6 +40,12 @@ from refine_commands.options import (
     help="best hands back the snapshot that the judge finds best on images held back from the "
     "method, or the original.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Refine even where real images (--data, or a --reference with features of single ones) "
+    "say that the teacher's own samples are no better than the student's.",
+)
 @report_options
 @click.option(
     "--network",

@@ -56,6 +56,7 @@ class AdversarialMoments:
         "ema": 4.0,
         "warmup_kimg": 1.0,
         "auxiliary_steps": 1,
+        "patience_kimg": 8.0,
     }
 
     r1: float = knob(

@@ -15,6 +15,8 @@ from roles import Student
 
 # Of the way from the original to the best, at the end of a run: back from it, then beyond.
 BACK, BEYOND = (0.75, 0.5, 0.25), (1.25, 1.5, 2.0)
+# Of what a training state holds.
+KINDS = {"score": (float, type(None)), "start": float, "num_images": int, "last": int}
 
 
 class Judge(Protocol):
@@ -48,6 +50,7 @@ class Best:
         score: its number; None as long as the judge has not told any.
         start: the original's.
         num_images: images that had moved it; 0 is the original.
+        last: images that had moved the student that was judged last.
         alpha: where it lies on the line from the original to the student that the run had then.
     """
 
@@ -63,13 +66,19 @@ class Best:
         self.network = copy.deepcopy(self.original)
         self.score: float | None = None
         self.start = math.nan
-        self.num_images = 0
+        self.num_images = self.last = 0
         self.alpha = 1.0
+
+    @property
+    def standing(self) -> int:
+        """Images since the judge's number last fell, as far as it has looked."""
+        return self.last - self.num_images
 
     def consider(self, student: Student, num_images: int) -> float | None:
         """Judge a student, keep it if it is the best, and return its number."""
         with self.while_judging():
             score = self.judge(student)
+        self.last = num_images
         if score is None or not math.isfinite(score):
             return None
         if num_images == 0:
@@ -131,6 +140,7 @@ class Best:
             "score": self.score,
             "start": self.start,
             "num_images": self.num_images,
+            "last": self.last,
             "network": self.network.state_dict(),
         }
 
@@ -144,10 +154,14 @@ class Best:
             raise ValueError("the state was made without a judge; continue it without one")
         if not isinstance(state["network"], Mapping):
             raise ValueError("the state's best network is no network")
-        for name, kinds in (("score", (float, type(None))), ("start", float), ("num_images", int)):
-            if not isinstance(state.get(name), kinds) or isinstance(state.get(name), bool):
+        for name, kinds in KINDS.items():
+            found = state.get(name)
+            if not isinstance(found, kinds) or isinstance(found, bool):
                 raise ValueError(f"the state's best {name} is no number; give a state of this run")
+            # The original's is NaN as long as it was not judged.
+            if name != "start" and found is not None and not math.isfinite(found):
+                raise ValueError(f"the state's best {name} is {found}; give a state of this run")
         check_tensors("the state's best network", state["network"], self.network.state_dict())
         self.network.load_state_dict(state["network"])
         self.score, self.num_images = state["score"], state["num_images"]
-        self.start = state["start"]
+        self.start, self.last = state["start"], state["last"]

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import metrics
+from refiners.runs.progress import stage_bar
 from refiners.training.inputs import ImageSet
 from refiners.training.pieces import JUDGE, seed_of
 from roles import Student
@@ -29,6 +30,7 @@ from roles import Student
 SHARE = 3  # one image in so many is held back
 BATCH = 250
 NUM_IMAGES = 2000  # of a student, behind each number of the judge
+TEACHERS = 1000  # of the teacher's own, where real images are given and it makes no others
 PARTS = 3
 LEAST_ROWS = 600  # of a reference that judges
 
@@ -59,7 +61,11 @@ class Judge:
     def __call__(self, student: Student) -> float:
         """Return a student's distance to the images that choose."""
         found = metrics.measure(
-            student, self.chooses, num_images=self.num_images, seed=seed_of(self.seed, JUDGE)
+            student,
+            self.chooses,
+            num_images=self.num_images,
+            seed=seed_of(self.seed, JUDGE),
+            progress=stage_bar("judging"),
         )
         return found.frechet_distance
 
@@ -73,8 +79,24 @@ class Judge:
             seed=seed_of(self.seed, JUDGE, 1),
             metrics=["frechet_distance"],
             null=False,
+            progress=stage_bar("confirming"),
         )
         return found["frechet_distance"]
+
+    def lead(self, student: Student, images: ImageSet) -> metrics.Difference:
+        """Return what ready images differ from a student's by: negative where they are better.
+
+        They are measured as in `change`, but share no latents with the student's, so the interval
+        is that of two independent samples.
+        """
+        num = min(self.num_images, len(images.images))
+        return metrics.unpaired_change(
+            metrics.draw_images(student, num, seed=seed_of(self.seed, JUDGE, 1)),
+            images.images[:num].split(BATCH),
+            self.confirms,
+            num_images=num,
+            progress=stage_bar("measuring the teacher"),
+        )
 
 
 def held_back(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:

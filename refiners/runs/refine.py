@@ -22,7 +22,7 @@ from refiners.runs.discriminator import own_discriminator
 from refiners.runs.endings import Outcome, failing_as_a_run
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts, Stopped
-from refiners.runs.judge import Judge, held_back, judge_by, judge_of
+from refiners.runs.judge import TEACHERS, Judge, held_back, judge_by, judge_of
 from refiners.runs.made_of import MadeOf, made_of
 from refiners.runs.measuring import curve_in, open_measured
 from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
@@ -98,6 +98,7 @@ class RefineJob:
         teacher_steps: steps of the sampler that makes them.
         keep: "best" returns the snapshot that the judge (refiners.runs.judge) finds best on images
             that the method does not see, or the original; "last" the last.
+        force: refine even where real images say that the teacher's samples are not better.
         adapt: "area", "crop" or "tiles": how the teacher sees a student of another size.
         class_map: a file with a teacher's class for each of the student's, or "none".
         guidance: weight of the teacher's guidance; 1 is none.
@@ -140,6 +141,7 @@ class RefineJob:
     teacher_images: int | None = None
     teacher_steps: int = 6
     keep: str = "best"
+    force: bool = False
     adapt: str | None = None
     class_map: str | None = None
     guidance: float = 1.0
@@ -326,7 +328,16 @@ class CheckedJob:
             judge = in_stage(
                 lambda: self.open_judge(images), "opening the judge", processes, interrupts
             )
-            refined, outcome = self.refine(folder, images, judge, resume, processes, interrupts)
+            why_not = in_stage(
+                lambda: self.no_use(judge, place, folder),
+                "measuring the teacher",
+                processes,
+                interrupts,
+            )
+            why_not = processes.from_first(why_not, "measuring the teacher")
+            refined, outcome = self.refine(
+                folder, images, judge, resume, processes, interrupts, why_not or ""
+            )
         interrupts.count_no_more()
         if job.outdir is not None:
             in_stage(
@@ -372,16 +383,19 @@ class CheckedJob:
         judged = job.keep == "best" and self.by_reference is None
         if job.data or not (compares_images(self.method) or judged):
             return job.data
-        assert job.teacher_images is not None
-        path = make_teacher_images(
+        return str(self.make_images(place, job.teacher_images))
+
+    def make_images(self, place: Path, count: int | None) -> Path:
+        """Let the teacher make its images, where they are not there yet."""
+        assert count is not None
+        return make_teacher_images(
             place / "teacher-images.zip",
             self.pair.teacher,
-            job.teacher_images,
+            count,
             seed=self.settings.seed,
-            steps=job.teacher_steps,
+            steps=self.job.teacher_steps,
             progress=stage_bar("teacher's images"),
         )
-        return str(path)
 
     @property
     def sees_real_images(self) -> bool:
@@ -405,6 +419,27 @@ class CheckedJob:
             return self.by_reference if job.keep == "best" else None
         return judge_of(images, num=job.num, seed=self.settings.seed, device=self.device)
 
+    def no_use(self, judge: Judge | None, place: Path, folder: RunFolder | None) -> str:
+        """Return that the teacher's own samples are no better than the student's, where so.
+
+        Real images tell, against which both are measured; without any, or where the run is to go
+        on whatever they say, this is empty.
+        """
+        job = self.job
+        if judge is None or not self.sees_real_images or job.force:
+            return ""
+        path = self.make_images(place, job.teacher_images if self.by_reference else TEACHERS)
+        found = judge.lead(self.pair.student, read_images(path, self.pair.teacher))
+        numbers = (
+            f"{found.after:.4g} against the student's {found.before:.4g}, 95 % interval of the "
+            f"difference {found.low:+.3g} to {found.high:+.3g}, {found.num_images} images"
+        )
+        if folder is not None:
+            folder.log(f"the teacher's own samples stand at {numbers}")
+        if found.high < 0:
+            return ""
+        return f"the teacher's own samples are not better ({numbers}); --force goes on"
+
     def refine(
         self,
         folder: RunFolder | None,
@@ -413,8 +448,12 @@ class CheckedJob:
         resume: Path | bool,
         processes: Processes,
         interrupts: Interrupts,
+        why_not: str,
     ) -> tuple[Student, Outcome]:
-        """Refine the student; return the result, which result.pkl holds, and what it is."""
+        """Refine the student; return the result, which result.pkl holds, and what it is.
+
+        With a reason not to, the result is the original.
+        """
         job, settings = self.job, self.settings
         if images is not None and job.keep == "best" and self.by_reference is None:
             images, _ = held_back(images, settings.seed)
@@ -435,7 +474,8 @@ class CheckedJob:
             made_of=self.made_of if folder is not None else None,
             interrupts=interrupts,
         )
-        return session.run_from(resume), session.outcome
+        refined = session.keep_original(why_not) if why_not else session.run_from(resume)
+        return refined, session.outcome
 
     def saver(self) -> Callable[[Student, Path], object] | None:
         """Return what writes a student's snapshot."""

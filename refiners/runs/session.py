@@ -203,7 +203,9 @@ class Session:
         if self.is_due():
             self.on_snapshot(self.refinement)
         try:
-            done = not self.is_due() and run(
+            # A run that its patience ended, continued without more of it, ends where it was.
+            stalled = self.processes.any(bool(self.stalled), "looking for what ends the run")
+            done = not (stalled or self.is_due()) and run(
                 self.refinement,
                 on_tick=self.on_tick,
                 on_snapshot=self.on_snapshot,
@@ -223,9 +225,17 @@ class Session:
             self.processes.first_alone(self.end_early, "ending the run")
         return True
 
+    @property
+    def stalled(self) -> str:
+        """That the judge has not found anything better for as long as was told; else empty."""
+        patience = self.refinement.settings.patience_kimg
+        if self.best is None or not patience or self.best.standing < 1000 * patience:
+            return ""
+        return f"the judge's number not having fallen for {self.best.standing / 1000:g} kimg"
+
     def has_to_stop(self) -> bool:
         """Whether any process has to end the run after this step; all then know of its signal."""
-        late = self.interrupts.late or bool(self.condition_met or self.complaint)
+        late = self.interrupts.late or bool(self.condition_met or self.complaint or self.stalled)
         mine = self.interrupts.received or (LATE if late else 0)
         asked = self.processes.highest(int(mine), "the end of a step")
         if asked > LATE:
@@ -237,16 +247,15 @@ class Session:
         self.interrupts.count_no_more()
         if self.folder is None:
             return
+        asked = f"stop_if {self.condition_met}" if self.condition_met else self.stalled
+        if self.complaint:
+            asked = "its health"
         # First, as what is judged here is no candidate of the run that continues.
         self.snapshots.write_state()
         if self.interrupts.received is None and not self.snapshots.due:
             with contextlib.suppress(Stopped):  # by a signal, which is told below
                 self.snapshots.show(judged=True)
-        why = self.interrupts.why
-        if self.interrupts.received is None and self.condition_met:
-            why = f"stop_if {self.condition_met}"
-        if self.interrupts.received is None and self.complaint:
-            why = "its health"
+        why = asked if asked and self.interrupts.received is None else self.interrupts.why
         kimg = self.refinement.num_images / 1000
         ignores = self.refinement.settings.ignore_health
         past = ", --ignore-health past what stopped it" if self.complaint and not ignores else ""
@@ -260,6 +269,11 @@ class Session:
                 self.snapshots.write_result(self.complaint.text if self.complaint else "")
         except Stopped as stage:
             self.log(f"stopped in {stage} by {self.interrupts.why}; resume continues from here")
+
+    def keep_original(self, why: str) -> Student:
+        """End a run before its first step, with its original for a result; return that."""
+        self.processes.first_alone(lambda: self.snapshots.keep_original(why), "writing the result")
+        return self.result()
 
     def roll_back(self) -> None:
         """Go back to the last good state and halve the learning rates, once."""

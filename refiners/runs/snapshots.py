@@ -117,8 +117,8 @@ class Snapshots:
         self.folder.drop_states()
 
     def judge(self) -> None:
-        """Let the judge see the average, and keep the best in result.pkl."""
-        if self.best is None:
+        """Let the judge see the average, unless it just has, and keep the best in result.pkl."""
+        if self.best is None or 0 < self.refinement.num_images == self.best.last:
             return
         refinement, before = self.refinement, self.best.score
         score = self.best.consider(refinement.average, refinement.num_images)
@@ -134,22 +134,22 @@ class Snapshots:
     def chosen(self) -> Student:
         """Return what the run hands back as it stands.
 
-        The best where a judge told it, else the original of a run that is wrecked, else the last.
+        The original of a run that is wrecked, else the best where a judge told it, else the last.
         """
-        if self.best is not None and self.best.score is not None:
-            return self.best.network
         if self.wrecked and self.original is not None:
             return self.original
+        if self.best is not None and self.best.score is not None:
+            return self.best.network
         return self.refinement.average
 
     def write_result(self, why: str = "") -> None:
         """Write result.pkl, and say in the log what it is, and why the run was stopped."""
         kimg = f"{self.refinement.num_images / 1000:g}"
         found = f"the last network, at kimg {kimg}"
-        if self.best is not None and (self.best.score is not None or not self.wrecked):
-            found = self.best.settle()
-        elif self.wrecked:
+        if self.wrecked:
             found = "the original"
+        elif self.best is not None:
+            found = self.best.settle()
         elif not self.refinement.num_images:
             found = "the original: no step moved it"
         if self.wrecked:
@@ -159,6 +159,12 @@ class Snapshots:
         self.write(self.chosen())
         self.result = found
         self.log(f"the result is {found}")
+
+    def keep_original(self, why: str) -> None:
+        """Write the original for a result before any step, and say why."""
+        self.write(self.refinement.average)
+        self.result = f"the original: {why}"
+        self.log(f"the result is {self.result}")
 
     def write(self, network: Student) -> None:
         """Write result.pkl, the network that the run hands back as it stands."""

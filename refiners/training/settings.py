@@ -137,6 +137,15 @@ class Settings:
         at_least=0,
         free_on_resume=True,
     )
+    patience_kimg: float = knob(
+        0.0,
+        "Ends the run likewise where the judge's number has not fallen for so long; 0 is never.",
+        useful="8 for a GAN of 32 pixels; a tenth of a long run",
+        outside="Shorter than the spacing of snapshots, one unlucky look ends the run.",
+        unit="KIMG",
+        at_least=0,
+        free_on_resume=True,
+    )
     stop_if: str = knob(
         "",
         "Ends the run likewise at the first tick where it holds of a name in stats.jsonl.",

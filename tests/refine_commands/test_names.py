@@ -84,7 +84,17 @@ def test_the_flags_that_set_a_setting_are_these() -> None:
     assert [*SETTINGS] == [
         *("kimg", "batch", "glr", "lr", "beta1", "beta2", "rampup_kimg", "decay_kimg"),
         *("ema", "ema_rampup_ratio", "warmup_kimg", "auxiliary_steps", "auxiliary_ema"),
-        *("train", "seed", "tick", "snap", "max_hours", "stop_if", "ignore_health", "batch_gpu"),
+        *(
+            "train",
+            "seed",
+            "tick",
+            "snap",
+            "max_hours",
+            "patience_kimg",
+            "stop_if",
+            "ignore_health",
+            "batch_gpu",
+        ),
         *("precision", "compile", "channels_last", "share_pass"),
     ]
 
@@ -96,6 +106,7 @@ def test_what_a_run_that_goes_on_may_change_is_this() -> None:
         "tick",
         "snap",
         "max_hours",
+        "patience_kimg",
         "stop_if",
         "ignore_health",
         "batch_gpu",

@@ -325,3 +325,39 @@ def test_a_wrecked_run_writes_the_original_as_its_result_and_ends_in_an_error(
     assert torch.load(folder.path / "result.pkl")["mean"].item() == pytest.approx(-0.4)
     assert "by its health; resume continues from here" in log_of(folder)
     assert folder.states()
+
+
+def test_a_wrecked_run_hands_back_the_original_whatever_the_judge_liked_on_the_way(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    folder, likes = RunFolder.create(tmp_path, "run"), judge_by_mean(-10.0)
+    changes = {"glr": 10.0, "ema": 0, "batch": 250, "tick": 1, "warmup_kimg": 2.5}
+    with pytest.raises(Wrecked, match=r"the result is the original; the run was wrecked at kimg"):
+        start(affine, gaussian, folder=folder, save=keep, judge=likes, kimg=10, changes=changes)
+    assert torch.load(folder.path / "result.pkl")["mean"].item() == pytest.approx(-0.4)
+
+
+def test_patience_ends_a_run_that_the_judge_no_longer_sees_improve_and_a_resume_keeps_to_it(
+    affine: Any, gaussian: Any, tmp_path: Path
+) -> None:
+    """The toy's mean passes -0.3 within some kimg, and the judge likes it best there."""
+    whole, parts = (RunFolder.create(tmp_path, name) for name in ("whole", "parts"))
+    changes = {"batch": 250, "tick": 1, "warmup_kimg": 2.5}
+    patient = {**changes, "patience_kimg": 3}
+    kept: dict[str, Any] = {"judge": judge_by_mean(-0.3), "save": keep, "kimg": 30}
+    a = start(affine, gaussian, folder=whole, changes=patient, **kept)
+    judged = [json.loads(x) for x in (whole.path / "metric-judge.jsonl").read_text().splitlines()]
+    numbers = [line["judge"] for line in judged]
+    assert len(numbers) - 1 - numbers.index(min(numbers)) == 3 and len(numbers) < 30
+    last = judged[-1]["kimg"]
+    assert f"stopped at kimg {last:g} by the judge's number not having fallen for 3 kimg" in log_of(
+        whole
+    )
+    # Killed at the moment that it had to stop, it stops there; with more patience it goes on.
+    start(affine, gaussian, folder=parts, changes=changes, **{**kept, "kimg": last})
+    b = start(affine, gaussian, folder=parts, changes=patient, resume=True, **kept)
+    assert torch.equal(a.mean, b.mean)
+    assert read_state(parts.states()[-1])["num_images"] == 1000 * last
+    more = {**changes, "patience_kimg": 5}
+    start(affine, gaussian, folder=parts, changes=more, resume=True, **kept)
+    assert read_state(parts.states()[-1])["num_images"] == 1000 * (last + 2)

@@ -72,6 +72,17 @@ def test_the_nearer_student_has_the_smaller_number_and_the_change_excludes_zero(
     assert change.high < 0 and judge.change(near, near).change == 0
 
 
+def test_images_of_another_maker_lead_where_they_are_nearer_and_not_where_they_are_alike(
+    judge: Judge,
+) -> None:
+    near, far = ImageSet(*shapes(500, seed=1)), ImageSet(*shapes(500, seed=1, share=0.95))
+    ahead, behind = judge.lead(Bars(0.95), near), judge.lead(Bars(0.5), far)
+    assert ahead.high < 0 < behind.low
+    assert ahead.num_images == 500
+    alike = judge.lead(Bars(0.5), near)
+    assert alike.low < 0 < alike.high
+
+
 def test_a_choice_that_others_do_not_confirm_is_not_handed_back(judge: Judge) -> None:
     class Fooled(Judge):
         """Chooses by a number of its own."""
