@@ -104,12 +104,26 @@ class HealthFacts(TypedDict):
     share: float
 
 
+class DriftFacts(TypedDict):
+    """How far images of kept latents moved, in units of the distance between two of them.
+
+    large is the share beyond half of that.
+    """
+
+    way: str
+    median: float
+    p90: float
+    large: float
+    num_images: int
+
+
 class RunFacts(TypedDict, total=False):
     """What a report is made from; `comparison` is None where there was no reference.
 
     result says in one sentence which network the run hands back and why; judged is the curve of
-    what chose it. settings are the run's options, provenance its command, versions, seeds, hashes
-    and times, notes sentences for the reader.
+    what chose it; drift is what became of images that people keep by seed or w, and mapping_moved
+    the relative rms change of the mapping network's weights. settings are the run's options,
+    provenance its command, versions, seeds, hashes and times, notes sentences for the reader.
     """
 
     title: str
@@ -118,6 +132,8 @@ class RunFacts(TypedDict, total=False):
     curve: Sequence[PointFacts]
     judged: Sequence[JudgedFacts]
     health: Sequence[HealthFacts]
+    drift: Sequence[DriftFacts]
+    mapping_moved: float
     settings: Mapping[str, object]
     provenance: Mapping[str, object]
     notes: Sequence[str]

@@ -12,11 +12,13 @@ from students.base import NOISE_MODES
 from students.files import FAMILIES, family_of, load, save, save_for
 from students.seeds import generate
 from students.stylegan2.calls import writer_of
+from students.w_average import estimate_w_avg
 
 __all__ = [
     "FAMILIES",
     "NOISE_MODES",
     "Student",
+    "estimate_w_avg",
     "family_of",
     "generate",
     "load",

@@ -14,7 +14,8 @@ import base64
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +25,7 @@ import numpy as np
 from checkpoints import replacing
 from image_sets.pictures import encode_png
 from metrics.distances.table import METRICS
-from metrics.facts import ComparisonFacts, DifferenceFacts, ImageFacts, RunFacts
+from metrics.facts import ClassFacts, ComparisonFacts, DifferenceFacts, ImageFacts, RunFacts
 from metrics.report.curve import curve_chart, health_bars, interval_bars
 
 SCHEMA = 1
@@ -98,10 +99,28 @@ def headline(facts: Facts) -> str:
         return "Nothing was measured: there was no reference to measure against."
     first = _row(comparison["differences"][0])
     opening = {"better": "Better.", "worse": "Worse.", "not resolved": "No difference resolved."}
+    recall = [d for d in comparison["differences"] if d["metric"] == "recall"]
+    told = opening[first["verdict"]]
+    if first["verdict"] == "better" and any(d["verdict"] == "worse" for d in recall):
+        told = "Better, but less varied."
     return (
-        f"{opening[first['verdict']]} {first['title']} {first['before']} → {first['after']} "
+        f"{told} {first['title']} {first['before']} → {first['after']} "
         f"({first['percent']}); the 95 % interval of the change is {first['interval']}."
+        + "".join(f" {_beside(_row(d))}" for d in recall)
+        + _of_classes(comparison.get("classes") or [])
     )
+
+
+def _beside(row: Mapping[str, str]) -> str:
+    return f"{row['title']} {row['before']} → {row['after']} ({row['verdict']})."
+
+
+def _of_classes(classes: Sequence[ClassFacts]) -> str:
+    if not classes:
+        return ""
+    counts = Counter(d["verdict"] for d in classes)
+    told = ", ".join(f"{counts[v]} {v}" for v in ("better", "worse", "not resolved") if counts[v])
+    return f" Of {len(classes)} classes: {told}."
 
 
 def _view(run: Facts) -> dict[str, object]:
@@ -118,6 +137,7 @@ def _view(run: Facts) -> dict[str, object]:
         "null": None,
         "floor": None,
         "images": [],
+        "drift": _drift_sentences(facts),
         "classes": [],
         "protocol": [],
         "curve": curve_chart([(p["kimg"], p["frechet_distance"]) for p in curve]),
@@ -170,6 +190,26 @@ def _image_sentences(images: ImageFacts | None) -> list[str]:
         sentences.append(
             f"{100 * share:.0f} % (± {100 * reach:.0f}) of those that moved came nearer to their "
             "nearest real image, the others moved away."
+        )
+    return sentences
+
+
+def _drift_sentences(facts: RunFacts) -> list[str]:
+    """What became of images that people keep."""
+    ways = facts.get("drift") or []
+    sentences = [
+        f"{d['way'][0].upper()}{d['way'][1:]}: the median image moved by {100 * d['median']:.0f} % "
+        f"of the distance between two images, one in ten by more than {100 * d['p90']:.0f} %; "
+        f"{100 * d['large']:.0f} % of {d['num_images']} are rather another image (beyond half)."
+        for d in ways
+    ]
+    if ways and any(d["way"] == "saved w" for d in ways):
+        share = facts.get("mapping_moved") or 0.0
+        sentences.append(
+            f"The mapping network moved by {100 * share:.2g} % of its weights, so a seed gives "
+            "another w; w_avg was estimated anew."
+            if share
+            else "The mapping network and w_avg did not move: a seed gives the w that it gave."
         )
     return sentences
 

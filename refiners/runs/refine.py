@@ -19,6 +19,7 @@ import students
 import teachers
 from refiners.base import Method
 from refiners.runs.discriminator import own_discriminator
+from refiners.runs.drift import Kept, drift, moved, renew_w_avg
 from refiners.runs.endings import Outcome, failing_as_a_run
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts, Stopped
@@ -120,7 +121,7 @@ class RefineJob:
             other settings.
         FloatingPointError: the run was wrecked: its images diverged, or step after step was not
             finite, after a new try at half the rates. Its files are written; result.pkl holds the
-            best by the judge, or else the original.
+            original.
         MemoryError: a GPU has too little memory; the states that were written are whole.
         OSError: a file cannot be read or written; likewise.
     """
@@ -473,6 +474,7 @@ class CheckedJob:
             boards=boards_in(folder, job.wandb, self.options()),
             made_of=self.made_of if folder is not None else None,
             interrupts=interrupts,
+            finish=lambda result: renew_w_avg(whole(self.pair.student), whole(result)),
         )
         refined = session.keep_original(why_not) if why_not else session.run_from(resume)
         return refined, session.outcome
@@ -512,7 +514,7 @@ class CheckedJob:
             "before": sample_grid(original, seed),
             "after": save_grid(folder.path / "fakes_final.png", whole(refined), seed),
         }
-        comparison, space = None, self.reference
+        comparison, space, kept = None, self.reference, None
         if judge is not None and (space is None or judge.chooses.extractor is space.extractor):
             space = judge.reports
         if space is not None:
@@ -529,6 +531,10 @@ class CheckedJob:
                 progress=stage_bar("compare"),
             )
             grids |= metrics.draw_gallery(before, after, comparison)
+            kept = Kept(
+                drift(before, after, space.extractor, seed=seed),
+                moved(original, whole(refined), "mapping"),
+            )
         write_report(
             folder,
             f"{Path(name_of_source(job.student)).name} refined by {name_of_method(self.method)}",
@@ -538,6 +544,7 @@ class CheckedJob:
             options=self.options(),
             sources={"student": job.student, "teacher": job.teacher},
             started=started,
+            kept=kept,
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 import metrics
 from metrics.report import documents
+from refiners.runs.drift import Kept
 from refiners.runs.folder import RunFolder
 from refiners.runs.measuring import CURVE_FILE, last_health, read_curve, read_judged
 from refiners.runs.provenance import provenance, sha256
@@ -28,6 +29,7 @@ def write_report(
     sources: Mapping[str, object],
     started: float,
     notes: Sequence[str] = (),
+    kept: Kept | None = None,
 ) -> None:
     """Write the report of a run into its folder, and say what it says.
 
@@ -41,6 +43,7 @@ def write_report(
         sources: the files that the networks came from, by role; a module has none.
         started: when the run began, as time.time() has it.
         notes: what else to say.
+        kept: what became of images that people keep.
     """
     hashes = {
         f"{role}_sha256": sha256(source)
@@ -54,6 +57,8 @@ def write_report(
         "curve": read_curve(folder.path / CURVE_FILE),
         "judged": read_judged(folder.path / JUDGE_FILE),
         "health": last_health(folder.path / "stats.jsonl"),
+        "drift": list(kept.drift) if kept else [],
+        "mapping_moved": kept.mapping_moved if kept else 0.0,
         "settings": options,
         "notes": list(notes),
         "provenance": provenance(started) | hashes,

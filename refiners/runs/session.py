@@ -48,6 +48,7 @@ class Session:
         remark: a first line of the log.
         boards: called with the statistics of each tick and the thousands of images so far.
         made_of: what a state has to be made of for this run to continue it.
+        finish: called with the network that the run hands back, before it is written.
         interrupts: what asks the run to end, already heard; None lets the session hear it.
     """
 
@@ -63,6 +64,7 @@ class Session:
         remark: str = "",
         boards: Sequence[Board] = (),
         made_of: MadeOf | None = None,
+        finish: Callable[[Student], object] | None = None,
         interrupts: Interrupts | None = None,
     ):
         self.refinement = refinement
@@ -87,6 +89,7 @@ class Session:
             best=best,
             made_of=self.made_of,
             watch=self.watch,
+            finish=finish,
         )
         self.remark = remark
         self.boards = boards

@@ -41,6 +41,7 @@ class Snapshots:
         best: Best | None,
         made_of: MadeOf,
         watch: Watch,
+        finish: Callable[[Student], object] | None,
     ):
         self.refinement = refinement
         self.folder = folder
@@ -50,6 +51,7 @@ class Snapshots:
         self.best = best
         self.made_of = made_of
         self.watch = watch
+        self.finish = finish
         self.proxy = ""
         self.result = ""
         self.wrecked = ""  # why the last student cannot be used
@@ -156,6 +158,8 @@ class Snapshots:
             found = f"{found}; the run was wrecked at kimg {kimg}: {self.wrecked}"
         elif why:
             found = f"{found}; the run was stopped at kimg {kimg}: {why}"
+        if self.finish is not None:
+            self.finish(self.chosen())
         self.write(self.chosen())
         self.result = found
         self.log(f"the result is {found}")

@@ -100,9 +100,30 @@ def test_markdown_and_page_are_pure_functions_of_the_json(tmp_path, facts):
 def test_the_headline_says_verdict_numbers_and_interval(facts):
     want = (
         "Better. Fréchet distance 15.31 → 7.90 (\N{MINUS SIGN}48.4 %); the 95 % interval of the "
-        "change is \N{MINUS SIGN}7.83 to \N{MINUS SIGN}6.99."
+        "change is \N{MINUS SIGN}7.83 to \N{MINUS SIGN}6.99. Recall 0.620 → 0.610 (not resolved)."
     )
     assert report.headline(facts) == want
+
+
+def test_recall_that_fell_and_classes_are_part_of_the_verdict(facts):
+    differences = facts["comparison"]["differences"]
+    for i, difference in enumerate(differences):
+        if difference["metric"] == "recall":
+            differences[i] = {**difference, "verdict": "worse"}
+    first = differences[0]
+    classes = [{**first, "name": str(k), "verdict": v} for k, v in enumerate(["worse", "better"])]
+    facts["comparison"]["classes"] = [*classes, {**classes[1], "name": "2"}]
+    told = report.headline(facts)
+    assert told.startswith("Better, but less varied. ")
+    assert told.endswith("(worse). Of 3 classes: 2 better, 1 worse.")
+
+
+def test_what_became_of_kept_images_is_said_and_whether_the_mapping_moved(facts):
+    way = {"way": "saved w", "median": 0.12, "p90": 0.31, "large": 0.02, "num_images": 200}
+    for moved, words in ((0.0, "did not move"), (0.034, "moved by 3.4 % of its weights")):
+        told = report.render_markdown({**facts, "drift": [way], "mapping_moved": moved})
+        assert "Saved w: the median image moved by 12 % of the distance between two" in told
+        assert f"The mapping network {words}" in told or f"w_avg {words}" in told
     assert report.headline({"comparison": None}).startswith("Nothing was measured")
 
 
