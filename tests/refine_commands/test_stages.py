@@ -212,15 +212,17 @@ def run(outdir, **more):
 began = time.monotonic()
 whole = run(outdir / "whole")
 seconds = time.monotonic() - began
+pictures = {path.name: path.read_bytes() for path in (outdir / "whole").glob("*/*.png")}
 random.seed(seed)
-done = 0
+done = runs = 0
 while True:
+    parts = outdir / f"parts{runs}"
     child = os.fork()
     if not child:
         log = open(outdir / "said.txt", "a")
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
-        begun = list((outdir / "parts").glob("*/training_options.json"))
-        refined = run(outdir / "parts", resume="latest" if begun else None)
+        begun = list(parts.glob("*/training_options.json"))
+        refined = run(parts, resume="latest" if begun else None)
         torch.save(refined.state_dict(), outdir / "end.pt")
         os._exit(0)
     if done < ends:
@@ -228,13 +230,19 @@ while True:
         os.kill(child, random.choice((signal.SIGKILL, signal.SIGTERM)))
     status = os.waitpid(child, 0)[1]
     if status == 0:
-        break
+        found = torch.load(outdir / "end.pt")
+        assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
+        folder = max(parts.glob("*/report.html")).parent
+        assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == pictures
+        assert not list(folder.glob(".*.tmp"))
+        runs += 1
+        if done >= ends:
+            break
+        continue
     if os.waitstatus_to_exitcode(status) not in (-signal.SIGKILL, -signal.SIGTERM, 143):
         sys.exit(f"a try ended with {status}")
     done += 1
-found = torch.load(outdir / "end.pt")
-assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
-print("ended", done)
+print("ended", done, "times in", runs, "runs")
 """
 
 
@@ -247,12 +255,31 @@ def test_a_run_that_is_ended_at_random_moments_of_every_stage_ends_as_the_undist
         pytest.skip("there is no fork here")
     script = tmp_path / "killer.py"
     script.write_text(KILLER)
-    command = [sys.executable, str(script), str(files), str(tmp_path), "8", str(seed)]
+    command = [sys.executable, str(script), str(files), str(tmp_path), "25", str(seed)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     said = tmp_path / "said.txt"
     assert ended.returncode == 0, ended.stderr + (said.read_text() if said.exists() else "")
-    assert ended.stdout.splitlines()[-1].startswith("ended ")
-    # One that was killed before it had written its options is not continued.
-    folder = max((tmp_path / "parts").glob("*/report.html")).parent
-    assert not list(folder.glob(".*.tmp"))
+    assert ended.stdout.splitlines()[-1].startswith("ended 25 times in ")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_the_program_ends_with_the_code_of_its_signal_and_says_how_to_go_on(
+    files: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, str(ROOT / "refine.py"), "gan", "--outdir", str(tmp_path / "out")]
+    command += ["--student", str(files / "gan.pkl"), "--teacher", str(files / "teacher.pkl")]
+    command += ["--kimg", "1000", "--batch", "8", "--keep", "last", "--device", "cpu"]
+    command += ["--method", "diff-instruct", "--warmup-kimg", "0.008"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if b"tick 0" in line:
+                process.send_signal(number)
+        assert process.wait(timeout=120) == code
+    (log,) = tmp_path.glob("out/*/log.txt")
+    assert f"by {number.name}; resume continues from here" in log.read_text()
+    assert list(log.parent.glob("training-state-*.pt"))

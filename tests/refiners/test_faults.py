@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -129,6 +130,12 @@ def contents(folder: RunFolder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.path.iterdir()}
 
 
+def bytes_of(student: torch.nn.Module) -> bytes:
+    stream = io.BytesIO()
+    torch.save(student.state_dict(), stream)
+    return stream.getvalue()
+
+
 def test_a_disk_that_is_full_ends_the_run_and_leaves_every_file_whole(
     affine: Any, gaussian: Any, tmp_path: Path
 ) -> None:
@@ -147,6 +154,29 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_every_file_whole(
         whole = after[name].startswith(content) or name.endswith((".png", ".pt"))
         assert whole, name
     assert_equal(start(affine, gaussian), start(affine, gaussian, folder=folder, resume=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [k / 10 for k in range(10)])
+def test_wherever_the_disk_is_full_the_run_goes_on_from_what_is_there_to_the_same_end(
+    affine: Any, gaussian: Any, tmp_path: Path, share: float
+) -> None:
+    """The files of a run are of many sizes; the limit lies between 100 bytes and the largest."""
+    whole = RunFolder.create(tmp_path, "whole")
+    judge = {
+        "judge": lambda student: -float(student.mean),
+        "save": lambda student, path: path.write_bytes(bytes_of(student)),
+    }
+    wanted = start(affine, gaussian, folder=whole, **judge)
+    largest = max(path.stat().st_size for path in whole.path.iterdir())
+    folder = RunFolder.create(tmp_path, "parts")
+    with largest_file(int(100 * (largest / 100) ** share)), pytest.raises(OSError) as caught:
+        start(affine, gaussian, folder=folder, **judge)
+    assert "\n" not in str(caught.value) and str(caught.value)
+    assert not [name for name in contents(folder) if name.endswith(".tmp")]
+    found = start(affine, gaussian, folder=folder, resume=bool(folder.states()), **judge)
+    assert_equal(wanted, found)
+    assert {*contents(whole)} == {*contents(folder)}
 
 
 def test_a_line_that_does_not_fit_on_the_disk_is_not_half_written(tmp_path: Path) -> None:
