@@ -14,6 +14,8 @@ from refiners.runs.provenance import sha256
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import torch
+
     from checkpoints import Json, Value
     from refine_commands.network_facts import Layer, Network
 
@@ -141,15 +143,13 @@ def _facts_of_folder(folder: Path) -> Facts:
     from teachers import diffusers
 
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    weights = next((unet / name for name in diffusers.WEIGHTS if (unet / name).is_file()), None)
-    if weights is None:
-        raise ValueError(
-            f"{folder} is a folder without {' or '.join(diffusers.WEIGHTS)}; give a network file, "
-            "or a folder that diffusers wrote"
-        )
-    state = _safetensors(weights) if weights.suffix == ".safetensors" else checkpoints.read(weights)
-    if not checkpoints.is_state_dict(state):
-        raise ValueError(f"{weights} holds no tensors by name")
+    weights, *parts = diffusers.weight_files(unet)
+    state: dict[str, torch.Tensor] = {}
+    for path in (weights, *parts):
+        held = _safetensors(path) if path.suffix == ".safetensors" else checkpoints.read(path)
+        if not checkpoints.is_state_dict(held):
+            raise ValueError(f"{path} holds no tensors by name")
+        state |= held
     config = checkpoints.read_json(unet / "config.json")
     scheduler = folder / "scheduler" / "scheduler_config.json"
     network = network_facts.of_diffusers(state, config)
