@@ -131,6 +131,10 @@ class AdversarialMoments:
             loss = loss + self.r1 / 2 * R1_INTERVAL * penalty
         return loss
 
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError unless the teacher gives features."""
+        self.matching().check_teacher(teacher)
+
     def new_memory(
         self,
         draw_student: Callable[[int], Images],

@@ -7,12 +7,13 @@ is asked of student and teacher is in roles.
 A method is at least `Method`. What it needs beyond is said by the functions that it has, and the
 loop asks for nothing else: an auxiliary network (`WithAuxiliary`), a head on that network and real
 images (`WithHead`), a discriminator and real images (`WithDiscriminator`), pairs of latents and the
-teacher's images (`WithPairs`), a memory of what went before and real images (`WithMemory`).
+teacher's images (`WithPairs`), a memory of what went before and real images (`WithMemory`), a
+teacher that is more than a Denoiser (`WithWishes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -142,3 +143,27 @@ class WithMemory(Protocol):
     def join(self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory) -> Images:
         """Return the gradient g with the memory's part; the memory is updated."""
         ...
+
+
+@runtime_checkable
+class WithWishes(Protocol):
+    """A method that cannot follow every teacher."""
+
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError where the teacher lacks what the method looks at."""
+        ...
+
+
+def features_of(teacher: Denoiser) -> Callable[..., Sequence[torch.Tensor]]:
+    """Return the function that shows what a teacher's encoder makes of noised images (roles).
+
+    Raises:
+        ValueError: there is none.
+    """
+    found: Callable[..., Sequence[torch.Tensor]] | None = getattr(teacher, "features", None)
+    if found is None:
+        raise ValueError(
+            f"a {type(teacher).__name__} gives no features, the maps of an encoder; choose a U-Net "
+            "teacher, or a method that needs none (--method diff-instruct, sid, sim or sds)"
+        )
+    return found

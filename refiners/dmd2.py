@@ -22,9 +22,9 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import softplus
 
-from refiners.base import Images, Labels, Scalar
+from refiners.base import Images, Labels, Scalar, features_of
 from refiners.diff_instruct import difference, dmd
-from refiners.head import HeadedDenoiser, judge
+from refiners.head import INNERMOST, HeadedDenoiser, judge
 from refiners.knob import check_knobs, knob
 from refiners.sigma_laws import (
     add_noise,
@@ -72,9 +72,9 @@ class DMD2:
         at_least=0,
     )
     layer: str = knob(
-        "model.enc",
-        "The teacher's module whose output the head sees, see HeadedDenoiser.",
-        useful="model.enc for EDM's networks",
+        INNERMOST,
+        "What the head sees: innermost, the lowest of the teacher's features, or a module's name.",
+        useful="innermost (published)",
         outside="Another name is refused, with those that there are.",
     )
     sigma_data: float = data_spread()
@@ -97,6 +97,11 @@ class DMD2:
         return denoising_loss(
             auxiliary, x_0, labels, law=self.auxiliary_sigma, sigma_data=self.sigma_data
         )
+
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError where the head would look at features and the teacher gives none."""
+        if self.layer == INNERMOST:
+            features_of(teacher)
 
     def with_head(self, auxiliary: Denoiser) -> HeadedDenoiser:
         """Return the auxiliary with a head on its innermost features."""

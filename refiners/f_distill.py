@@ -91,6 +91,10 @@ class FDistill:
         """Return EDM's denoising loss on the student's samples."""
         return self._as_dmd2().auxiliary_loss(x_0, labels, auxiliary=auxiliary)
 
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError where DMD2 would."""
+        self._as_dmd2().check_teacher(teacher)
+
     def with_head(self, auxiliary: Denoiser) -> HeadedDenoiser:
         """Return the auxiliary with a head on its innermost features."""
         return self._as_dmd2().with_head(auxiliary)

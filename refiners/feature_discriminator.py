@@ -8,13 +8,15 @@ Sauer et al. 2024 (arXiv:2403.12015).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 
-from refiners.base import Images, Labels
+from refiners.base import Images, Labels, features_of
 from refiners.head import new_head
 from refiners.sigma_laws import add_noise, draw_sigma
-from roles import Denoiser, WithFeatures
+from roles import Denoiser
 
 LAW = "lognormal:-1.2,1.2"  # of the noise that images are seen under: that of EDM's training
 
@@ -32,11 +34,7 @@ class FeatureDiscriminator(torch.nn.Module):
 
     def __init__(self, teacher: Denoiser, *, c_dim: int = 0):
         super().__init__()
-        if not isinstance(teacher, WithFeatures):
-            raise ValueError(
-                f"a {type(teacher).__name__} gives no features for a discriminator; choose a U-Net "
-                "teacher, or a method without one (--method diff-instruct)"
-            )
+        features_of(teacher)
         self.c_dim = c_dim
         self._teacher = (teacher,)  # a tuple, as a module would become a part of this one
         r = teacher.img_resolution
@@ -54,6 +52,6 @@ class FeatureDiscriminator(torch.nn.Module):
         logits = [head(m.float()).flatten() for head, m in zip(self.heads, maps, strict=True)]
         return torch.stack(logits).mean(dim=0)[:, None]
 
-    def _maps(self, x: Images, sigma: torch.Tensor, labels: Labels) -> list[torch.Tensor]:
+    def _maps(self, x: Images, sigma: torch.Tensor, labels: Labels) -> Sequence[torch.Tensor]:
         (teacher,) = self._teacher
-        return teacher.features(x, sigma, labels)[-2:]
+        return features_of(teacher)(x, sigma, labels)[-2:]

@@ -23,14 +23,14 @@ Each batch is far too small for a covariance: m and C are running means over the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float64
 
-from refiners.base import Images, Labels, Memory, Scalar
+from refiners.base import Images, Labels, Memory, Scalar, features_of
 from refiners.diff_instruct import DiffInstruct
 from refiners.knob import check_knobs, knob, same_as
 from refiners.sigma_laws import add_noise
@@ -140,6 +140,10 @@ class DiffInstructMoments:
         """Return Diff-Instruct's loss of the auxiliary."""
         return self.scores().auxiliary_loss(x_0, labels, auxiliary=auxiliary)
 
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError unless the teacher gives features."""
+        features_of(teacher)
+
     def new_memory(
         self,
         draw_student: Callable[[int], Images],
@@ -236,12 +240,7 @@ def teacher_features(teacher: Denoiser, x_0: Images, sigmas: tuple[float, ...]) 
     Raises:
         ValueError: the teacher gives no features.
     """
-    features: Callable[..., Sequence[torch.Tensor]] | None = getattr(teacher, "features", None)
-    if features is None:
-        raise ValueError(
-            f"a {type(teacher).__name__} gives no features; choose a U-Net teacher, or a method "
-            "without moments"
-        )
+    features = features_of(teacher)
     found = []
     for sigma in sigmas:
         level = torch.full([len(x_0)], sigma, device=x_0.device)

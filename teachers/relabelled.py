@@ -50,8 +50,9 @@ class Relabelled(DenoiserModule):
 
     @property
     def features(self) -> Callable[..., list[torch.Tensor]]:
-        """What the inner one makes of noised images without labels, where it has features."""
-        return cast("WithFeatures", self.inner).features
+        """What the inner one makes of noised images under labels, where it has features."""
+        features = cast("WithFeatures", self.inner).features
+        return lambda x, sigma, labels=None: features(x, sigma, self._theirs(x, sigma, labels))
 
     def forward(
         self,
@@ -60,9 +61,15 @@ class Relabelled(DenoiserModule):
         labels: Float[torch.Tensor, "#n label_dim"] | None = None,
     ) -> Float[torch.Tensor, "n c h w"]:
         """Return D(x; sigma) [n, c, h, w] under labels [n, len(class_map)]. See Denoiser."""
-        if labels is not None:
-            *_, labels = self.check_inputs(x, sigma, labels, dtype=x.dtype)
-            assert labels is not None
-            theirs = labels.new_zeros([len(labels), self.inner.label_dim])
-            labels = theirs.index_add(1, self.class_map, labels)
-        return self.inner(x, sigma, labels)
+        return self.inner(x, sigma, self._theirs(x, sigma, labels))
+
+    def _theirs(
+        self, x: torch.Tensor, sigma: Sigma, labels: torch.Tensor | None
+    ) -> Float[torch.Tensor, "#n inner_dim"] | None:
+        """Return labels [n, len(class_map)] as the inner one numbers its classes."""
+        if labels is None:
+            return None
+        *_, labels = self.check_inputs(x, sigma, labels, dtype=x.dtype)
+        assert labels is not None
+        theirs = labels.new_zeros([len(labels), self.inner.label_dim])
+        return theirs.index_add(1, self.class_map, labels)

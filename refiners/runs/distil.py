@@ -58,7 +58,7 @@ from refiners.runs.starting import (
 from refiners.runs.teacher_images import make_teacher_images, read_images
 from refiners.runs.teacher_sampler import TeacherSampler
 from refiners.training.distillation import Distillation, Distiller
-from refiners.training.fit import check_role
+from refiners.training.fit import check_role, check_teacher
 from refiners.training.inputs import (
     ImageSet,
     Inputs,
@@ -209,6 +209,7 @@ class DistilJob:
         teacher = job.teacher
         if isinstance(teacher, (str, Path)):
             teacher = teachers.load(teacher, device=device)
+        check_teacher(method, teacher)
         assert job.init_sigma is not None
         start = one_step.OneStep(copy.deepcopy(teacher), sigma_init=job.init_sigma)
         if not isinstance(method, Method):

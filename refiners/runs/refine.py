@@ -54,7 +54,7 @@ from refiners.runs.starting import (
     told_before,
 )
 from refiners.runs.teacher_images import make_teacher_images, read_images
-from refiners.training.fit import check_pair, check_role
+from refiners.training.fit import check_pair, check_role, check_teacher
 from refiners.training.inputs import ImageSet, Inputs
 from refiners.training.refinement import Refinement
 from refiners.training.settings import Settings
@@ -199,6 +199,7 @@ class RefineJob:
             device=device,
         )
         check_pair(pair.student, pair.teacher)
+        check_teacher(method, pair.teacher)
         if job.data:
             read_images(job.data, pair.teacher)
         start = pair.student

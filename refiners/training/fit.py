@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from refiners.base import WithWishes
 from roles import Denoiser, Student
 
 ASKED = {
@@ -46,3 +47,9 @@ def check_pair(student: Student, teacher: Denoiser) -> None:
             "trained without label dropout, so it has no unconditional model; "
             "choose an unconditional teacher"
         )
+
+
+def check_teacher(method: object, teacher: Denoiser) -> None:
+    """Raise ValueError unless the method can follow this teacher."""
+    if isinstance(method, WithWishes):
+        method.check_teacher(teacher)

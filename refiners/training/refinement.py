@@ -26,7 +26,7 @@ from refiners.base import (
     WithPairs,
 )
 from refiners.feature_discriminator import FeatureDiscriminator
-from refiners.training.fit import check_pair
+from refiners.training.fit import check_pair, check_teacher
 from refiners.training.health import Health
 from refiners.training.inputs import Inputs, draw_inputs, name_of, source_stream
 from refiners.training.optimiser import (
@@ -150,6 +150,7 @@ class Refinement:
         processes: Processes | None = None,
     ):
         check_pair(student, teacher)
+        check_teacher(method, teacher)
         self.inputs = inputs or Inputs()
         self.inputs.check(method)
         self.method = method

@@ -113,7 +113,7 @@ def test_a_teacher_without_features_is_told_what_to_choose(
     gaussian: Callable[..., Any],
 ) -> None:
     with pytest.raises(
-        ValueError, match=r"no features for a discriminator; choose a U-Net teacher"
+        ValueError, match=r"no features.*choose a U-Net teacher, or a method that needs none"
     ):
         FeatureDiscriminator(gaussian(0.0, 1.0))
 

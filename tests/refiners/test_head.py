@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import softplus
 
+import teachers
 from refiners import ImageSet, Inputs
 from refiners.dmd import DMD
 from refiners.dmd2 import DMD2
@@ -17,6 +19,7 @@ from refiners.f_distill import FDistill, level_by_sigma
 from refiners.head import HeadedDenoiser
 from refiners.sigma_laws import add_noise, denoising_loss
 from teachers.edm import EDMPrecond
+from teachers.edm2 import Precond
 
 LAW = "karras:0.05,3"
 LAWS: dict[str, Any] = {"student_sigma": LAW, "head_sigma": LAW, "layer": "enc"}
@@ -150,6 +153,46 @@ def test_the_head_of_a_u_net_sees_its_innermost_level(kind: str) -> None:
     assert [m.in_channels for m in convolutions] == [16, 16, 16]  # innermost: 16 channels, 8 x 8
     _, logits = headed.judge(torch.randn(3, 1, 16, 16), torch.ones(3))
     assert logits.shape == (3,)
+
+
+def test_what_the_head_sees_of_any_u_net_is_the_last_of_its_features(
+    tmp_path: Path, write_diffusers: Any
+) -> None:
+    sizes: dict[str, Any] = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1}
+    attention = {"attn_resolutions": [8], "channels_per_head": 8}
+    write_diffusers(tmp_path / "a", num_class_embeds=3)
+    plain = EDMPrecond(16, 1, label_dim=3, model_type="SongUNet", **sizes)
+    networks: list[Any] = [
+        plain,
+        EDMPrecond(16, 1, label_dim=3, **sizes),
+        Precond(16, 1, label_dim=3, **sizes, **attention),
+        teachers.load(tmp_path / "a"),
+        teachers.Relabelled(plain, [2, 0, 1]),
+        teachers.Relabelled(teachers.load(tmp_path / "a"), [2, 0, 1]),
+    ]
+    x, sigma, labels = torch.randn(2, 1, 16, 16), torch.tensor([0.5, 2.0]), torch.eye(3)[[0, 2]]
+    for network in networks:
+        network.eval()
+        headed = DMD2().with_head(network)
+        seen: list[torch.Tensor] = []
+        headed.head.register_forward_hook(
+            lambda module, given, out, seen=seen: seen.append(given[0])
+        )
+        denoised, _ = headed.judge(x, sigma, labels)
+        torch.testing.assert_close(seen[0], network.features(x, sigma, labels)[-1])
+        torch.testing.assert_close(denoised, network(x, sigma, labels))
+
+
+def test_a_denoiser_whose_innermost_layer_has_no_name_asks_for_one(point_denoiser: Any) -> None:
+    denoiser = point_denoiser()
+    with pytest.raises(ValueError, match=r"gives no features.*needs none \(--method diff-instruct"):
+        DMD2().with_head(denoiser)
+    with pytest.raises(ValueError, match="gives no features"):
+        FDistill().check_teacher(denoiser)
+    DMD2(**LAWS).check_teacher(denoiser)  # whose layer is named
+    denoiser.features = lambda x, sigma, labels: [x, x[:, :, ::2, ::2]]
+    with pytest.raises(ValueError, match="name the innermost of its encoder by --set layer=NAME"):
+        DMD2().with_head(denoiser)
 
 
 def test_on_eight_by_eight_features_the_head_is_the_published_one() -> None:

@@ -154,6 +154,26 @@ def test_a_class_map_gives_the_teacher_its_own_numbers():
     torch.testing.assert_close(mapped(x, 0.7), main(x, 0.7))
 
 
+def test_wrappers_hand_on_what_the_inner_ones_encoder_sees_under_its_own_labels():
+    main, x, labels = tiny(), torch.randn(3, 1, 4, 4), torch.eye(3)
+    for parameter in main.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    mapped = Relabelled(main, [2, 0])
+    theirs = labels[[2, 0, 0]]
+    seen = mapped.features(x, 0.7, torch.eye(2)[[0, 1, 1]])
+    for one, other in zip(seen, main.features(x, 0.7, theirs), strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(mapped.features(x, 0.7)[-1], main.features(x, 0.7)[-1])
+    guided = autoguidance(mapped, Relabelled(tiny(), [2, 0]), weight=2.0)
+    for one, other in zip(guided.features(x, 0.7, torch.eye(2)[[0, 1, 1]]), seen, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_wrappers_of_what_gives_no_features_give_none():
+    for wrapper in (Relabelled(classes(), [1, 0]), classifier_free(classes(), weight=2.0)):
+        assert getattr(wrapper, "features", None) is None
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
