@@ -14,7 +14,7 @@ import click
 
 # Extra package -> what it is for.
 OPTIONAL = {
-    "diffusers": "teachers in diffusers folders",
+    "diffusers": "folders of diffusers with kinds of blocks that are not built here",
     "onnx": "export --format onnx",
     "tensorboard": "training curves in TensorBoard",
     "transformers": "--features dinov2 and clip",
