@@ -36,23 +36,19 @@ class HeadedDenoiser(torch.nn.Module):
         super().__init__()
         assert isinstance(denoiser, torch.nn.Module)
         self.denoiser = denoiser
+        self.layer = layer_that_gives(denoiser) if layer == INNERMOST else layer
         self.img_resolution: int = denoiser.img_resolution
         self.img_channels: int = denoiser.img_channels
         self.label_dim: int = denoiser.label_dim
         self.sigma_min: float = denoiser.sigma_min
         self.sigma_max: float = denoiser.sigma_max
         parameter = next(denoiser.parameters())
-        r = self.img_resolution
-        x = torch.zeros([1, self.img_channels, r, r]).to(parameter)
-        labels = torch.zeros([1, self.label_dim], device=x.device) if self.label_dim else None
-        sigma = torch.ones([1], device=x.device)
         with torch.no_grad():
-            self.layer = layer
-            if layer == INNERMOST:
-                self.layer = layer_that_gives(denoiser, x, sigma, labels)
-            _, features = self._with_features(x, sigma, labels)
+            _, features = self._with_features(*blank(denoiser))
         if features.ndim != 4:
-            raise ValueError(f"{layer!r} returns {list(features.shape)}; name a layer of images")
+            raise ValueError(
+                f"{self.layer!r} returns {list(features.shape)}; name a layer of images"
+            )
         self.head = new_head(features.shape[1], features.shape[2]).to(parameter)
 
     def forward(self, x: Images, sigma: Levels, labels: Labels = None) -> Images:
@@ -88,7 +84,17 @@ def judge(auxiliary: Denoiser, x: Images, sigma: Levels, labels: Labels) -> tupl
     return auxiliary.judge(x, sigma, labels)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def layer_that_gives(denoiser: Denoiser, x: Images, sigma: Levels, labels: Labels) -> str:
+def blank(denoiser: Denoiser) -> tuple[Images, Levels, Labels]:
+    """Return an image of zeros, a noise level of 1 and labels of zeros for a denoiser."""
+    parameter, r = next(denoiser.parameters()), denoiser.img_resolution
+    x = torch.zeros([1, denoiser.img_channels, r, r]).to(parameter)
+    classes = denoiser.label_dim
+    labels = torch.zeros([1, classes], device=x.device) if classes else None
+    return x, torch.ones([1], device=x.device), labels
+
+
+@torch.no_grad()
+def layer_that_gives(denoiser: Denoiser) -> str:
     """Return the name of the module whose output is the last of a denoiser's features.
 
     Raises:
@@ -107,7 +113,7 @@ def layer_that_gives(denoiser: Denoiser, x: Images, sigma: Levels, labels: Label
 
     hooks = [note_as(name) for name, _ in denoiser.named_modules() if name]
     try:
-        wanted = features(x, sigma, labels)[-1]
+        wanted = features(*blank(denoiser))[-1]
     finally:
         for hook in hooks:
             hook.remove()
