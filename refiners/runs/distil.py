@@ -209,11 +209,11 @@ class DistilJob:
         teacher = job.teacher
         if isinstance(teacher, (str, Path)):
             teacher = teachers.load(teacher, device=device)
-        check_teacher(method, teacher)
         assert job.init_sigma is not None
         start = one_step.OneStep(copy.deepcopy(teacher), sigma_init=job.init_sigma)
         if not isinstance(method, Method):
             method.new_student(teacher)  # says what the method asks of the teacher
+        check_teacher(method, teacher)
         if job.transfer:
             take_weights(start.denoiser, job.transfer, teachers.load)
         real_images = read_images(job.data, teacher) if job.data else None
