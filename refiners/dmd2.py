@@ -82,6 +82,11 @@ class DMD2:
     def __post_init__(self) -> None:
         check_knobs(self)
 
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError where the head would look at features and the teacher gives none."""
+        if self.layer == INNERMOST:
+            features_of(teacher)
+
     def pixel_gradient(
         self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
     ) -> Images:
@@ -97,11 +102,6 @@ class DMD2:
         return denoising_loss(
             auxiliary, x_0, labels, law=self.auxiliary_sigma, sigma_data=self.sigma_data
         )
-
-    def check_teacher(self, teacher: Denoiser) -> None:
-        """Raise ValueError where the head would look at features and the teacher gives none."""
-        if self.layer == INNERMOST:
-            features_of(teacher)
 
     def with_head(self, auxiliary: Denoiser) -> HeadedDenoiser:
         """Return the auxiliary with a head on its innermost features."""

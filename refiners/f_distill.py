@@ -70,6 +70,10 @@ class FDistill:
     def __post_init__(self) -> None:
         check_knobs(self)
 
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError where DMD2 would."""
+        self._as_dmd2().check_teacher(teacher)
+
     def pixel_gradient(
         self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
     ) -> Images:
@@ -90,10 +94,6 @@ class FDistill:
     def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:
         """Return EDM's denoising loss on the student's samples."""
         return self._as_dmd2().auxiliary_loss(x_0, labels, auxiliary=auxiliary)
-
-    def check_teacher(self, teacher: Denoiser) -> None:
-        """Raise ValueError where DMD2 would."""
-        self._as_dmd2().check_teacher(teacher)
 
     def with_head(self, auxiliary: Denoiser) -> HeadedDenoiser:
         """Return the auxiliary with a head on its innermost features."""
