@@ -24,7 +24,8 @@ from torch.nn.functional import softplus
 
 from refiners.base import Images, Labels, Scalar, features_of
 from refiners.diff_instruct import difference, dmd
-from refiners.head import INNERMOST, HeadedDenoiser, judge
+from refiners.head import HeadedDenoiser, judge
+from refiners.innermost import INNERMOST
 from refiners.knob import check_knobs, knob
 from refiners.sigma_laws import (
     add_noise,

@@ -7,16 +7,15 @@ images of both kinds, so its encoder with a few convolutions on top is the discr
 from __future__ import annotations
 
 import math
-import weakref
 
 import torch
 from jaxtyping import Float
 
-from refiners.base import Images, Labels, Levels, features_of
+from refiners.base import Images, Labels, Levels
+from refiners.innermost import INNERMOST, layer_that_gives
 from roles import Denoiser
 
 GROUPS = 32
-INNERMOST = "innermost"  # the layer that gives the last of a denoiser's features
 
 
 class HeadedDenoiser(torch.nn.Module):
@@ -24,15 +23,14 @@ class HeadedDenoiser(torch.nn.Module):
 
     Args:
         denoiser: its parameters and the head's are this module's.
-        layer: INNERMOST, the lowest resolution of the denoiser's features; or the name of the
-            module within it whose output is judged, of one that holds others in order its last.
+        layer: name of the module within the denoiser whose output is judged; of one that holds
+            others in order, its last; INNERMOST is the one that gives the last of its features.
 
     Raises:
-        ValueError: there is no such module, its output is no [n, c, h, w], or with INNERMOST the
-            denoiser gives no features.
+        ValueError: there is no such module, or its output is no [n, c, h, w].
     """
 
-    def __init__(self, denoiser: Denoiser, *, layer: str = INNERMOST):
+    def __init__(self, denoiser: Denoiser, *, layer: str):
         super().__init__()
         assert isinstance(denoiser, torch.nn.Module)
         self.denoiser = denoiser
@@ -43,8 +41,11 @@ class HeadedDenoiser(torch.nn.Module):
         self.sigma_min: float = denoiser.sigma_min
         self.sigma_max: float = denoiser.sigma_max
         parameter = next(denoiser.parameters())
+        r = self.img_resolution
+        x = torch.zeros([1, self.img_channels, r, r]).to(parameter)
+        labels = torch.zeros([1, self.label_dim], device=x.device) if self.label_dim else None
         with torch.no_grad():
-            _, features = self._with_features(*blank(denoiser))
+            _, features = self._with_features(x, torch.ones([1], device=x.device), labels)
         if features.ndim != 4:
             raise ValueError(
                 f"{self.layer!r} returns {list(features.shape)}; name a layer of images"
@@ -82,48 +83,6 @@ class HeadedDenoiser(torch.nn.Module):
 def judge(auxiliary: Denoiser, x: Images, sigma: Levels, labels: Labels) -> tuple[Images, Levels]:
     """Return what an auxiliary with a head sees, see HeadedDenoiser."""
     return auxiliary.judge(x, sigma, labels)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def blank(denoiser: Denoiser) -> tuple[Images, Levels, Labels]:
-    """Return an image of zeros, a noise level of 1 and labels of zeros for a denoiser."""
-    parameter, r = next(denoiser.parameters()), denoiser.img_resolution
-    x = torch.zeros([1, denoiser.img_channels, r, r]).to(parameter)
-    classes = denoiser.label_dim
-    labels = torch.zeros([1, classes], device=x.device) if classes else None
-    return x, torch.ones([1], device=x.device), labels
-
-
-@torch.no_grad()
-def layer_that_gives(denoiser: Denoiser) -> str:
-    """Return the name of the module whose output is the last of a denoiser's features.
-
-    Raises:
-        ValueError: the denoiser gives no features, or makes the last of them outside its modules.
-    """
-    assert isinstance(denoiser, torch.nn.Module)
-    features = features_of(denoiser)
-    seen: list[tuple[str, weakref.ref[torch.Tensor]]] = []
-
-    def note_as(name: str) -> torch.utils.hooks.RemovableHandle:
-        def note(module: torch.nn.Module, arguments: object, output: object) -> None:
-            if isinstance(output, torch.Tensor):  # weakly, as all of them would fill a GPU
-                seen.append((name, weakref.ref(output)))
-
-        return denoiser.get_submodule(name).register_forward_hook(note)
-
-    hooks = [note_as(name) for name, _ in denoiser.named_modules() if name]
-    try:
-        wanted = features(*blank(denoiser))[-1]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found = [name for name, output in seen if output() is wanted]
-    if not found:
-        raise ValueError(
-            f"no module of this {type(denoiser).__name__} returns the last of its features; name "
-            "the innermost of its encoder by --set layer=NAME"
-        )
-    return found[-1]
 
 
 def _innermost(denoiser: torch.nn.Module, layer: str) -> torch.nn.Module:
