@@ -151,10 +151,11 @@ def _facts_of_folder(folder: Path) -> Facts:
             raise ValueError(f"{path} holds no tensors by name")
         state |= held
     config = checkpoints.read_json(unet / "config.json")
-    scheduler = folder / "scheduler" / "scheduler_config.json"
+    places = (folder / "scheduler", folder)  # as today, and as in 2022
+    paths = (place / "scheduler_config.json" for place in places)
     network = network_facts.of_diffusers(state, config)
     others: dict[str, Json] = {}
-    if scheduler.is_file():
+    if scheduler := next((path for path in paths if path.is_file()), None):
         others["scheduler"] = network_facts.plain(checkpoints.read_json(scheduler))
     return _facts(str(folder), weights, {"unet": network}, others, [])
 
