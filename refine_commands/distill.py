@@ -16,11 +16,13 @@ from refine_commands.options import (
     report_options,
     run_options,
     settings_options,
+    teacher_set_option,
 )
 
 
 @click.command(cls=RunCommand)
 @click.option("--teacher", metavar="PKL|URL", required=True, help="The EDM pickle to distil.")
+@teacher_set_option
 @outdir_option
 @recipe_options("distill")
 @click.option(

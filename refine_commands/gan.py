@@ -17,12 +17,14 @@ from refine_commands.options import (
     report_options,
     run_options,
     settings_options,
+    teacher_set_option,
 )
 
 
 @click.command(cls=RunCommand)
 @click.option("--student", metavar="PKL|URL", required=True, help="The StyleGAN pickle to refine.")
 @click.option("--teacher", metavar="PKL|URL", required=True, help="The EDM pickle to follow.")
+@teacher_set_option
 @outdir_option
 @recipe_options("gan")
 @settings_options()

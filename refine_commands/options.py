@@ -43,7 +43,7 @@ RENAMED = {
 
 # What --help shows of `gan` and `distill`; --help-all shows the rest.
 GROUPS = {
-    "What": ("student", "teacher", "method", "knobs", "explained", "preset", "data"),
+    "What": ("student", "teacher", "teacher_set", "method", "knobs", "explained", "preset", "data"),
     "How long": ("kimg", "batch", "glr", "lr", "ema", "snap", "seed", "max_hours"),
     "Where": ("outdir", "resume", "device", "dry_run"),
     "Report": ("reference", "features", "num", "keep"),
@@ -309,6 +309,14 @@ report_options = in_order(
         show_default=True,
         help="auto measures where there is a reference.",
     ),
+)
+
+teacher_set_option = click.option(
+    "--teacher-set",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="What the teacher's file does not hold, by the flags of the program that wrote it: "
+    "image_size=256, num_heads=4 ...; may be given several times.",
 )
 
 outdir_option = click.option(

@@ -15,7 +15,7 @@ import checkpoints
 from checkpoints import Program, Record, Value
 from roles import Denoiser
 from roles.shown import shown
-from teachers import diffusers, edm2
+from teachers import diffusers, edm2, state_dicts
 from teachers.denoiser import DenoiserModule
 from teachers.edm import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
 from teachers.options import noise_range, teacher_kwargs
@@ -56,23 +56,41 @@ def program_of(denoiser: Denoiser) -> str:
     return "edm2" if isinstance(denoiser, edm2.Precond) else "edm"
 
 
-def load(path_or_url: str | Path, *, device: torch.device | str = "cpu") -> DenoiserModule:
+def load(
+    path_or_url: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    facts: Mapping[str, object] | None = None,
+) -> DenoiserModule:
     """Load a denoiser from a network file: under `ema` or `net`, or the file's only object.
 
     A folder is one that diffusers wrote, see teachers.diffusers. Snapshots of SiD and Diff-Instruct
-    hold their one-step generator under `ema`, a network of EDM's.
+    hold their one-step generator under `ema`, a network of EDM's. Named tensors alone are of the
+    programs of teachers.state_dicts.
+
+    Args:
+        path_or_url: the file, its address, or a folder.
+        device: where the denoiser goes.
+        facts: what such tensors do not say, by the flag names of the program that wrote them, see
+            teachers.facts; they win over what is known of published files.
 
     Returns:
         The denoiser in eval mode without gradients; its parameters are the file's, in float32.
 
     Raises:
-        ValueError: the file holds no teacher, or an argument or a tensor does not fit;
-            checkpoints.UnsafeCheckpoint where it asks for what no network needs.
+        ValueError: the file holds no teacher, or an argument or a tensor does not fit, or facts are
+            missing; checkpoints.UnsafeCheckpoint where it asks for what no network needs.
         OSError: the file cannot be read.
     """
     if Path(path_or_url).is_dir():
+        state_dicts.refuse_facts(path_or_url, facts)
         return diffusers.load_folder(path_or_url).to(device)
-    record = find_teacher(checkpoints.read(path_or_url), path_or_url)
+    data = checkpoints.read(path_or_url)
+    found = state_dicts.load(data, path_or_url, facts or {})
+    if found is not None:
+        return found.to(device)
+    record = find_teacher(data, path_or_url)
+    state_dicts.refuse_facts(path_or_url, facts)
     try:
         denoiser = build(record)
     except BROKEN_CALL as error:

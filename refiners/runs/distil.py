@@ -43,6 +43,7 @@ from refiners.runs.starting import (
     compares_images,
     device_for,
     door,
+    facts_of,
     held,
     in_stage,
     measured,
@@ -73,6 +74,7 @@ from refiners.training.settings import Settings
 from roles import Denoiser, Processes, Student
 from roles.processes import join
 from students.adapters import one_step
+from teachers.facts import parse as parse_facts
 
 NUM_PAIRS = 10_000
 # Not in training_options.json under these names: what is resolved there, and what no file can say.
@@ -88,6 +90,8 @@ class DistilJob:
 
     Attributes:
         teacher: a denoiser's file, its address, or a module that is a Denoiser.
+        teacher_set: what the teacher's file does not hold, by name or as KEY=VALUE, see
+            teachers.load.
         method: a name in REFINERS or DISTILLERS, or one of its dataclasses.
         knobs: of a method that is named, by name or as KEY=VALUE.
         kimg: length of the run in thousands of the student's images.
@@ -121,6 +125,7 @@ class DistilJob:
 
     teacher: str | Path | Denoiser
     _: KW_ONLY
+    teacher_set: Sequence[str] | Mapping[str, object] = ()
     method: str | AnyMethod = USUAL_METHOD["distill"]
     knobs: Sequence[str] | Mapping[str, object] = ()
     kimg: float | None = None
@@ -200,7 +205,7 @@ class DistilJob:
         check_counts(self.num, self.teacher_images, self.keep, pairs=self.pairs)
         if self.labels not in ("uniform", "data"):
             raise ValueError(f"labels is {self.labels!r}; allowed are uniform and data")
-        job = self.completed(method)
+        job = replace(self.completed(method), teacher_set=facts_of(self.teacher, self.teacher_set))
         device = device_for(job.device)
         if not isinstance(job.teacher, (str, Path)):
             check_role("teacher", job.teacher)
@@ -208,7 +213,7 @@ class DistilJob:
         check_running(settings, method, device, wandb=job.wandb)
         teacher = job.teacher
         if isinstance(teacher, (str, Path)):
-            teacher = teachers.load(teacher, device=device)
+            teacher = teachers.load(teacher, device=device, facts=parse_facts(job.teacher_set))
         assert job.init_sigma is not None
         start = one_step.OneStep(copy.deepcopy(teacher), sigma_init=job.init_sigma)
         if not isinstance(method, Method):
@@ -379,7 +384,11 @@ class CheckedDistilJob:
         job = self.job
         return made_of(
             {"teacher": self.teacher},
-            {**{name: getattr(job, name) for name in FIXED}, "seed": self.settings.seed},
+            {
+                **{name: getattr(job, name) for name in FIXED},
+                "teacher_set": job.teacher_set or None,
+                "seed": self.settings.seed,
+            },
             reference=self.reference,
             data=self.given_data,
             files={},

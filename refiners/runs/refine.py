@@ -40,6 +40,7 @@ from refiners.runs.starting import (
     compares_images,
     device_for,
     door,
+    facts_of,
     held,
     in_stage,
     measured,
@@ -60,6 +61,7 @@ from refiners.training.refinement import Refinement
 from refiners.training.settings import Settings
 from roles import Denoiser, Discriminator, Processes, Student
 from roles.processes import join
+from teachers.facts import parse as parse_facts
 
 # Not in training_options.json under these names: what is resolved there, and what no file can say.
 UNSAID = ("student", "teacher", "outdir", "resume", "method", "knobs", "kimg", "batch", "settings")
@@ -83,6 +85,8 @@ class RefineJob:
     Attributes:
         student: a generator's file, its address, or a module that is a Student.
         teacher: a denoiser's, likewise, of the same resolution and channels unless `adapt` is said.
+        teacher_set: what the teacher's file does not hold, by name or as KEY=VALUE, see
+            teachers.load.
         method: a name in REFINERS, with the knobs that refine a GAN, or one of its dataclasses.
         knobs: of a method that is named, by name or as KEY=VALUE.
         kimg: length of the run in thousands of the student's images.
@@ -129,6 +133,7 @@ class RefineJob:
     student: str | Path | Student
     teacher: str | Path | Denoiser
     _: KW_ONLY
+    teacher_set: Sequence[str] | Mapping[str, object] = ()
     method: str | Method = USUAL_METHOD["gan"]
     knobs: Sequence[str] | Mapping[str, object] = ()
     kimg: float | None = None
@@ -175,7 +180,7 @@ class RefineJob:
             outdir=Path(self.outdir) if self.outdir is not None else None,
         )
         check_counts(self.num, self.teacher_images, self.keep)
-        job = self
+        job = replace(self, teacher_set=facts_of(self.teacher, self.teacher_set))
         if job.teacher_images is None:
             # Those of a run that is continued are there, whatever its length is now.
             before = told_before(job.resume, job.outdir, "teacher_images")
@@ -227,7 +232,7 @@ class RefineJob:
         """Return the teacher from its file, or the one given."""
         if not isinstance(self.teacher, (str, Path)):
             return self.teacher
-        return teachers.load(self.teacher, device=device)
+        return teachers.load(self.teacher, device=device, facts=parse_facts(self.teacher_set))
 
     def run(self) -> Student:
         """Carry the job out and return the refined student."""
@@ -370,7 +375,11 @@ class CheckedJob:
         job = self.job
         return made_of(
             {"student": whole(self.pair.student), "teacher": self.pair.teacher},
-            {**{name: getattr(job, name) for name in FIXED}, "seed": self.settings.seed},
+            {
+                **{name: getattr(job, name) for name in FIXED},
+                "teacher_set": job.teacher_set or None,
+                "seed": self.settings.seed,
+            },
             reference=self.reference,
             data=job.data,
             files={"class_map": job.class_map, "guide": job.guide},

@@ -32,6 +32,7 @@ from refiners.training.state import check_tensors
 from roles import Denoiser, Network, Processes, Student
 from roles.device import pick_device
 from roles.processes import device_of_rank, num_processes
+from teachers.facts import parse as parse_facts
 
 AUTO = "auto"
 LEAST = 100  # of which moments and intervals say something
@@ -127,6 +128,23 @@ def check_counts(
             raise ValueError(f"{name} is {count}; it must be at least {least}")
     if keep not in ("best", "last", None):
         raise ValueError(f"keep is {keep!r}; allowed are best and last")
+
+
+def facts_of(
+    teacher: str | Path | Denoiser, given: Sequence[str] | Mapping[str, object]
+) -> dict[str, object]:
+    """Return the facts that are given for a teacher's file by name.
+
+    Raises:
+        ValueError: they are none, or the teacher is no file.
+    """
+    found = parse_facts(given)
+    if found and not isinstance(teacher, (str, Path)):
+        raise ValueError(
+            f"teacher_set gives {', '.join(found)}, but the teacher is a module, which says all of "
+            "itself; leave it out"
+        )
+    return found
 
 
 def device_for(name: str) -> str:

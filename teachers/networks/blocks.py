@@ -143,9 +143,9 @@ class Conv2d(torch.nn.Module):
 class GroupNorm(torch.nn.Module):
     """Group normalisation (Wu and He 2018): at most 32 groups, of at least four channels."""
 
-    def __init__(self, num_channels: int, *, eps: float = 1e-5):
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, num_groups: int | None = None):
         super().__init__()
-        self.num_groups = min(32, num_channels // 4)
+        self.num_groups = min(32, num_channels // 4) if num_groups is None else num_groups
         self.eps = eps
         self.weight = torch.nn.Parameter(torch.ones(num_channels))
         self.bias = torch.nn.Parameter(torch.zeros(num_channels))
