@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from teachers.denoiser import DenoiserModule
 from teachers.noise_scales import NoiseScale, Scales
 
 
+@runtime_checkable
 class RawNetwork(Protocol):
     """F(c_in x; c_noise, labels), and what its encoder makes of them."""
 

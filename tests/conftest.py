@@ -33,7 +33,18 @@ SHAPES_CHECKED = [
     *("students.adapters", "students.base", "students.r3gan.generator", "students.seeds"),
     *("students.stylegan2.generator", "students.stylegan3.generator"),
     *("students.stylegan2.discriminator", "students.stylegan_xl"),
-    *(f"teachers.{name}" for name in ("denoiser", "diffusers", "edm", "edm2", "features")),
+    *(
+        f"teachers.{name}"
+        for name in (
+            "converted",
+            "denoiser",
+            "diffusers",
+            "edm",
+            "edm2",
+            "features",
+            "noise_scales",
+        )
+    ),
     *(f"teachers.{name}" for name in ("gaussian", "guidance", "pairs", "relabelled", "sampler")),
 ]
 jaxtyping.install_import_hook(
