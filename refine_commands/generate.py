@@ -174,10 +174,13 @@ def make_images(
 
 
 def is_denoiser(data: Value) -> bool:
-    """Whether a file's data hold a denoiser, by the class of the network that would be loaded."""
+    """Whether a file's data hold a denoiser, by its names or the network's class."""
     import checkpoints
     import teachers
+    from teachers import state_dicts
 
+    if state_dicts.is_teacher(data):
+        return True
     held = data if isinstance(data, Mapping) else {"ema": data}
     found = [held.get(key) for key in ("ema", "net")]
     records = [value for value in found if isinstance(value, checkpoints.Record)]

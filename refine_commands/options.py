@@ -43,7 +43,7 @@ RENAMED = {
 
 # What --help shows of `gan` and `distill`; --help-all shows the rest.
 GROUPS = {
-    "What": ("student", "teacher", "teacher_set", "method", "knobs", "explained", "preset", "data"),
+    "What": ("student", "teacher", "method", "knobs", "explained", "preset", "data"),
     "How long": ("kimg", "batch", "glr", "lr", "ema", "snap", "seed", "max_hours"),
     "Where": ("outdir", "resume", "device", "dry_run"),
     "Report": ("reference", "features", "num", "keep"),

@@ -175,8 +175,16 @@ GUIDED = (
 
 
 def of_guided(file: str, shape: GuidedShape) -> Options:
-    """Return the facts of a file by its name, where it has the published shape; else none."""
-    return next((dict(r.facts) for r in GUIDED if file in r.files and r.fits(shape)), {})
+    """Return the facts of a file by its name, where it has the published shape; else none.
+
+    The ending may be another or none, as where a model is asked for by its published name.
+    """
+    known = next((row for row in GUIDED if _stem(file) in map(_stem, row.files)), None)
+    return dict(known.facts) if known is not None and known.fits(shape) else {}
+
+
+def _stem(file: str) -> str:
+    return file.removesuffix(".pt").removesuffix(".pth")
 
 
 def hint_of_guided(shape: GuidedShape) -> str:

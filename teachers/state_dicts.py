@@ -55,6 +55,14 @@ def load(data: Value, source: str | Path, facts: Mapping[str, object]) -> Denois
     return None
 
 
+def is_teacher(data: Value) -> bool:
+    """Whether a file's data are named tensors of a denoiser, by its names."""
+    tensors = tensors_of(data)
+    return score_sde.is_layout(data) or (
+        tensors is not None and guided_diffusion.is_layout(tensors)
+    )
+
+
 def tensors_of(data: Value) -> dict[str, torch.Tensor] | None:
     """Return the named tensors of a file, without what training put around them, or None."""
     places: list[object] = [data]

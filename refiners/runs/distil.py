@@ -214,6 +214,12 @@ class DistilJob:
         teacher = job.teacher
         if isinstance(teacher, (str, Path)):
             teacher = teachers.load(teacher, device=device, facts=parse_facts(job.teacher_set))
+            if type(teacher).__name__ not in teachers.FAMILIES:
+                raise ValueError(
+                    f"{job.teacher} is no pickle of EDM, but the student is written in the layout "
+                    "of a pickle of EDM, that of the teacher; give such a teacher, or refine a GAN "
+                    "by this one (refine.py gan)"
+                )
         assert job.init_sigma is not None
         start = one_step.OneStep(copy.deepcopy(teacher), sigma_init=job.init_sigma)
         if not isinstance(method, Method):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from functools import cached_property
@@ -54,7 +55,7 @@ from refiners.runs.starting import (
     tell_stopped,
     told_before,
 )
-from refiners.runs.teacher_images import make_teacher_images, read_images
+from refiners.runs.teacher_images import doubt_of, make_teacher_images, read_images
 from refiners.training.fit import check_pair, check_role, check_teacher
 from refiners.training.inputs import ImageSet, Inputs
 from refiners.training.refinement import Refinement
@@ -332,6 +333,9 @@ class CheckedJob:
             )
             path = processes.from_first(path, "the teacher's images")
             images = None if path is None else read_images(path, self.pair.teacher)
+            in_stage(
+                lambda: self.doubt(images, folder), "checking the teacher", processes, interrupts
+            )
             judge = in_stage(
                 lambda: self.open_judge(images), "opening the judge", processes, interrupts
             )
@@ -407,6 +411,15 @@ class CheckedJob:
             steps=self.job.teacher_steps,
             progress=stage_bar("teacher's images"),
         )
+
+    def doubt(self, images: ImageSet | None, folder: RunFolder | None) -> None:
+        """Say it where the teacher denoises so badly that what was told of it may be wrong."""
+        plain = self.pair.auxiliary or self.pair.teacher
+        found = doubt_of(plain, images) if images is not None else ""
+        if found and folder is not None:
+            folder.log(f"warning: {found}")
+        elif found:
+            warnings.warn(found, stacklevel=2)
 
     @property
     def sees_real_images(self) -> bool:

@@ -17,6 +17,7 @@ from roles import Denoiser
 from roles.pixels import to_uint8
 
 BATCH = 250  # images of one stream of noise
+DOUBTED = 8  # images that show whether a teacher denoises
 PART = 50  # of them at a time; what a run that is ended may have to make again
 
 
@@ -67,6 +68,25 @@ def make_teacher_images(
     image_sets.write_zip(path, images(), labels)
     shutil.rmtree(parts)
     return path
+
+
+def doubt_of(teacher: Denoiser, images: ImageSet) -> str:
+    """Return in one line that a teacher denoises badly, where so; else "".
+
+    Asked are those whose files do not hold all of them: what was told of one may be wrong.
+
+    Args:
+        teacher: without guidance.
+        images: real ones or its samples, with its labels.
+    """
+    told = any(isinstance(part, teachers.ConvertedDenoiser) for part in teacher.modules())
+    shown, labels = images.at(torch.arange(min(DOUBTED, len(images.images))))
+    if not told or (teacher.label_dim and labels is None):
+        return ""
+    device = next(teacher.parameters()).device
+    labels = labels.to(device) if labels is not None and teacher.label_dim else None
+    found = teachers.faults(teacher, shown.to(device), labels)
+    return teachers.told(found) if found else ""
 
 
 def shape_of(teacher: Denoiser) -> tuple[int, int, int]:
