@@ -34,6 +34,10 @@ SAVED = (1, 3, 4)  # Channels of pictures that are written: a generator may make
 DAMAGE = (OSError, EOFError, SyntaxError, ValueError, RuntimeError, struct.error, zlib.error)
 
 
+class _OtherMode(ValueError):
+    """A sound image, but neither 8-bit gray nor RGB."""
+
+
 def decode_image(data: bytes, name: str, *, channels: int | None = None) -> np.ndarray:
     """Pixels of an encoded image as uint8 [c, h, w].
 
@@ -45,6 +49,8 @@ def decode_image(data: bytes, name: str, *, channels: int | None = None) -> np.n
     try:
         pixels = _decode_plain_png(data) if channels is None else None
         pixels = _decode_any(data, channels) if pixels is None else pixels
+    except _OtherMode as error:
+        raise ValueError(f"{name}: {error}") from None
     except UnidentifiedImageError:
         # Pillow's own message names a buffer by its address.
         raise ValueError(
@@ -76,7 +82,10 @@ def _decode_any(data: bytes, channels: int | None) -> np.ndarray:
         if channels is not None:
             return np.array(_flat(_upright(image)).convert(MODES[channels]))
         if image.mode not in MODES.values():
-            raise ValueError(f"mode {image.mode}, expected L or RGB; convert it to one of them")
+            raise _OtherMode(
+                f"pixels of the mode {image.mode}, expected 8-bit gray (L) or RGB; refine.py "
+                "dataset --fix rgb converts them"
+            )
         return np.array(_upright(image))
 
 

@@ -3,6 +3,7 @@
 The walk of a number goes down this list:
 
 sampling    images of a student that depend on a seed and their index alone
+sides       what may be compared: a student, or a folder, zip or array of images
 spaces/     images to features: choice (spaces by name), features (the protocol, the small
             classifier, its file), fresh (that classifier, trained for a run), inception, lite0,
             vision_transformers (networks), resize (how images reach them), perceptual (distances of
@@ -42,6 +43,7 @@ from metrics.reference import Reference, open_reference, space_name
 from metrics.report.gallery import draw_gallery
 from metrics.report.history import metric_line
 from metrics.sampling import draw_images
+from metrics.sides import FoundImages, Side, are_images, open_images
 from metrics.spaces.choice import choose_features, inception_features, lite0_features
 from metrics.spaces.features import (
     AnyExtractor,
@@ -65,13 +67,16 @@ __all__ = [
     "DensityCoverage",
     "Difference",
     "FeatureExtractor",
+    "FoundImages",
     "FreshFeatures",
     "Measurement",
     "Metric",
     "Moments",
     "PrecisionRecall",
     "Reference",
+    "Side",
     "Statistics",
+    "are_images",
     "authentic_percentage",
     "choose_distance",
     "choose_features",
@@ -95,6 +100,7 @@ __all__ = [
     "load_statistics",
     "measure",
     "metric_line",
+    "open_images",
     "open_reference",
     "precision_recall",
     "save_features",

@@ -1,11 +1,14 @@
 """Two students against one reference, image by image, with an error bar on every difference.
 
-Both sides see the same latents, labels and noise (`sampling`), so the sampling errors of "before"
-and "after" largely cancel in their difference. Its standard error is the delete-a-group jackknife
-(Tukey 1958; Shao and Wu 1989): with image i in group i mod K and change_k the change measured
-without group k,
+A side may also be images that are there already (`sides`). Students see the same latents, labels
+and noise (`sampling`), so the sampling errors of "before" and "after" largely cancel in their
+difference. Its standard error is the delete-a-group jackknife (Tukey 1958; Shao and Wu 1989): with
+image i in group i mod K and change_k the change measured without group k,
 
     se^2 = (K - 1) / K sum_k (change_k - mean change)^2,    95 % interval = change -+ t_(K-1) se.
+
+Sides that have nothing in common (`pairing` is "") are compared with the same formula: without
+group k on both sides, so that the errors of both are in it.
 
 A bootstrap would not do: resampled images repeat, which biases a Frechet distance upwards.
 """
@@ -28,9 +31,10 @@ from metrics.distances.table import METRICS, choose_metrics
 from metrics.evaluate import Evaluation, allows, evaluate, num_steps
 from metrics.facts import ComparisonFacts, DifferenceFacts
 from metrics.reference import AnyReference, Progress, Reference, open_reference
-from metrics.sampling import draw_classes, draw_images, first_image
+from metrics.sampling import draw_classes
+from metrics.sides import FoundImages, Side, images_of, pairing_of, part_of
 from metrics.spaces.features import AnyExtractor
-from roles import Processes, Student
+from roles import Processes
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,19 @@ class Comparison:
     differences  in the order of METRICS, the Frechet distance first; those that the features and
                  the reference allow
     null         Frechet distance of "before" on these latents against other ones: what sampling
-                 alone does, unpaired
+                 alone does, unpaired; None where "before" is images
     floor        Frechet distance of the reference against itself at this count: what a perfect
                  generator would score (`frechet_floor`)
-    images       what happened to single images
+    images       what happened to single images; None where the sides are not paired
     classes      kernel distance of each class, by class: (name, difference); empty where there are
                  no classes, or the reference's images have none
+    pairing      what image i of both sides has in common, in words; "" where that is nothing
     """
 
     differences: tuple[Difference, ...]
     null: Difference | None
     floor: float
-    images: ImageChanges
+    images: ImageChanges | None
     classes: tuple[tuple[str, Difference], ...]
     num_images: int
     seed: int
@@ -105,6 +110,7 @@ class Comparison:
     noise_mode: str
     reference: Reference
     seconds: float
+    pairing: str
 
     def __getitem__(self, metric: str) -> Difference:
         """The difference of one metric, by name."""
@@ -126,7 +132,8 @@ class Comparison:
             "differences": [difference.facts() for difference in self.differences],
             "null": self.null and self.null.facts(),
             "floor": self.floor,
-            "images": self.images.facts(),
+            "images": self.images and self.images.facts(),
+            "pairing": self.pairing,
             "classes": [{"name": name, **found.facts()} for name, found in self.classes],
             "space": {
                 "name": self.reference.space,
@@ -143,8 +150,8 @@ class Comparison:
 
 
 def compare(
-    before: Student,
-    after: Student,
+    before: Side,
+    after: Side,
     reference: AnyReference,
     *,
     num_images: int,
@@ -162,6 +169,7 @@ def compare(
 ) -> Comparison:
     """Measure both students on the same num_images latents, labels and noise.
 
+    A side may be images instead (`open_images`), of which so many are taken.
     `reference` and `features` as in `open_reference`. `metrics` are names of `METRICS`, or "all"
     among them; None measures the usual ones, as far as the features allow. `label` fixes the class
     of conditional students, else it is uniform. `batch` is how many images the extractor takes at a
@@ -170,10 +178,12 @@ def compare(
     and of every distance (`num_steps`).
     Several `processes` share the images; all of them call, and get the same. ValueError
     on students of other latents or classes than each other, on fewer than two images for each
-    group, and on metrics asked for that the reference does not allow.
+    group, on a side of fewer images, and on metrics asked for that the reference does not allow.
     """
     start = time.monotonic()
     _check_comparable(before, after, num_images, groups)
+    before, after = part_of(before, num_images), part_of(after, num_images)
+    pairing, null = pairing_of(before, after), null and not isinstance(before, FoundImages)
     chosen, processes = choose_metrics(metrics), processes or Processes()
     for name in chosen:
         if groups < METRICS[name].least_groups:
@@ -188,17 +198,18 @@ def compare(
     sets = [(before, seed, chosen), (after, seed, chosen), (before, seed + 1, ["frechet_distance"])]
     sets = sets if null else sets[:2]
     steps = [num_steps(num_images, groups, names) for _, _, names in sets]
-    for i, (student, its_seed, names) in enumerate(sets):
+    for i, (side, its_seed, names) in enumerate(sets):
+        images, first = images_of(
+            side,
+            num_images,
+            seed=its_seed,
+            label=label,
+            noise_mode=noise_mode,
+            processes=processes,
+        )
         sides.append(
             evaluate(
-                draw_images(
-                    student,
-                    num_images,
-                    seed=its_seed,
-                    label=label,
-                    noise_mode=noise_mode,
-                    processes=processes,
-                ),
+                images,
                 num_images,
                 real,
                 groups=groups,
@@ -206,16 +217,17 @@ def compare(
                 metrics=names,
                 progress=_of_several(progress, i, steps),
                 processes=processes,
-                first=first_image(num_images, processes),
+                first=first,
             )
         )
+    classes = None
+    if not isinstance(before, FoundImages) and not isinstance(after, FoundImages):
+        classes = draw_classes(before, num_images, seed=seed, label=label)
     return Comparison(
         differences=_differences(sides[0], sides[1], chosen),
         floor=frechet_floor(real.statistics.mu, real.statistics.sigma, num_images, seed=seed),
-        images=ImageChanges.of(sides[0].sample, sides[1].sample, real.rows),
-        classes=_of_classes(
-            sides, draw_classes(before, num_images, seed=seed, label=label), real, class_names
-        ),
+        images=ImageChanges.of(sides[0].sample, sides[1].sample, real.rows) if pairing else None,
+        classes=_of_classes(sides, classes, real, class_names),
         null=_differences(sides[0], sides[2], ["frechet_distance"])[0] if null else None,
         num_images=num_images,
         seed=seed,
@@ -224,6 +236,7 @@ def compare(
         noise_mode=noise_mode,
         reference=real,
         seconds=time.monotonic() - start,
+        pairing=pairing,
     )
 
 
@@ -271,10 +284,10 @@ def _require_rows(chosen: Sequence[str], reference: Reference) -> None:
             )
 
 
-def _check_comparable(before: Student, after: Student, num_images: int, groups: int) -> None:
+def _check_comparable(before: Side, after: Side, num_images: int, groups: int) -> None:
     for name in ("z_dim", "c_dim"):
-        a, b = getattr(before, name), getattr(after, name)
-        if a != b:
+        a, b = getattr(before, name, None), getattr(after, name, None)
+        if None not in (a, b) and a != b:
             raise ValueError(f"{name} is {a} before and {b} after; the same latents need the same")
     if groups < 2 or num_images < max(2 * groups, 2 * SPLITS):
         raise ValueError(

@@ -75,10 +75,14 @@ class _Comparison(TypedDict):
 
 
 class ComparisonFacts(_Comparison, total=False):
-    """A comparison; the first reports had neither a floor nor single images and classes."""
+    """A comparison; the first reports had neither a floor nor single images, classes and pairing.
+
+    pairing is what image i of both sides has in common, and images is None where that is nothing.
+    """
 
     floor: float | None
-    images: ImageFacts
+    images: ImageFacts | None
+    pairing: str
     classes: list[ClassFacts]
 
 

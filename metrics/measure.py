@@ -10,9 +10,9 @@ from metrics.distances.streams import SPLITS
 from metrics.distances.table import METRICS
 from metrics.evaluate import evaluate
 from metrics.reference import AnyReference, Progress, open_reference
-from metrics.sampling import draw_images, first_image
+from metrics.sides import Side, images_of, part_of
 from metrics.spaces.features import AnyExtractor
-from roles import Processes, Student
+from roles import Processes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Measurement:
 
 
 def measure(
-    student: Student,
+    student: Side,
     reference: AnyReference,
     *,
     num_images: int,
@@ -56,16 +56,25 @@ def measure(
     progress: Progress | None = None,
     processes: Processes | None = None,
 ) -> Measurement:
-    """One student's numbers, of the same images that `compare` draws for this seed; for curves."""
+    """One student's numbers, of the same images that `compare` draws for this seed; for curves.
+
+    Or those of images that are there (`open_images`), of which so many are taken.
+    """
     start, processes = time.monotonic(), processes or Processes()
     if num_images < 2 * SPLITS:
         raise ValueError(f"num_images is {num_images}; measure at least {2 * SPLITS}")
     real = open_reference(reference, features, batch=batch, processes=processes)
     names = [name for name, m in METRICS.items() if m.by_default and m.needs != "rows"]
+    images, first = images_of(
+        part_of(student, num_images),
+        num_images,
+        seed=seed,
+        label=label,
+        noise_mode=noise_mode,
+        processes=processes,
+    )
     found = evaluate(
-        draw_images(
-            student, num_images, seed=seed, label=label, noise_mode=noise_mode, processes=processes
-        ),
+        images,
         num_images,
         real,
         groups=0,
@@ -73,7 +82,7 @@ def measure(
         metrics=names,
         progress=progress,
         processes=processes,
-        first=first_image(num_images, processes),
+        first=first,
     )
     return Measurement(
         values={name: found.values[name][0] if name in found.values else None for name in names},

@@ -140,6 +140,7 @@ def _view(run: Facts) -> dict[str, object]:
         "drift": _drift_sentences(facts),
         "classes": [],
         "protocol": [],
+        "pairs": "",
         "curve": curve_chart([(p["kimg"], p["frechet_distance"]) for p in curve]),
         "judge": curve_chart([(p["kimg"], p["judge"]) for p in facts.get("judged") or []]),
         "curve_count": f"{curve[0]['num_images']:,}" if curve else "",
@@ -155,6 +156,7 @@ def _view(run: Facts) -> dict[str, object]:
         view["disclaimer"] = _disclaimer(comparison)
         view["null"] = comparison["null"] and _row(comparison["null"])
         view["protocol"] = _protocol(comparison)
+        view["pairs"] = _pairing(comparison)
         view["floor"] = _floor(comparison)
         view["images"] = _image_sentences(comparison.get("images"))
         classes = comparison.get("classes") or []
@@ -163,6 +165,20 @@ def _view(run: Facts) -> dict[str, object]:
             for d, bar in zip(classes, interval_bars(classes), strict=True)
         ]
     return view
+
+
+LATENTS = "the same latents, labels and noise"  # as all reports have it that do not say otherwise
+
+
+def _pairing(comparison: ComparisonFacts) -> str:
+    """What the intervals are of, in sentences."""
+    pairing = comparison.get("pairing", LATENTS)
+    if not pairing:
+        return (
+            "The intervals are of differences between sets of images that have nothing in common: "
+            "the sampling errors of both are in them."
+        )
+    return f"The intervals are of paired differences: both sides use {pairing}."
 
 
 def _floor(comparison: ComparisonFacts) -> str | None:
@@ -271,7 +287,7 @@ def _protocol(comparison: ComparisonFacts) -> list[tuple[str, str]]:
     return [
         (
             "Images on each side",
-            f"{comparison['num_images']:,}, the same latents, labels and noise",
+            f"{comparison['num_images']:,}, {comparison.get('pairing', LATENTS) or 'not paired'}",
         ),
         ("Seed", str(comparison["seed"])),
         ("Class", "drawn uniformly, where there are classes" if label is None else str(label)),

@@ -2,7 +2,8 @@
 
 largest improvements   images that came nearest to a real one, before above after
 largest regressions    images that moved away the most, before above after
-latent interpolation   the way between the latents of images 0 and 1, before above after
+latent interpolation   the way between the latents of images 0 and 1, before above after; of two
+                       students only
 nearest real images    the first images after, above the real image nearest to each
 """
 
@@ -21,36 +22,38 @@ from metrics.compare import Comparison
 from metrics.distances.changes import SHOWN
 from metrics.distances.neighbours import nearest
 from metrics.reference import Reference, extract, sample_indices
-from metrics.sampling import draw_between, draw_some
-from roles import Student
+from metrics.sampling import draw_between
+from metrics.sides import FoundImages, Side, part_of, some_of
 
 
-def draw_gallery(before: Student, after: Student, comparison: Comparison) -> dict[str, np.ndarray]:
-    """Pictures by caption, uint8 [h, w] or [h, w, 3], of the students that were compared.
+def draw_gallery(before: Side, after: Side, comparison: Comparison) -> dict[str, np.ndarray]:
+    """Pictures by caption, uint8 [h, w] or [h, w, 3], of the sides that were compared.
 
-    Those that need the features of real images, or the images themselves, are left out where the
+    Those that pair images are left out where the sides have no pairs or not one size, and those
+    that need the features of real images, or the images themselves, are left out where the
     reference has none.
     """
     options = {"seed": comparison.seed, "label": comparison.label}
-    pair = (before, after)
+    shown = {**options, "noise_mode": comparison.noise_mode}
+    pair = [part_of(side, comparison.num_images) for side in (before, after)]
+    firsts = [some_of(side, range(SHOWN), **shown) for side in pair]
+    one_size = firsts[0].shape == firsts[1].shape
     rows: dict[str, list[Tensor]] = {}
     changes = comparison.images
     for caption, chosen in (
-        ("largest improvements", changes.improved()),
-        ("largest regressions", changes.worsened()),
+        ("largest improvements", changes.improved() if changes else []),
+        ("largest regressions", changes.worsened() if changes else []),
     ):
-        if chosen:
-            rows[caption] = [
-                draw_some(student, chosen, noise_mode=comparison.noise_mode, **options)
-                for student in pair
-            ]
-    rows["latent interpolation"] = [
-        draw_between(student, steps=SHOWN, **options) for student in pair
-    ]
-    first = draw_some(after, range(SHOWN), noise_mode=comparison.noise_mode, **options)
-    real = _nearest_real(first, comparison.reference)
+        if chosen and one_size:
+            rows[caption] = [some_of(side, chosen, **shown) for side in pair]
+    students = [side for side in pair if not isinstance(side, FoundImages)]
+    if len(students) == 2 and one_size:
+        rows["latent interpolation"] = [
+            draw_between(student, steps=SHOWN, **options) for student in students
+        ]
+    real = _nearest_real(firsts[1], comparison.reference)
     if real is not None:
-        rows["nearest real images"] = [first, real]
+        rows["nearest real images"] = [firsts[1], real]
     return {
         caption: image_sets.image_grid(torch.cat(two).numpy(), len(two[0]))
         for caption, two in rows.items()

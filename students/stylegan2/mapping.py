@@ -75,6 +75,7 @@ class MappingNetwork(torch.nn.Module):
                 f"embedding; w_dim is {w_dim}"
             )
         features = [z_dim + embed] + [hidden] * (num_layers - 1) + [w_dim]
+        features = features[: num_layers + 1]  # no layer: z and the embedding are w
         if c_dim:
             self.embed = FullyConnectedLayer(c_dim, embed)
         add_layers(self, features, activation=activation, lr_multiplier=lr_multiplier)

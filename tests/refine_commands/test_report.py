@@ -191,3 +191,48 @@ def test_metrics_and_counts_that_cannot_be_had_are_refused(compared, files, tmp_
     options = {"reference": tmp_path / "bare.npz", "features": files / "features.npz"}
     refused(compared(**options, metrics="recall"), "recall needs features of single real images")
     assert compared(num=99).exit_code == 2
+
+
+def folder_of(path: Path, *, shift: int = 0, count: int = 120, ending: str = ".png") -> Path:
+    path.mkdir()
+    images = np.random.default_rng(0).integers(0, 200, (count, 16, 16), dtype=np.uint8)
+    for i, image in enumerate(images):
+        image_sets.save_png(path / f"{i:03d}.png", image + shift)
+    return path
+
+
+def test_two_folders_of_images_are_compared_pair_by_pair(compared, files, tmp_path):
+    sides = {"before": folder_of(tmp_path / "a"), "after": folder_of(tmp_path / "b", shift=40)}
+    done = compared(**sides, num=50000)
+    assert done.exit_code == 0, done.output
+    assert "120 images of each side are measured, as before has 120, after has 120" in done.output
+    facts = json.loads((tmp_path / "report/report.json").read_text())
+    assert facts["comparison"]["pairing"] == "the same file names"
+    assert facts["comparison"]["num_images"] == facts["settings"]["num"] == 120
+    page = (tmp_path / "report/report.md").read_text()
+    assert "paired differences: both sides use the same file names." in page
+    mixed = compared(after=sides["after"], num=100)
+    assert mixed.exit_code == 0, mixed.output
+    assert "have nothing in common" in (tmp_path / "report/report.html").read_text()
+
+
+def test_one_folder_against_another_is_a_distance_alone(compared, files, refine_py, tmp_path):
+    fakes, reals = folder_of(tmp_path / "fakes", shift=40), folder_of(tmp_path / "reals")
+    flags = ("--reference", reals, "--features", files / "features.npz", "--outdir", tmp_path / "o")
+    done = refine_py("report", "--before", fakes, *flags)
+    assert done.exit_code == 0, done.output
+    measured = json.loads((tmp_path / "o/measured.json").read_text())["measured"]
+    extractor = metrics.load_features(files / "features.npz")
+    sides = []
+    for folder in (fakes, reals):
+        images = np.stack([image for image, _ in image_sets.ImageFolder(folder)])
+        sides.append(extractor(torch.from_numpy(images))[0].double())
+    expected = metrics.frechet_distance_of_features(*sides)
+    assert measured["frechet_distance"] == pytest.approx(expected, rel=1e-8)
+    assert f"{expected:.6g}" in done.stdout
+    assert "This is not FID" in done.stdout
+    same = refine_py("report", "--before", reals, *flags)
+    assert same.exit_code == 0
+    measured = json.loads((tmp_path / "o/measured.json").read_text())["measured"]
+    assert abs(measured["frechet_distance"]) < 1e-6 * expected
+    refused(refine_py("report", "--before", fakes, *flags, "--metrics", "recall"), "give --after")
