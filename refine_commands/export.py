@@ -29,7 +29,7 @@ tags: [gan, stylegan, image-generation]
 ---
 # {name}
 
-{family}: images of {resolution} x {resolution} with {channels} channels from latents of {z_dim}
+{family}: images of {height} x {width} with {channels} channels from latents of {z_dim}
 numbers{classes}. Weights: `{file}`; architecture: `config.json`.
 
 Made from `{source}` (SHA-256 `{digest}`). The licence is that of this source.
@@ -166,7 +166,8 @@ def write_safetensors(student: StudentModule, source: str, out: Path, network: s
     card = CARD.format(
         name=out.stem,
         family=students.family_of(record).name,
-        resolution=student.img_resolution,
+        height=student.img_shape[0],
+        width=student.img_shape[1],
         channels=student.img_channels,
         z_dim=student.z_dim,
         classes=f" and one of {student.c_dim} classes" if student.c_dim else "",

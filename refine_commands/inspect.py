@@ -194,7 +194,7 @@ def _sizes(sizes: dict[str, int]) -> str:
     r, channels = sizes.get("img_resolution"), sizes.get("img_channels")
     classes = sizes.get("c_dim", sizes.get("label_dim"))
     parts = [
-        f"{r} x {r}" if r else "",
+        f"{sizes.get('img_height', r)} x {sizes.get('img_width', r)}" if r else "",
         f"{channels} channels" if channels else "",
         *(f"{name[0]} {sizes[name]}" for name in ("z_dim", "w_dim") if name in sizes),
         f"{sizes['num_ws']} ws" if "num_ws" in sizes else "",

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,8 +22,13 @@ from checkpoints import Json, Record, Value, is_state_dict
 from roles.shown import shown
 from students.foreign import rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
+from students.stylegan2.blocks import grown
+from students.stylegan2.calls import first_size
 
-SIZES = ("img_resolution", "img_channels", "z_dim", "c_dim", "label_dim", "w_dim", "num_ws")
+SIZES = (
+    *("img_resolution", "img_height", "img_width"),  # the last two of images that are not square
+    *("img_channels", "z_dim", "c_dim", "label_dim", "w_dim", "num_ws"),
+)
 MAIN = ("G_ema", "ema", "net", "")  # the network that a user means, in this order
 DEPTH = 3  # parts of a layer's name: synthesis.b8.conv0 is one row, what is inside of it none
 MAX_ITEMS = 1000  # of one value, with all that is in it
@@ -102,6 +107,7 @@ def of_record(record: Record, *, sigma: Value = None) -> Network:
     call = record.init_kwargs
     # Attributes first: a constructor's positional arguments have no names.
     sizes = {name: record.state.get(name, call.get(name)) for name in SIZES}
+    sizes |= sides_of(call.get("init_res"), sizes["img_resolution"])
     parameters = checkpoints.parameters(record)
     if r3gan_calls.IMAGE in parameters and sizes["img_channels"] is None:
         sizes["img_channels"] = len(parameters[r3gan_calls.IMAGE])
@@ -132,7 +138,13 @@ def of_tensorflow(record: Record, name: str) -> Network:
     given = record.state.get("static_kwargs")
     options = {str(k): v for k, v in given.items()} if isinstance(given, Mapping) else {}
     table = {**tensorflow.SIZES, **(tensorflow.LATENTS if role == "generator" else {})}
-    sizes = {ours: options.get(*theirs) for ours, theirs in table.items()}
+    sizes: dict[str, object] = {ours: options.get(*theirs) for ours, theirs in table.items()}
+    prefix = "" if role == "discriminator" else "synthesis/"
+    try:
+        first = tensorflow.first_size(options, tensorflow.variables_of(record), prefix)
+    except ValueError:  # said by who loads it
+        first = {}
+    sizes |= sides_of(first.get("init_res"), first.get("img_resolution"))
     variables = {
         key: torch.from_numpy(np.ascontiguousarray(value))
         for key, value in tensorflow.variables_of(record).items()
@@ -152,6 +164,17 @@ def of_tensorflow(record: Record, name: str) -> Network:
         options,
         {},
     )
+
+
+def sides_of(init_res: object, img_resolution: object) -> dict[str, int]:
+    """The sides of images that are not square; {} of others, and where they make no sense."""
+    try:
+        height, width = grown(first_size(init_res, img_resolution), cast("int", img_resolution))
+    except (TypeError, ValueError):
+        return {}
+    if height == width:
+        return {}
+    return {"img_resolution": max(height, width), "img_height": height, "img_width": width}
 
 
 def of_rosinality(data: Mapping[Any, Any], name: str) -> Network:

@@ -8,6 +8,15 @@ from roles.denoiser import Denoiser, Sigma, WithFeatures
 from roles.discriminator import Discriminator
 from roles.network import Network
 from roles.processes import Processes
-from roles.student import Student
+from roles.student import Student, shape_of
 
-__all__ = ["Denoiser", "Discriminator", "Network", "Processes", "Sigma", "Student", "WithFeatures"]
+__all__ = [
+    "Denoiser",
+    "Discriminator",
+    "Network",
+    "Processes",
+    "Sigma",
+    "Student",
+    "WithFeatures",
+    "shape_of",
+]

@@ -13,6 +13,11 @@ from roles.network import Network
 Option = float | str | bool | None
 
 
+def shape_of(student: Student) -> tuple[int, int]:
+    """Height and width of a student's images."""
+    return getattr(student, "img_shape", (student.img_resolution, student.img_resolution))
+
+
 @runtime_checkable
 class Student(Network, Protocol):
     """A generator of images in about [-1, 1].
@@ -20,7 +25,8 @@ class Student(Network, Protocol):
     Attributes:
         z_dim: length of a latent.
         c_dim: number of classes; 0 means unconditional.
-        img_resolution: height and width of the images.
+        img_resolution: height and width of the images; the longer side of those that are not
+            square, which also have img_shape, (height, width).
         img_channels: channels of the images.
     """
 

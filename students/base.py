@@ -14,7 +14,8 @@ class StudentModule(torch.nn.Module):
     Attributes:
         z_dim: length of a latent.
         c_dim: number of classes; 0 means unconditional.
-        img_resolution: height and width of the images.
+        img_resolution: the longer side of the images.
+        img_shape: their height and width.
         img_channels: channels of the images.
     """
 
@@ -22,6 +23,12 @@ class StudentModule(torch.nn.Module):
     c_dim: int
     img_resolution: int
     img_channels: int
+    _img_shape: tuple[int, int] | None = None  # of images that are not square
+
+    @property
+    def img_shape(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self._img_shape or (self.img_resolution, self.img_resolution)
 
     def sample_latents(
         self, n: int, *, generator: torch.Generator | None = None

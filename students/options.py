@@ -26,6 +26,7 @@ from students.stylegan2.blocks import ARCHITECTURES
 from stylegan_ops import ACTIVATIONS
 
 ACTIVATION = one_of(*ACTIVATIONS)
+SQUARE = (4, 4)  # height and width that images of StyleGAN2 grow from
 
 GENERATOR: dict[str, Reader] = {
     "z_dim": whole(0, MAX_WIDTH),

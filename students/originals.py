@@ -23,6 +23,11 @@ from students.stylegan3 import generator as stylegan3
 from students.stylegan3.layers import SynthesisLayer
 from stylegan_ops import ACTIVATIONS
 
+# The parts that forks for landscapes tell the size that images grow from.
+GROWING = (
+    *("Generator", "SynthesisNetwork", "SynthesisBlock", "SynthesisLayer"),
+    *("Discriminator", "DiscriminatorBlock", "DiscriminatorEpilogue"),
+)
 Attributes = defaultdict[torch.nn.Module, dict[str, Any]]
 
 
@@ -31,22 +36,37 @@ def _stylegan2(network: torch.nn.Module) -> Attributes:
     kept: Attributes = defaultdict(dict)
     for part in network.modules():
         if isinstance(part, synthesis.SynthesisNetwork | Discriminator):
-            kept[part]["img_resolution_log2"] = part.img_resolution.bit_length() - 1
+            is_whole = isinstance(part, Discriminator)
+            top = part.init_kwargs["img_resolution"] if is_whole else part.img_resolution
+            kept[part]["img_resolution_log2"] = top.bit_length() - 1
+        if isinstance(part, Generator | Discriminator):
+            kept[part]["img_resolution"] = part.init_kwargs["img_resolution"]
+            if "init_res" in part.init_kwargs:
+                _keep_init_res(part, part.init_kwargs["init_res"], kept)
         if isinstance(part, synthesis.SynthesisNetwork):
             for r in part.block_resolutions:
                 is_last = r == part.img_resolution
                 common = {"w_dim": part.w_dim, "img_channels": part.img_channels}
-                kept[part.get_submodule(f"b{r}")] = {**common, "is_last": is_last}
+                kept[part.get_submodule(f"b{r}")] |= {**common, "is_last": is_last}
         if isinstance(part, Discriminator):
             first = 0  # of a block's layers, counted from the image
             for r in part.block_resolutions:
                 block = part.get_submodule(f"b{r}")
                 num_layers = len(list(block.children()))
-                kept[block] = {"first_layer_idx": first, "num_layers": num_layers}
+                kept[block] |= {"first_layer_idx": first, "num_layers": num_layers}
                 first += num_layers
         if isinstance(part, Conv2dLayer | synthesis.SynthesisLayer):
             kept[part]["act_gain"] = ACTIVATIONS[part.activation].gain
     return kept
+
+
+def _keep_init_res(network: Generator | Discriminator, init_res: Value, kept: Attributes) -> None:
+    """What forks for landscapes keep beside that: the size that images grow from, in all parts."""
+    for part in network.modules():
+        if type(part).__name__ in GROWING:
+            kept[part]["init_res"] = init_res
+    if isinstance(network, Generator):
+        kept[network]["output_shape"] = [1, network.img_channels, *network.img_shape]
 
 
 def _stylegan2_of_stylegan3(network: torch.nn.Module) -> Attributes:
@@ -142,10 +162,17 @@ def describe(network: torch.nn.Module, program: str | None = None) -> Record:
         program: a key of PROGRAMS; None is the first that has such networks.
 
     Raises:
-        ValueError: the program has no such network.
+        ValueError: the program has no such network; where none is named, images that are not square
+            are those of its forks.
     """
     classes = PROGRAMS.get(program or program_of(network) or "", {})
     if type(network) not in classes:
         kind = f"{type(network).__module__}.{type(network).__name__}"
         raise ValueError(f"{program or ' or '.join(PROGRAMS)} has no network such as {kind}")
+    if program and "init_res" in getattr(network, "init_kwargs", {}):
+        height, width = cast("Generator | Discriminator", network).img_shape
+        raise ValueError(
+            f"{program} has no networks of {height} x {width} images, which its forks for "
+            "landscapes have; without --for the pickle is written as they read it"
+        )
     return checkpoints.describe(network, program=classes[type(network)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refiners.base import WithWishes
-from roles import Denoiser, Student
+from roles import Denoiser, Student, shape_of
 
 ASKED = {
     "student": ("z_dim", "c_dim", "img_resolution", "img_channels", "sample_latents"),
@@ -24,6 +24,13 @@ def check_role(role: str, network: object) -> None:
 
 def check_pair(student: Student, teacher: Denoiser) -> None:
     """Raise ValueError unless the teacher can judge the student's images."""
+    height, width = shape_of(student)
+    if height != width:
+        raise ValueError(
+            f"the student's images are {height} x {width}, the teacher's "
+            f"{teacher.img_resolution} x {teacher.img_resolution}; bridge the two "
+            "(--adapt area stretches, crop cuts windows)"
+        )
     for name in ("img_resolution", "img_channels"):
         a, b = getattr(student, name), getattr(teacher, name)
         if a != b:

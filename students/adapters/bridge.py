@@ -3,7 +3,8 @@
 The bridge is a linear map A behind the student: the teacher judges A G(z), and its pixel gradient g
 reaches the student as A^T g. So what A loses, the teacher cannot correct; `sees` says what that is.
 "area" averages over the area of each of the teacher's pixels (or, for a small student, interpolates
-linearly); "crop" and "tiles" cut windows of the teacher's size out of the image as it is.
+linearly); "crop" and "tiles" cut windows of the teacher's size out of the image as it is. "area"
+makes an image that is not square a square: each side is scaled by a factor of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import torch
 from jaxtyping import Float, Int
 
-from roles import Student
+from roles import Student, shape_of
 from students.base import StudentModule
 
 ADAPTS = ("area", "crop", "tiles")
@@ -43,6 +44,7 @@ class Bridge(StudentModule):
     """
 
     across: torch.Tensor
+    down: torch.Tensor
     colours: torch.Tensor
 
     def __init__(
@@ -56,10 +58,12 @@ class Bridge(StudentModule):
     ):
         if adapt not in ADAPTS:
             raise ValueError(f"adapt is {adapt!r}; allowed are {', '.join(ADAPTS)}")
-        if adapt != "area" and inner.img_resolution < img_resolution:
+        height, width = shape_of(inner)
+        if adapt != "area" and min(height, width) < img_resolution:
+            size = f"{width} pixels wide" if height == width else f"{height} x {width} pixels"
             raise ValueError(
-                f"the student's images are {inner.img_resolution} pixels wide, too few for windows "
-                f"of the teacher's {img_resolution}; use adapt area"
+                f"the student's images are {size}, too few for windows of the teacher's "
+                f"{img_resolution}; use adapt area"
             )
         super().__init__()
         self.inner = inner
@@ -69,10 +73,11 @@ class Bridge(StudentModule):
         self.img_channels = img_channels
         self.adapt = adapt
         colours = channel_matrix(inner.img_channels, img_channels)
-        across = resampling_matrix(inner.img_resolution, img_resolution)
         # No part of the state: it is that of the inner student, whatever the teacher.
         self.register_buffer("colours", colours, persistent=False)
-        self.register_buffer("across", across, persistent=False)
+        for name, size in (("down", height), ("across", width)):
+            matrix = resampling_matrix(size, img_resolution)
+            self.register_buffer(name, matrix, persistent=False)
 
     def sample_latents(
         self, n: int, *, generator: torch.Generator | None = None
@@ -110,22 +115,27 @@ class Bridge(StudentModule):
         """Map images of the inner student [n, c, h, w] to what the teacher sees of them."""
         if self.inner.img_channels != self.img_channels:
             x = torch.einsum("oc,nchw->nohw", self.colours.to(x.dtype), x)
-        if self.inner.img_resolution == self.img_resolution:
+        if shape_of(self.inner) == self.img_shape:
             return x
         if self.adapt == "area":
-            across = self.across.to(x.dtype)
-            return across @ x @ across.T
+            return self.down.to(x.dtype) @ x @ self.across.to(x.dtype).T
         return windows(x, self._corners(len(x), x.device), self.img_resolution)
 
     def _corners(self, n: int, device: torch.device) -> torch.Tensor:
         """Draw the upper left corners of n windows, [n, 2]."""
-        free = self.inner.img_resolution - self.img_resolution
+        sides = shape_of(self.inner)
+        free = [side - self.img_resolution for side in sides]
+        if self.adapt == "crop" and free[0] == free[1]:
+            return torch.randint(free[0] + 1, [n, 2]).to(device)
         if self.adapt == "crop":
-            return torch.randint(free + 1, [n, 2]).to(device)
+            return torch.stack([torch.randint(room + 1, [n]) for room in free], 1).to(device)
         # The last window of a row ends at the border, and overlaps where sizes do not divide.
-        count = math.ceil(self.inner.img_resolution / self.img_resolution)
-        starts = torch.linspace(0, free, count).round().long()
-        grid = torch.cartesian_prod(starts, starts)
+        counts = [math.ceil(side / self.img_resolution) for side in sides]
+        starts = [
+            torch.linspace(0, room, count).round().long()
+            for room, count in zip(free, counts, strict=True)
+        ]
+        grid = torch.cartesian_prod(*starts)
         first = int(torch.randint(len(grid), []))
         return grid[(first + torch.randperm(n)) % len(grid)].to(device)
 
@@ -133,7 +143,13 @@ class Bridge(StudentModule):
     def sees(self) -> str:
         """What the teacher can and cannot see of the student's images, in one line."""
         r, teacher_r = self.inner.img_resolution, self.img_resolution
-        said = [f"the teacher sees the student's {r} x {r} images {self._size_seen()}"]
+        height, width = shape_of(self.inner)
+        said = [f"the teacher sees the student's {height} x {width} images {self._size_seen()}"]
+        if self.adapt == "area" and height != width:
+            said.append(
+                f"their height is scaled by {teacher_r / height:.3g} and their width by "
+                f"{teacher_r / width:.3g}, and the teacher must know images so stretched"
+            )
         if self.adapt == "area" and r > teacher_r:
             said.append(f"detail finer than {r / teacher_r:g} pixels is not seen or corrected")
         if self.adapt != "area" and r > teacher_r:
@@ -151,10 +167,10 @@ class Bridge(StudentModule):
 
     def _size_seen(self) -> str:
         r, teacher_r = self.inner.img_resolution, self.img_resolution
-        if r == teacher_r:
+        if shape_of(self.inner) == self.img_shape:
             return "whole, pixel by pixel"
         if self.adapt == "area":
-            how = "averaged over areas" if r > teacher_r else "interpolated linearly"
+            how = "averaged over areas" if r >= teacher_r else "interpolated linearly"
             return f"whole, as {teacher_r} x {teacher_r}, {how}"
         place = "at random places" if self.adapt == "crop" else "on a grid"
         return f"through {teacher_r} x {teacher_r} windows {place}, pixel by pixel"

@@ -19,8 +19,10 @@ class WrappedStudent(StudentModule):
         c_dim: int,
         img_resolution: int,
         img_channels: int,
+        img_shape: tuple[int, int] | None = None,
     ):
         super().__init__()
+        self._img_shape = img_shape
         self.module = module
         self.z_dim = z_dim
         self.c_dim = c_dim
@@ -48,7 +50,7 @@ class WrappedStudent(StudentModule):
             raise ValueError("a wrapped module has no truncation; leave truncation_psi at 1")
         check_noise_mode(noise_mode)
         x = self.module(z, c)
-        shape = [len(z), self.img_channels, self.img_resolution, self.img_resolution]
+        shape = [len(z), self.img_channels, *self.img_shape]
         if list(x.shape) != shape:
             raise ValueError(
                 f"the wrapped module returned {list(x.shape)}; it was declared {shape}"
@@ -57,19 +59,26 @@ class WrappedStudent(StudentModule):
 
 
 def wrap(
-    module: torch.nn.Module, *, z_dim: int, c_dim: int = 0, img_resolution: int, img_channels: int
+    module: torch.nn.Module,
+    *,
+    z_dim: int,
+    c_dim: int = 0,
+    img_resolution: int,
+    img_channels: int,
+    img_shape: tuple[int, int] | None = None,
 ) -> WrappedStudent:
     """Make a student of any module (z [n, z_dim], c one-hot [n, c_dim] or None) -> images.
 
     Args:
-        module: returns float [n, img_channels, img_resolution, img_resolution], about [-1, 1].
+        module: returns float [n, img_channels, h, w], about [-1, 1].
         z_dim: length of a latent, at least 1.
         c_dim: number of classes; 0 hands the module None as labels.
-        img_resolution: height and width of the images.
+        img_resolution: height and width of the images, or the longer of them.
         img_channels: channels of the images.
+        img_shape: height and width where they differ; None means a square.
 
     Raises:
-        ValueError: a size below its least value.
+        ValueError: a size below its least value, or an img_shape with another longer side.
     """
     for name, value, least in (
         ("z_dim", z_dim, 1),
@@ -79,6 +88,16 @@ def wrap(
     ):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+    if img_shape is not None and (min(img_shape) < 1 or max(img_shape) != img_resolution):
+        raise ValueError(
+            f"img_shape is {img_shape} and img_resolution {img_resolution}; the longer side of the "
+            "one is the other"
+        )
     return WrappedStudent(
-        module, z_dim=z_dim, c_dim=c_dim, img_resolution=img_resolution, img_channels=img_channels
+        module,
+        z_dim=z_dim,
+        c_dim=c_dim,
+        img_resolution=img_resolution,
+        img_channels=img_channels,
+        img_shape=img_shape,
     )

@@ -170,6 +170,7 @@ def _faults(generator: Generator) -> list[str]:
         f"architecture {first.architecture}": first.architecture != "skip",
         f"{generator.img_channels} channels": generator.img_channels != 3,
         f"{generator.c_dim} classes": generator.c_dim > 0,
+        "images that are not square": "init_res" in generator.init_kwargs,
         "no noise": not first.conv1.use_noise,
         f"activation {first.conv1.activation}": first.conv1.activation != "lrelu",
         "another activation than lrelu in its mapping": any(

@@ -9,9 +9,10 @@ of these options does not have (`lod`, noise that is switched off) are left asid
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,8 +29,10 @@ from students.foreign.tensorflow_names import (
     GENERATOR_LAYERS,
     GENERATOR_TENSORS,
     read_variable,
+    scope,
     variable_of,
 )
+from students.options import SQUARE
 from students.stylegan2 import calls
 from students.stylegan2.discriminator import Discriminator
 from students.stylegan2.generator import Generator
@@ -102,8 +105,11 @@ WITHOUT_EFFECT = {
     "fused_modconv",
 }
 
-# Of forks for landscapes (skyflynil's stylegan2): the size that images grow from.
+# Of forks for landscapes (skyflynil's stylegan2): the size that images grow from, and layers that
+# are known only where they are switched off.
 FIRST_SIDES = ("min_h", "min_w")
+ATTENTION = "use_attention"
+MAX_BLOCKS = 13
 
 LOD = re.compile(r"(?:.*/)?(ToRGB|FromRGB)_lod(\d{1,2})/(\w+)")
 
@@ -146,20 +152,41 @@ def record(data: Value, network: str) -> Record:
 def replace(data: Value, network: str, changed: Record, path: str | Path) -> None:
     """Write the networks, one of them replaced, as the pickle that PyTorch's StyleGAN2 has.
 
-    A TensorFlow pickle loads nowhere any more, so none is written.
+    A TensorFlow pickle loads nowhere any more, so none is written. A network that cannot be
+    converted is left out, with a warning.
     """
-    converted = {name: changed if name == network else record(data, name) for name in NETWORKS}
+    converted = {network: changed}
+    for name in NETWORKS:
+        if name != network:
+            converted[name] = _record_or_none(data, name, changed, path)
+    converted = {name: converted[name] for name in NETWORKS}
     rest = {"training_set_kwargs": None, "augment_pipe": None}
     checkpoints.write({**converted, **rest}, path)
+
+
+def _record_or_none(data: Value, network: str, changed: Record, path: str | Path) -> Record:
+    """One network's record; where it cannot be converted, what stands in its place, and a line."""
+    try:
+        return record(data, network)
+    except ValueError as error:
+        place = "a module that does nothing" if network == "D" else "the one that was saved"
+        warnings.warn(
+            f"{path} is written without {network}, in the place of which is {place}: {error}",
+            stacklevel=1,  # one place, so that it is said once
+        )
+        if network == "D" or changed.class_name != "Generator":
+            return checkpoints.describe(torch.nn.Identity().eval())
+        return changed
 
 
 def _generator(held: Record) -> Generator:
     given, variables = _options(held), variables_of(held)
     synthesis = {**_chosen(given, SYNTHESIS), "channel_base": _channel_base(given)}
     synthesis["architecture"] = _architecture(variables, synthesis["architecture"])
+    sizes = _chosen(given, SIZES) | first_size(given, variables, "synthesis/")
     beta = given.get(*BETA)
     arguments: dict[str, Value] = {
-        **_chosen(given, SIZES),
+        **sizes,
         **_chosen(given, LATENTS),
         "mapping_kwargs": {**_chosen(given, MAPPING), "w_avg_beta": 1 if beta is None else beta},
         "synthesis_kwargs": synthesis,
@@ -173,6 +200,7 @@ def _generator(held: Record) -> Generator:
 def _discriminator(held: Record) -> Discriminator:
     given, variables = _options(held), variables_of(held)
     arguments = {**_chosen(given, DISCRIMINATOR), "channel_base": _channel_base(given)}
+    arguments |= first_size(given, variables, "")
     arguments["architecture"] = _architecture(variables, arguments["architecture"])
     arguments["block_kwargs"] = _chosen(given, DISCRIMINATOR_BLOCK)
     arguments["mapping_kwargs"] = _chosen(given, DISCRIMINATOR_MAPPING)
@@ -199,16 +227,27 @@ def _channel_base(given: Given) -> Value:
     return 2 * int(base) if isinstance(base, WHOLE) and type(base) is not bool else base
 
 
-def _refuse_others(given: Given, *tables: Table) -> None:
+def first_size(given: Given, variables: Mapping[str, np.ndarray], prefix: str) -> dict[str, Value]:
+    """The size that images grow from where it is not 4 x 4, and how often they double from it.
+
+    The option resolution of such networks is the height of their data, so the blocks are counted.
+    """
     sides = [given.get(side, 4) for side in FIRST_SIDES]
-    if sides != [4, 4]:
-        height, width = map(shown, sides)
-        raise ValueError(
-            f"its images grow from {height} x {width} (min_h, min_w), so they are not square; "
-            "square ones, from 4 x 4, can be loaded"
-        )
+    init_res = calls.first_size([int(s) if isinstance(s, np.integer) else s for s in sides], None)
+    if init_res == SQUARE:
+        return {}
+    blocks = {name.removeprefix(prefix).partition("/")[0] for name in variables}
+    found = [4 << k for k in range(MAX_BLOCKS) if scope(init_res, 4 << k) in blocks]
+    if not found:
+        height, width = init_res
+        raise ValueError(f"its images grow from {height} x {width}, and it has no such block")
+    return {"init_res": list(init_res), "img_resolution": found[-1]}
+
+
+def _refuse_others(given: Given, *tables: Table) -> None:
     known = {FMAP_BASE[0], "res_log2", *FIRST_SIDES, *WITHOUT_EFFECT}
     known |= {theirs for table in tables for theirs, _ in table.values()}
+    known |= {ATTENTION} if given.get(ATTENTION) in (None, False) else set()
     unknown = [shown(name) for name in given if name not in known]
     if unknown:
         raise ValueError(f"its static_kwargs have unknown options: {', '.join(unknown[:5])}")
@@ -250,9 +289,13 @@ def _by_resolution(
     for name, value in variables.items():
         match = LOD.fullmatch(name)
         if match:
-            r = resolution >> int(match[2])
-            named[f"{prefix}{r}x{r}/{match[1]}/{match[3]}"] = value
+            block = scope(_init_res(kwargs), resolution >> int(match[2]))
+            named[f"{prefix}{block}/{match[1]}/{match[3]}"] = value
     return named
+
+
+def _init_res(kwargs: Options) -> Sequence[int]:
+    return cast("Sequence[int]", kwargs["init_res"])
 
 
 def _filled(
@@ -268,7 +311,7 @@ def _filled(
     for name in wanted:
         if name.endswith(FILTER):
             continue
-        theirs, form = variable_of(name, tensors, layers)
+        theirs, form = variable_of(name, tensors, layers, _init_res(kwargs))
         if theirs not in variables:
             raise ValueError(f"the variable {theirs} is missing")
         found[name] = torch.from_numpy(read_variable(variables[theirs], theirs, form))

@@ -8,9 +8,11 @@ added to them when they are used.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from students.stylegan2.blocks import grown
 
 # Pattern of a tensor's name here, the variable's name there, and how it is stored there.
 GENERATOR_TENSORS = (
@@ -19,7 +21,7 @@ GENERATOR_TENSORS = (
     (r"mapping\.embed\.bias", "mapping/LabelEmbed/bias", "same"),
     (r"mapping\.fc(\d+)\.weight", r"mapping/Dense\1/weight", "matrix"),
     (r"mapping\.fc(\d+)\.bias", r"mapping/Dense\1/bias", "same"),
-    (r"synthesis\.b4\.const", "synthesis/4x4/Const/const", "constant"),
+    (r"synthesis\.(b4\.const)", r"synthesis/\1/const", "constant"),
     (r"synthesis\.(b\d+\.\w+)\.noise_const", r"synthesis/\1", "noise"),
     (r"synthesis\.(b\d+\.\w+)\.noise_strength", r"synthesis/\1/noise_strength", "same"),
     (r"synthesis\.(b\d+\.\w+)\.bias", r"synthesis/\1/bias", "same"),
@@ -33,20 +35,27 @@ DISCRIMINATOR_TENSORS = (
     (r"mapping\.embed\.bias", "LabelEmbed/bias", "same"),
     (r"mapping\.fc(\d+)\.weight", r"Mapping\1/weight", "matrix"),
     (r"mapping\.fc(\d+)\.bias", r"Mapping\1/bias", "same"),
-    (r"b4\.fc\.weight", "4x4/Dense0/weight", "matrix"),
-    (r"b4\.fc\.bias", "4x4/Dense0/bias", "same"),
+    (r"(b4\.fc)\.weight", r"\1/weight", "matrix"),
+    (r"(b4\.fc)\.bias", r"\1/bias", "same"),
     (r"b4\.out\.weight", "Output/weight", "matrix"),
     (r"b4\.out\.bias", "Output/bias", "same"),
     (r"(b\d+\.\w+)\.weight", r"\1/weight", "kernel"),
     (r"(b\d+\.\w+)\.bias", r"\1/bias", "same"),
 )
-GENERATOR_LAYERS = {"conv0": "Conv0_up", "conv1": "Conv1", "torgb": "ToRGB", "skip": "Skip"}
+GENERATOR_LAYERS = {
+    "const": "Const",
+    "conv0": "Conv0_up",
+    "conv1": "Conv1",
+    "torgb": "ToRGB",
+    "skip": "Skip",
+}
 DISCRIMINATOR_LAYERS = {
     "fromrgb": "FromRGB",
     "conv0": "Conv0",
     "conv1": "Conv1_down",
     "skip": "Skip",
     "conv": "Conv",
+    "fc": "Dense0",
 }
 # Form: its number of dimensions, and how many leading ones are 1 and left out here.
 FORMS = {
@@ -61,8 +70,17 @@ FORMS = {
 FILTER = "resample_filter"  # no variable there
 
 
+def scope(init_res: Sequence[int], resolution: int) -> str:
+    """What a block is called there: its height and width."""
+    height, width = grown(init_res, resolution)
+    return f"{height}x{width}"
+
+
 def variable_of(
-    name: str, tensors: tuple[tuple[str, str, str], ...], layers: Mapping[str, str]
+    name: str,
+    tensors: tuple[tuple[str, str, str], ...],
+    layers: Mapping[str, str],
+    init_res: Sequence[int],
 ) -> tuple[str, str]:
     """Name and form of the variable that a tensor of ours comes from.
 
@@ -70,6 +88,7 @@ def variable_of(
         name: of the tensor, such as synthesis.b8.conv0.weight.
         tensors: GENERATOR_TENSORS or DISCRIMINATOR_TENSORS.
         layers: GENERATOR_LAYERS or DISCRIMINATOR_LAYERS.
+        init_res: height and width of the block that is called b4 here.
     """
 
     def place(match: re.Match[str]) -> str:
@@ -77,7 +96,7 @@ def variable_of(
         if form == "noise":  # one number for each layer: 4x4 has one, the others two
             return f"noise{2 * int(r).bit_length() - 7 + (layer == 'conv1')}"
         theirs = "Conv" if (r, layer) == ("4", "conv1") else layers[layer]
-        return f"{r}x{r}/{theirs}"
+        return f"{scope(init_res, int(r))}/{theirs}"
 
     for pattern, variable, form in tensors:
         match = re.fullmatch(pattern, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 ARCHITECTURES = ("orig", "skip", "resnet")
 
 
@@ -30,6 +32,12 @@ def block_channels(img_resolution: int, channel_base: int, channel_max: int) -> 
         )
     resolutions = [1 << k for k in range(2, img_resolution.bit_length())]
     return {r: min(channel_base // r, channel_max) for r in resolutions}
+
+
+def grown(init_res: Sequence[int], resolution: int) -> tuple[int, int]:
+    """Return height and width of the block of this resolution; that of 4 has init_res."""
+    height, width = init_res
+    return height * resolution // 4, width * resolution // 4
 
 
 def fp16_from(img_resolution: int, num_fp16_res: int) -> int:

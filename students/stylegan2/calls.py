@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from checkpoints import Record, Value
-from checkpoints.options import Options, Reader, read_options
+from checkpoints.options import MAX_RESOLUTION, Options, Reader, read_options
 from roles.shown import shown
 from students.options import (
     DEFAULTS,
@@ -20,6 +20,7 @@ from students.options import (
     DISCRIMINATOR_OPTIONS,
     GENERATOR,
     MAPPING,
+    SQUARE,
     SYNTHESIS,
 )
 
@@ -39,7 +40,7 @@ def generator_kwargs(record: Record) -> Options:
         ValueError: a size is missing, an option is unknown or has a value that is not allowed.
     """
     call = constructor_call(record, GENERATOR)
-    require_square(call.pop("init_res", None))
+    init_res = call.pop("init_res", None)
     sizes = read_options({name: call.pop(name) for name in GENERATOR}, GENERATOR, "")
     mapping = read_options(call.pop("mapping_kwargs", {}), MAPPING, "mapping_kwargs")
     nested = "synthesis_kwargs" in call
@@ -53,6 +54,7 @@ def generator_kwargs(record: Record) -> Options:
     synthesis.pop("fused_modconv_default", None)
     return {
         **sizes,
+        "init_res": first_size(init_res, sizes["img_resolution"]),
         "mapping_kwargs": {**defaults["mapping"], **mapping},
         "synthesis_kwargs": {**defaults["synthesis"], **synthesis},
     }
@@ -70,11 +72,12 @@ def discriminator_kwargs(record: Record) -> Options:
         ValueError: a size is missing, an option is unknown or has a value that is not allowed.
     """
     call = constructor_call(record, DISCRIMINATOR)
-    require_square(call.pop("init_res", None))
+    init_res = call.pop("init_res", None)
     arguments = {
         **DEFAULTS[writer_of(record)]["discriminator"],
         **read_options(call, {**DISCRIMINATOR, **DISCRIMINATOR_OPTIONS}, ""),
     }
+    arguments["init_res"] = first_size(init_res, arguments["img_resolution"])
     for name, table in (
         ("block_kwargs", DISCRIMINATOR_BLOCK),
         ("mapping_kwargs", DISCRIMINATOR_MAPPING),
@@ -84,18 +87,29 @@ def discriminator_kwargs(record: Record) -> Options:
     return arguments
 
 
-def require_square(init_res: object) -> None:
-    """Raise ValueError unless images grow from 4 x 4, the only size but for forks for landscapes.
+def first_size(init_res: object, img_resolution: object) -> tuple[int, int]:
+    """Return the height and width that images grow from, of a call's init_res; None is 4 x 4.
 
-    init_res is theirs (dvschultz's stylegan2-ada-pytorch): the height and width of the constant.
+    Forks for landscapes have it (eps696's stylegan2ada, dvschultz's stylegan2-ada-pytorch).
+
+    Raises:
+        ValueError: it is no pair of sides, or the images would be larger than any here.
     """
-    if init_res is not None and init_res not in ([4, 4], (4, 4)):
-        sides = init_res if isinstance(init_res, (list, tuple)) and len(init_res) == 2 else ()
-        words = " x ".join(shown(side) for side in sides) or shown(init_res)
+    if init_res is None:
+        return SQUARE
+    sides = list(init_res) if isinstance(init_res, (list, tuple)) else []
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(
-            f"its images grow from {words} (init_res), so they are not square; square ones, from "
-            "4 x 4, can be loaded"
+            f"init_res is {shown(init_res)}; allowed are a height and a width, the size that its "
+            "images grow from, as in [4, 6]"
         )
+    largest = max(sides) * (img_resolution // 4 if isinstance(img_resolution, int) else 1)
+    if largest > MAX_RESOLUTION:
+        raise ValueError(
+            f"init_res is {sides}, so its images have {largest} pixels on a side; {MAX_RESOLUTION} "
+            "may be"
+        )
+    return sides[0], sides[1]
 
 
 def writer_of(record: Record) -> str:

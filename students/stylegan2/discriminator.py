@@ -7,7 +7,7 @@ demo generator uses it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from checkpoints import with_options
 from checkpoints.options import Option
 from students.base import check_labels
 from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer
-from students.stylegan2.blocks import block_channels, check_architecture, fp16_from
+from students.options import SQUARE
+from students.stylegan2.blocks import block_channels, check_architecture, fp16_from, grown
 from students.stylegan2.mapping import MappingNetwork
 from stylegan_ops import Taps, downsample2d, setup_filter
 
@@ -138,6 +139,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
         *,
         cmap_dim: int,
         resolution: int,
+        size: tuple[int, int],
         img_channels: int,
         architecture: str,
         mbstd_group_size: int | None = 4,
@@ -168,7 +170,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
             conv_clamp=conv_clamp,
         )
         self.fc = FullyConnectedLayer(
-            in_channels * resolution**2, in_channels, activation=activation
+            in_channels * math.prod(size), in_channels, activation=activation
         )
         self.out = FullyConnectedLayer(in_channels, cmap_dim or 1)
 
@@ -178,8 +180,8 @@ class DiscriminatorEpilogue(torch.nn.Module):
         """Return logits [n, 1].
 
         Args:
-            x: features [n, in_channels, 4, 4].
-            img: image [n, img_channels, 4, 4] in architecture "skip".
+            x: features [n, in_channels, 4, 4], or of init_res.
+            img: image [n, img_channels, 4, 4], or of init_res, in architecture "skip".
             cmap: mapped labels [n, cmap_dim]; None where there are no classes.
         """
         x = x.to(
@@ -198,7 +200,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
 
 
 class Discriminator(torch.nn.Module):
-    """(images, labels) -> logits [n, 1]."""
+    """(images, labels) -> logits [n, 1]; its argument img_resolution is as the generator's."""
 
     def __init__(
         self,
@@ -206,6 +208,7 @@ class Discriminator(torch.nn.Module):
         c_dim: int,
         img_resolution: int,
         img_channels: int,
+        init_res: Sequence[int] = SQUARE,
         architecture: str = "resnet",
         channel_base: int = 32768,
         channel_max: int = 512,
@@ -219,7 +222,8 @@ class Discriminator(torch.nn.Module):
         check_architecture(architecture)
         super().__init__()
         self.c_dim = c_dim
-        self.img_resolution = img_resolution
+        self._img_shape = grown(init_res, img_resolution)
+        self.img_resolution = max(self._img_shape)
         self.img_channels = img_channels
         channels = block_channels(img_resolution, channel_base, channel_max)
         self.block_resolutions = sorted(channels, reverse=True)[:-1]
@@ -258,11 +262,13 @@ class Discriminator(torch.nn.Module):
             channels[4],
             cmap_dim=cmap_dim,
             resolution=4,
+            size=grown(init_res, 4),
         )
         self.init_kwargs = {
             "c_dim": c_dim,
             "img_resolution": img_resolution,
             "img_channels": img_channels,
+            **({} if tuple(init_res) == SQUARE else {"init_res": list(init_res)}),
             "architecture": architecture,
             "channel_base": channel_base,
             "channel_max": channel_max,
@@ -273,6 +279,11 @@ class Discriminator(torch.nn.Module):
             "mapping_kwargs": dict(mapping_kwargs or {}),
             "epilogue_kwargs": dict(epilogue_kwargs or {}),
         }
+
+    @property
+    def img_shape(self) -> tuple[int, int]:
+        """Height and width of the images; img_resolution is the longer side."""
+        return self._img_shape
 
     def forward(
         self,
@@ -289,7 +300,7 @@ class Discriminator(torch.nn.Module):
             ValueError: images or labels of another shape, a batch that the minibatch deviation
                 cannot divide.
         """
-        shape = [self.img_channels, self.img_resolution, self.img_resolution]
+        shape = [self.img_channels, *self._img_shape]
         if img.ndim != 4 or list(img.shape[1:]) != shape:
             raise ValueError(f"img is {list(img.shape)}; this network takes {['n', *shape]}")
         if force_fp32 is None:

@@ -6,7 +6,7 @@ are those of the network files, so that a file's tensors load by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,12 +14,17 @@ from jaxtyping import Float
 from checkpoints import with_options
 from checkpoints.options import Option
 from students.base import StudentModule
+from students.options import SQUARE
+from students.stylegan2.blocks import grown
 from students.stylegan2.mapping import MappingNetwork
 from students.stylegan2.synthesis import SynthesisNetwork
 
 
 class Generator(StudentModule):
     """The StyleGAN2 generator: mapping and synthesis.
+
+    Its argument img_resolution is the files': images that grow from init_res (height, width)
+    instead of 4 x 4 have the sides init_res times img_resolution / 4.
 
     Attributes:
         w_dim: length of a w.
@@ -35,6 +40,7 @@ class Generator(StudentModule):
         w_dim: int,
         img_resolution: int,
         img_channels: int,
+        init_res: Sequence[int] = SQUARE,
         mapping_kwargs: Mapping[str, Option] | None = None,
         synthesis_kwargs: Mapping[str, Option] | None = None,
     ):
@@ -43,7 +49,8 @@ class Generator(StudentModule):
         self.z_dim = z_dim
         self.c_dim = c_dim
         self.w_dim = w_dim
-        self.img_resolution = img_resolution
+        self._img_shape = grown(init_res, img_resolution)
+        self.img_resolution = max(self._img_shape)
         self.img_channels = img_channels
         # Synthesis before mapping: the order of the parameters in the files.
         self.synthesis = with_options(
@@ -52,6 +59,7 @@ class Generator(StudentModule):
             w_dim=w_dim,
             img_resolution=img_resolution,
             img_channels=img_channels,
+            init_res=init_res,
         )
         self.num_ws = self.synthesis.num_ws
         self.mapping = with_options(
@@ -68,6 +76,7 @@ class Generator(StudentModule):
             "w_dim": w_dim,
             "img_resolution": img_resolution,
             "img_channels": img_channels,
+            **({} if tuple(init_res) == SQUARE else {"init_res": list(init_res)}),
             "mapping_kwargs": mapping_kwargs,
             "synthesis_kwargs": synthesis_kwargs,
         }

@@ -8,6 +8,7 @@ neither ("orig").
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,8 @@ from jaxtyping import Float
 from checkpoints.options import Option
 from students.base import check_noise_mode
 from students.layers import FILTER, Conv2dLayer, FullyConnectedLayer, limits
-from students.stylegan2.blocks import block_channels, check_architecture, fp16_from
+from students.options import SQUARE
+from students.stylegan2.blocks import block_channels, check_architecture, fp16_from, grown
 from stylegan_ops import Taps, bias_act, modulated_conv2d, setup_filter, upsample2d
 
 
@@ -62,11 +64,13 @@ class SynthesisLayer(torch.nn.Module):
         *,
         w_dim: int,
         resolution: int,
+        size: tuple[int, int],
         up: int = 1,
         options: BlockOptions,
     ):
         super().__init__()
         self.resolution = resolution
+        self._size = size
         self.up = up
         self.use_noise = options.use_noise
         self.activation = options.activation
@@ -79,12 +83,12 @@ class SynthesisLayer(torch.nn.Module):
         taps = options.resample_filter if up > 1 else FILTER
         self.register_buffer("resample_filter", setup_filter(taps))
         if options.use_noise:
-            self.register_buffer("noise_const", torch.randn([resolution, resolution]))
+            self.register_buffer("noise_const", torch.randn(size))
             self.noise_strength = torch.nn.Parameter(torch.zeros([]))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
     def noise(self, n: int, noise_mode: str) -> torch.Tensor | None:
-        """Return noise that broadcasts to [n, 1, resolution, resolution], or None.
+        """Return noise that broadcasts to [n, 1, h, w] of this layer's size, or None.
 
         Mode "random" draws from torch's stream on this layer's device.
         """
@@ -92,7 +96,7 @@ class SynthesisLayer(torch.nn.Module):
             return None
         if noise_mode == "const":
             return self.noise_const * self.noise_strength
-        shape = [n, 1, self.resolution, self.resolution]
+        shape = [n, 1, *self._size]
         return torch.randn(shape, device=self.bias.device) * self.noise_strength
 
     def forward(
@@ -150,6 +154,7 @@ class SynthesisBlock(torch.nn.Module):
         *,
         w_dim: int,
         resolution: int,
+        size: tuple[int, int],
         img_channels: int,
         is_last: bool,
         use_fp16: bool,
@@ -164,9 +169,14 @@ class SynthesisBlock(torch.nn.Module):
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = int(is_last or options.architecture == "skip")
         self.register_buffer("resample_filter", setup_filter(options.resample_filter))
-        layer: dict[str, Any] = {"w_dim": w_dim, "resolution": resolution, "options": options}
+        layer: dict[str, Any] = {
+            "w_dim": w_dim,
+            "resolution": resolution,
+            "size": size,
+            "options": options,
+        }
         if in_channels == 0:
-            self.const = torch.nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+            self.const = torch.nn.Parameter(torch.randn([out_channels, *size]))
         else:
             self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, **layer)
         self.conv1 = SynthesisLayer(out_channels, out_channels, **layer)
@@ -229,10 +239,11 @@ class SynthesisBlock(torch.nn.Module):
 
 
 class SynthesisNetwork(torch.nn.Module):
-    """ws [n, num_ws, w_dim] -> images [n, img_channels, img_resolution, img_resolution].
+    """ws [n, num_ws, w_dim] -> images [n, img_channels, h, w].
 
-    Its block_options are the fields of BlockOptions; the num_fp16_res highest resolutions run in
-    half precision on CUDA.
+    h and w are img_resolution where images grow from 4 x 4; from `init_res`, as forks for
+    landscapes have it, they are that times img_resolution / 4. Its block_options are the fields of
+    BlockOptions; the num_fp16_res highest resolutions run in half precision on CUDA.
     """
 
     def __init__(
@@ -241,6 +252,7 @@ class SynthesisNetwork(torch.nn.Module):
         w_dim: int,
         img_resolution: int,
         img_channels: int,
+        init_res: Sequence[int] = SQUARE,
         channel_base: int = 32768,
         channel_max: int = 512,
         num_fp16_res: int = 0,
@@ -260,6 +272,7 @@ class SynthesisNetwork(torch.nn.Module):
                 channels[resolution],
                 w_dim=w_dim,
                 resolution=resolution,
+                size=grown(init_res, resolution),
                 img_channels=img_channels,
                 is_last=resolution == img_resolution,
                 use_fp16=resolution >= fp16_from(img_resolution, num_fp16_res),

@@ -7,9 +7,13 @@ import json
 import pytest
 import torch
 
+import checkpoints
+import image_sets
 import students
 import teachers
 from refiners.runs.pairing import bring_together, parse_interval, read_class_map, whole
+from students import originals
+from students.stylegan2.generator import Generator
 
 TINY = (
     *("--kimg", "0.016", "--batch", "8", "--warmup-kimg", "0.016", "--glr", "0.01", "--seed", "1"),
@@ -157,3 +161,37 @@ def test_an_interval_is_two_numbers():
     for text in ("1", "1,2,3", "nan,1", "a,b"):
         with pytest.raises(ValueError, match="give LOW,HIGH"):
             parse_interval(text)
+
+
+@pytest.mark.parametrize("adapt", ["area", pytest.param("crop", marks=pytest.mark.slow)])
+def test_a_student_of_landscapes_is_refined_and_stays_one(gan, files, refine_py, tmp_path, adapt):
+    network = Generator(
+        z_dim=8,
+        c_dim=0,
+        w_dim=8,
+        img_resolution=16,
+        img_channels=1,
+        init_res=(4, 6),
+        mapping_kwargs={"num_layers": 1},
+        synthesis_kwargs={"channel_base": 64, "channel_max": 4},
+    )
+    path = tmp_path / "wide.pkl"
+    checkpoints.write({"G_ema": originals.describe(network.requires_grad_(False).eval())}, path)
+    refused = gan(tmp_path / "out", student=path, teacher="teacher.pkl")
+    assert refused.exit_code == 2
+    assert "images are 16 x 24, the teacher's 16 x 16; bridge the two (--adapt" in refused.stderr
+    options = ("--adapt", adapt, "--method", "adversarial-moments")
+    done = gan(tmp_path / "out", *options, student=path, teacher="teacher.pkl")
+    assert done.exit_code == 0, done.output
+    (folder,) = (tmp_path / "out").iterdir()
+    assert students.load(folder / "result.pkl").img_shape == (16, 24)
+    assert "the student's 16 x 24 images" in (folder / "log.txt").read_text()
+    told = refine_py("inspect", folder / "result.pkl")
+    assert "16 x 24, 1 channels" in told.stdout
+    out = tmp_path / "wide.safetensors"
+    assert refine_py("export", folder / "result.pkl", "--out", out).exit_code == 0
+    assert "images of 16 x 24 with 1 channels" in (tmp_path / "README.md").read_text()
+    assert students.load(out).img_shape == (16, 24)
+    drawn = refine_py("generate", "--network", out, "--seeds", "0", "--outdir", tmp_path / "images")
+    assert drawn.exit_code == 0, drawn.output
+    assert image_sets.ImageFolder(tmp_path / "images").shape == (1, 16, 24)

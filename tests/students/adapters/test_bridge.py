@@ -35,7 +35,7 @@ class Images(torch.nn.Module):
 
 
 def student(resolution: int, channels: int = 1, *, c_dim: int = 0) -> Any:
-    sizes = {"img_resolution": resolution, "img_channels": channels}
+    sizes: Any = {"img_resolution": resolution, "img_channels": channels}
     return students.wrap(
         Images(resolution, channels), z_dim=channels * resolution**2, c_dim=c_dim, **sizes
     )

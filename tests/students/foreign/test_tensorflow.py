@@ -151,7 +151,7 @@ class Pair:
     def __init__(self, way: str, path: Path):
         g_there, g_here, d_there, d_here = WAYS[way]
         c_dim, channels = g_there.get("label_size", 0), g_there.get("num_channels", 3)
-        sizes = {"c_dim": c_dim, "img_resolution": R, "img_channels": channels}
+        sizes: Any = {"c_dim": c_dim, "img_resolution": R, "img_channels": channels}
         width = {"channel_base": 128, "channel_max": 8}
         synthesis = {**width, **g_here.get("synthesis_kwargs", {})}
         mapping = g_here.get("mapping_kwargs", {})

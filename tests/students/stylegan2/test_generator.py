@@ -149,6 +149,7 @@ def test_ws_of_another_shape_are_refused(make_generator):
 
 def test_a_mapping_without_layers_is_the_normalised_latent(make_generator):
     generator = make_generator(z_dim=4, mapping={"num_layers": 0})
+    assert [name for name, _ in generator.mapping.named_parameters()] == []
     z = latents(z_dim=4)
     rms = z.square().mean(dim=1, keepdim=True).sqrt()
     torch.testing.assert_close(generator.mapping(z)[:, 0], z / rms)
