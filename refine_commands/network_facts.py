@@ -20,7 +20,8 @@ import students
 import teachers
 from checkpoints import Json, Record, Value, is_state_dict
 from roles.shown import shown
-from students.foreign import rosinality, tensorflow
+from students.fastgan import calls as fastgan_calls
+from students.foreign import fastgan, rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
 from students.stylegan2.blocks import grown
 from students.stylegan2.calls import first_size
@@ -37,9 +38,13 @@ MAX_ITEMS = 1000  # of one value, with all that is in it
 WRITERS = {
     "StyleGAN3 generator": "stylegan3",
     "R3GAN generator": "R3GAN",
+    "FastGAN generator": "projected-gan",
     "StyleGAN-XL stem": "stylegan-xl",
     "StyleGAN-XL superresolution generator": "stylegan-xl",
 }
+
+
+PLAIN_WRITERS = ("R3GAN", "projected-gan", "FastGAN-pytorch", "unknown")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ def networks_of(data: Value) -> dict[str, Network]:
     held = data if isinstance(data, Mapping) else {}
     if rosinality.names(data):
         return {name: of_rosinality(held, name) for name in rosinality.names(data)}
+    if fastgan.matches(held):
+        return {name: of_record(fastgan.record(held, name)) for name in fastgan.names(held)}
     if is_state_dict(data):
         return {"": of_state_dict(data)}
     sigma = held.get("init_sigma")
@@ -101,8 +108,8 @@ def of_record(record: Record, *, sigma: Value = None) -> Network:
     kind, writer = _kind(record)
     if sigma is not None:
         kind = f"one-step generator on an {kind}"
-    # The programs that a pickle's classes are named after embed their text, all but R3GAN's.
-    if record.module is not None and writer not in ("R3GAN", "unknown"):
+    # The programs that a pickle's classes are named after embed their text, all but these.
+    if record.module is not None and writer not in PLAIN_WRITERS:
         writer = f"stylegan-refiner, for {writer}"
     call = record.init_kwargs
     # Attributes first: a constructor's positional arguments have no names.
@@ -111,6 +118,8 @@ def of_record(record: Record, *, sigma: Value = None) -> Network:
     parameters = checkpoints.parameters(record)
     if r3gan_calls.IMAGE in parameters and sizes["img_channels"] is None:
         sizes["img_channels"] = len(parameters[r3gan_calls.IMAGE])
+    if record.class_name == "Generator" and record.module == fastgan_calls.OWN:
+        sizes |= students.family_of(record).options(record)
     options = dict(call)
     if record.init_args:
         options = {"(positional)": list(record.init_args), **options}
@@ -239,6 +248,8 @@ def _kind(record: Record) -> tuple[str, str]:
             if ada
             else (f"StyleGAN2 {role}", "stylegan3")
         )
+    if record.module == fastgan_calls.OWN:
+        return family, "FastGAN-pytorch"
     return family, WRITERS[family]
 
 

@@ -20,6 +20,9 @@ from roles import Network
 from roles.shown import shown
 from students import originals
 from students.base import StudentModule
+from students.fastgan import calls as fastgan_calls
+from students.fastgan import generator as fastgan
+from students.foreign import fastgan as fastgan_files
 from students.foreign import rosinality, tensorflow
 from students.r3gan import calls as r3gan_calls
 from students.r3gan import generator as r3gan
@@ -82,7 +85,7 @@ def _replace_in_row(data: Value, network: str, changed: Record, path: str | Path
 LAYOUTS = (
     *(
         Layout(module.matches, module.names, module.record, module.replace)
-        for module in (tensorflow, rosinality)
+        for module in (tensorflow, rosinality, fastgan_files)
     ),
     Layout(
         lambda data: isinstance(data, Record),
@@ -141,6 +144,12 @@ FAMILIES = (
         r3gan_calls.is_generator,
         r3gan_calls.generator_kwargs,
         r3gan.R3Generator,
+    ),
+    Family(
+        "FastGAN generator",
+        fastgan_calls.is_generator,
+        fastgan_calls.generator_kwargs,
+        fastgan.FastGANGenerator,
     ),
     Family(
         "StyleGAN3 generator",

@@ -59,9 +59,14 @@ _MODULES = {
         "activation.GELU activation.LeakyReLU activation.ReLU activation.SiLU activation.Sigmoid "
         "activation.Softplus activation.Tanh batchnorm.BatchNorm2d container.ModuleDict "
         "container.ModuleList container.Sequential conv.Conv1d conv.Conv2d conv.ConvTranspose2d "
-        "dropout.Dropout flatten.Flatten linear.Identity linear.Linear normalization.GroupNorm "
-        "normalization.LayerNorm pooling.AdaptiveAvgPool2d pooling.AvgPool2d pooling.MaxPool2d "
-        "sparse.Embedding upsampling.Upsample"
+        "dropout.Dropout flatten.Flatten linear.Identity linear.Linear module._WrappedHook "
+        "normalization.GroupNorm normalization.LayerNorm pooling.AdaptiveAvgPool2d "
+        "pooling.AvgPool2d pooling.MaxPool2d sparse.Embedding upsampling.Upsample"
+    ),
+    # Hooks by which PyTorch keeps a spectral norm: a name and three numbers.
+    "torch.nn.utils": (
+        "spectral_norm.SpectralNorm spectral_norm.SpectralNormLoadStateDictPreHook "
+        "spectral_norm.SpectralNormStateDictHook"
     ),
     # Of the checkouts of StyleGAN2-ADA and EDM, which share a name, of StyleGAN3 and of EDM2.
     "training": " ".join(
@@ -80,6 +85,13 @@ _MODULES = {
         "Networks.UpsampleLayer Networks.DownsampleLayer Networks.GenerativeBasis "
         "Networks.DiscriminativeBasis FusedOperators.BiasedActivationCUDA "
         "Resamplers.InterpolativeUpsamplerCUDA Resamplers.InterpolativeDownsamplerCUDA"
+    ),
+    # Of the checkouts of Projected GAN and Diffusion-GAN.
+    "pg_modules": (
+        "networks_fastgan.Generator networks_fastgan.FastganSynthesis "
+        "networks_fastgan.FastganSynthesisCond networks_fastgan.DummyMapping blocks.InitLayer "
+        "blocks.UpBlockBigCond blocks.UpBlockSmallCond blocks.SEBlock blocks.GLU blocks.Swish "
+        "blocks.NoiseInjection blocks.CCBN"
     ),
     "dnnlib.tflib": "network.Network",
 }

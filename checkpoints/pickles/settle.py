@@ -20,6 +20,11 @@ from roles.shown import shown
 MAX_DEPTH = 100  # three levels for each module inside a module
 MAX_NAME = 100
 LEAVES = (type(None), bool, int, float, str, torch.dtype, torch.Size, set)
+SPECTRAL = "torch.nn.utils.spectral_norm"
+SPECTRAL_HOLDERS = {
+    "hook": ("_WrappedHook",),
+    "fn": ("SpectralNormLoadStateDictPreHook", "SpectralNormStateDictHook"),
+}
 ARRAYS = (torch.Tensor, torch.nn.Parameter, np.ndarray)
 
 
@@ -128,5 +133,25 @@ class Settler:
 
 
 def is_no_hook(value: object) -> bool:
-    """Whether a hook attribute of a module is an empty container or a flag."""
-    return value is None or type(value) is bool or (type(value) in DICTS and not value)
+    """Whether a hook attribute of a module is an empty container or a flag.
+
+    Or holds nothing but the spectral norm that PyTorch hangs on a layer, which is data: what it
+    means is computed by the network here, and nothing of it is called.
+    """
+    if value is None or type(value) is bool:
+        return True
+    if not isinstance(value, dict) or type(value) not in DICTS:
+        return False
+    return all(map(_is_spectral_norm, value.values()))
+
+
+def _is_spectral_norm(value: object) -> bool:
+    """Whether a hook is torch.nn.utils.spectral_norm's, or what carries one into a state dict."""
+    for holder in ("hook", "fn"):  # newer files wrap the latter once more
+        if type(value) is Record and holder in value.state and not value.foreign:
+            known = value.class_name in SPECTRAL_HOLDERS[holder]
+            value = value.state[holder] if known and not value.state.get("with_module") else None
+    if type(value) is not Record or value.foreign or value.class_name != "SpectralNorm":
+        return False
+    kinds = {"name": str, "dim": int, "n_power_iterations": int, "eps": float}
+    return value.module == SPECTRAL and {k: type(v) for k, v in value.state.items()} == kinds

@@ -70,7 +70,7 @@ def save(student: StudentModule, path: str | Path, *, seeds: Sequence[int]) -> f
     inputs = {"z": torch.cat([student.sample_latents(1, generator=own) for own in streams])}
     if student.c_dim:
         inputs["c"] = torch.eye(student.c_dim)[[seed % student.c_dim for seed in seeds]]
-    if not hasattr(student, "synthesis"):
+    if not hasattr(student, "mapping"):
         return write_graph(student, inputs, path, "images")
     mapping = Mapping(student)
     beside = path.with_name(f"{path.stem}-mapping{path.suffix}")

@@ -155,7 +155,7 @@ class Pair:
         width = {"channel_base": 128, "channel_max": 8}
         synthesis = {**width, **g_here.get("synthesis_kwargs", {})}
         mapping = g_here.get("mapping_kwargs", {})
-        latents = {"z_dim": 6, "w_dim": 5}
+        latents: Any = {"z_dim": 6, "w_dim": 5}
         self.networks: dict[str, Any] = {
             name: off_zero(
                 Generator(**sizes, **latents, mapping_kwargs=mapping, synthesis_kwargs=synthesis)
