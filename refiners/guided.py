@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -138,6 +138,7 @@ class Guided:
     )
     source: ClassVar = "Meng et al. 2023, [2210.03142](https://arxiv.org/abs/2210.03142), Eq. 1, 2"
     needs: ClassVar = "images, a conditional teacher with label dropout"
+    settings: ClassVar[dict[str, Any]] = Progressive.settings
 
     guidance_min: float = knob(
         0.0,

@@ -21,6 +21,7 @@ from refiners.training.optimiser import (
     frozen_view,
     half_life_of,
     new_adam,
+    pixels_of,
     replicated,
     step_if_finite,
     summing_up,
@@ -95,7 +96,7 @@ class Distillation:
         teacher: a module that is a Denoiser.
         method: Progressive or Guided.
         settings: glr is the rate, falling to 0 over each stage; what concerns the auxiliary and the
-            warm-up is not used.
+            warm-up is not used. With ema 0, the methods' own, a stage hands on its raw weights.
         real_images: source of clean images, see inputs; the teacher's samples will do.
         processes: those that share the batches; None is this one alone.
     """
@@ -166,7 +167,9 @@ class Distillation:
             loss = torch.stack(self.pieces.each(self._part)).sum()
             self.processes.mean(loss, phase="the loss")
         rate = settings.glr * self.counts.rate_scale * (1 - done / self.steps_per_stage)
-        value, size = step_if_finite(self.student_adam, loss, rate)
+        value, size = step_if_finite(
+            self.student_adam, loss, rate, clip=settings.clip * pixels_of(self.original)
+        )
         losses = {"Loss/distillation": value, "Gradient/student_norm": size}
         if not self.counts.note(losses, seed=settings.seed):
             return {}

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from refiners.training.settings import Settings
-from roles import Network, Processes, Student
+from roles import Denoiser, Network, Processes, Student
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
@@ -33,8 +33,13 @@ def trainable(student: Student, train: str) -> tuple[Network, list[torch.nn.Para
 def new_adam(
     parameters: Iterable[torch.nn.Parameter], rate: float, settings: Settings
 ) -> torch.optim.Adam:
-    """Return Adam; fused, as torch's own choice on a CPU goes over the weights one by one."""
-    betas = (float(settings.beta1), float(settings.beta2))
+    """Return Adam; fused, as torch's own choice on a CPU goes over the weights one by one.
+
+    With a weight decay, that is decoupled: AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    """
+    betas, decay = (float(settings.beta1), float(settings.beta2)), float(settings.weight_decay)
+    if decay:
+        return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
 
 
@@ -61,21 +66,42 @@ def summing_up(network: Network, *, last: bool) -> contextlib.AbstractContextMan
 
 
 def step_if_finite(
-    optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float
+    optimiser: torch.optim.Optimizer,
+    loss: torch.Tensor,
+    rate: float,
+    *,
+    clip: float = 0.0,
+    clip_each: float = 0.0,
 ) -> tuple[float, float]:
     """Step at this rate if the loss and all gradients are finite; return loss and gradient's norm.
 
     This is the only place where the host waits for the device.
+
+    Args:
+        optimiser: of the parameters whose gradients are there.
+        loss: what they are the slope of.
+        rate: the learning rate.
+        clip: largest L2 norm of all gradients together, 0 for any; the norm before is returned.
+        clip_each: largest size of each element, 0 for any.
     """
-    grads = [p.grad for group in optimiser.param_groups for p in group["params"]]
-    norm = torch.nn.utils.get_total_norm([g for g in grads if g is not None])
+    moving = [p for group in optimiser.param_groups for p in group["params"]]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
     value, size = torch.stack([loss.float(), norm.float()]).tolist()
     if not (math.isfinite(value) and math.isfinite(size)):
         return value, size
+    if clip:
+        torch.nn.utils.clip_grads_with_norm_(moving, clip, norm)
+    if clip_each:
+        torch.nn.utils.clip_grad_value_(moving, clip_each)
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.step()
     return value, size
+
+
+def pixels_of(denoiser: Denoiser) -> int:
+    """Return how many numbers an image has; losses are sums over them, published ones means."""
+    return denoiser.img_channels * denoiser.img_resolution**2
 
 
 @torch.no_grad()

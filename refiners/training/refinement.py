@@ -34,12 +34,13 @@ from refiners.training.optimiser import (
     frozen_view,
     half_life_of,
     new_adam,
+    pixels_of,
     replicated,
     step_if_finite,
     summing_up,
     trainable,
 )
-from refiners.training.pieces import HEAD, MEMORY, Pieces, random_stream, seed_of
+from refiners.training.pieces import HEAD, MEMORY, Pieces, Stream, random_stream, seed_of
 from refiners.training.precision import check_device, prepare, tensor_cores
 from refiners.training.settings import Settings
 from refiners.training.shared_pass import Heard, Pass, check_shared_pass, shared_gradient
@@ -56,6 +57,7 @@ class Batch:
 
     Attributes:
         images: the student's.
+        before_images: where the streams were before these were made.
         heard: the auxiliary's last pass, where it is shared.
     """
 
@@ -63,6 +65,7 @@ class Batch:
     labels: list[Labels] = field(default_factory=list)
     seen: list[Labels] = field(default_factory=list)
     images: list[torch.Tensor] = field(default_factory=list)
+    before_images: list[Stream] = field(default_factory=list)
     heard: dict[int, Pass] = field(default_factory=dict)
 
 
@@ -280,17 +283,39 @@ class Refinement:
         """Do one step and return its losses and the norms of its gradients."""
         losses = {"Loss/auxiliary": 0.0, "Gradient/pixel_norm": 0.0}
         self.pieces.begin(self.step)
+        turns = [False, True] if moves_student else [False]  # whether the student's
+        if self.settings.student_first:
+            turns.reverse()
+        own = self.settings.fresh_images == "all"
+        batch = None
+        for is_students in turns:
+            if batch is None or own:
+                batch = self._new_batch(for_student=is_students if own else moves_student)
+            losses |= self._advance_student(batch) if is_students else self._advance_others(batch)
+            if not all(map(math.isfinite, losses.values())):
+                break
+        return losses
+
+    def _new_batch(self, *, for_student: bool) -> Batch:
+        """Draw latents and make their images, for an update of the student or for others alone."""
         batch = self._draw_latents()
-        self.moving.train(moves_student)
-        before_images = list(self.pieces.streams)
+        self.moving.train(for_student)
+        batch.before_images = list(self.pieces.streams)
         # Several pieces keep no graph meanwhile: the images are made once more for it.
-        self._draw_images(batch, graph=moves_student and len(self.pieces.rows) == 1)
+        self._draw_images(batch, graph=for_student and len(self.pieces.rows) == 1)
+        return batch
+
+    def _advance_others(self, batch: Batch) -> dict[str, float]:
+        """Train what judges the student's images on them."""
+        losses: dict[str, float] = {}
         if self.auxiliary is not None:
             losses |= self._advance_auxiliary(batch)
         if self.discriminator is not None:
             losses |= self._advance_discriminator(batch)
-        if not (moves_student and all(map(math.isfinite, losses.values()))):
-            return losses
+        return losses
+
+    def _advance_student(self, batch: Batch) -> dict[str, float]:
+        """Move the student along the method's gradient at its images."""
         slopes = self._pixel_gradient(batch)
         norms = [g.square().sum(dim=[1, 2, 3]).sqrt().sum() for g in slopes]
         norm = torch.stack(norms).sum() / self.pieces.share
@@ -308,10 +333,10 @@ class Refinement:
                         )
                     note(i)
 
-                self.pieces.again(before_images, resend)
+                self.pieces.again(batch.before_images, resend)
         if isinstance(self.method, WithPairs):
             self._regress_on_pairs()
-        return losses | self._move_student(norm)
+        return self._move_student(norm)
 
     def _draw_latents(self) -> Batch:
         """Draw latents and labels."""
@@ -349,7 +374,7 @@ class Refinement:
         """Train the auxiliary on the student's images; every update draws fresh noise."""
         assert self.auxiliary is not None
         value = size = 0.0
-        rate = self.settings.lr * self.counts.rate_scale
+        settings = self.settings
 
         def part(i: int) -> torch.Tensor:
             share = self.pieces.size(i) / self.pieces.share
@@ -360,14 +385,23 @@ class Refinement:
                 batch.heard[i] = heard
             return loss.detach() * share
 
-        for _ in range(self.settings.auxiliary_steps):
+        for update in range(settings.auxiliary_steps):
+            if update and settings.fresh_images != "none":
+                batch = self._new_batch(for_student=False)
             self.auxiliary_adam.zero_grad()
             loss = torch.stack(self.pieces.each(part)).sum()
             self.processes.mean(loss, phase="the auxiliary's loss")
-            value, size = step_if_finite(self.auxiliary_adam, loss, rate)
+            ramp = settings.rampup(self.step * settings.auxiliary_steps + update)
+            value, size = step_if_finite(
+                self.auxiliary_adam,
+                loss,
+                settings.lr * self.counts.rate_scale * ramp,
+                clip=settings.clip * pixels_of(self.teacher),
+                clip_each=settings.auxiliary_clip,
+            )
             if not (math.isfinite(value) and math.isfinite(size)):
                 break
-            follow(self.auxiliary_average, self.auxiliary, 1, self.settings.auxiliary_ema)
+            follow(self.auxiliary_average, self.auxiliary, 1, settings.auxiliary_ema)
         return {"Loss/auxiliary": value, "Gradient/auxiliary_norm": size}
 
     def _advance_discriminator(self, batch: Batch) -> dict[str, float]:
@@ -387,7 +421,7 @@ class Refinement:
         loss = torch.stack(self.pieces.each(part)).sum()
         self.processes.mean(loss, phase="the discriminator's loss")
         rate = self.settings.lr * self.counts.rate_scale
-        value, size = step_if_finite(self.discriminator_adam, loss, rate)
+        value, size = step_if_finite(self.discriminator_adam, loss, rate, clip=self.settings.clip)
         return {"Loss/discriminator": value, "Gradient/discriminator_norm": size}
 
     def _pixel_gradient(self, batch: Batch) -> list[torch.Tensor]:
@@ -456,7 +490,9 @@ class Refinement:
         """Step along the gradient that has been summed up, and let the average follow."""
         settings = self.settings
         rate = settings.student_rate(self.num_images + settings.batch) * self.counts.rate_scale
-        value, size = step_if_finite(self.student_adam, norm, rate)
+        rate *= settings.rampup(self.step * settings.auxiliary_steps)
+        clip = settings.clip * pixels_of(self.teacher)
+        value, size = step_if_finite(self.student_adam, norm, rate, clip=clip)
         if math.isfinite(value) and math.isfinite(size):
             half_life = half_life_of(settings, self.num_images)
             follow(self.average, self.student, settings.batch, half_life)

@@ -12,6 +12,7 @@ from refiners.knob import check_knobs, knob
 
 TRAINABLE = ("all", "synthesis", "mapping")
 PRECISIONS = ("fp32", "tf32", "bf16")
+FRESH = ("none", "auxiliary", "all")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,27 @@ class Settings:
         at_least=0,
         below=1,
     )
+    weight_decay: float = knob(
+        0.0,
+        "Decoupled decay of the weights, which makes Adam AdamW, for both.",
+        useful="0; 0.01 for DMD, DMD2 and f-distill",
+        outside="Far above 0.1 the weights vanish.",
+        at_least=0,
+    )
+    # Our losses are sums over pixels; the limit is given as published, for those that are means.
+    clip: float = knob(
+        0.0,
+        "Largest L2 norm of a network's gradient, of losses as means over pixels; 0 limits none.",
+        useful="0; 10 for DMD, DMD2 and f-distill, 1 for progressive distillation",
+        outside="Too low and Adam's second moment sees steps of one length alone.",
+        at_least=0,
+    )
+    auxiliary_clip: float = knob(
+        0.0,
+        "Largest size of each element of the auxiliary's gradient; 0 limits none.",
+        useful="0; 1 for SiDA",
+        at_least=0,
+    )
     # Adam's first steps, all of full size, would else move every weight before the gradient's mean
     # is known.
     rampup_kimg: float = knob(
@@ -70,6 +92,14 @@ class Settings:
         "Over which the student's rate rises from 0.",
         useful="0 to 2",
         unit="KIMG",
+        at_least=0,
+    )
+    rampup_updates: int = knob(
+        0,
+        "Auxiliary updates over which both rates rise from 0, beside the student's own rise.",
+        useful="0; 500 for DMD, DMD2 and f-distill",
+        outside="Of a short run's length, and nothing moves.",
+        unit="UPDATES",
         at_least=0,
     )
     # Karras et al. 2024, arXiv:2312.02696, Eq. 67: whatever the run's length.
@@ -112,6 +142,20 @@ class Settings:
         useful="1 (Diff-Instruct, SiD) to 5 (DMD2)",
         outside="Too few and it lags; each costs a forward and a backward pass.",
         above=0,
+    )
+    student_first: bool = knob(
+        False,
+        "The student moves before the auxiliary in a step, not after it.",
+        useful="for DMD, DMD2 and f-distill, as published",
+        outside="The student then follows the auxiliary of the step before.",
+    )
+    fresh_images: str = knob(
+        "none",
+        "Which updates of a step see images of their own: none (one batch for all), auxiliary "
+        "(each of its updates but the first), or all (the student's too).",
+        useful="none; auxiliary for DMD2, all for Diff-Instruct and SiD as published",
+        outside="Each batch costs a pass of the student.",
+        allowed=FRESH,
     )
     # Too long, the run overshoots.
     auxiliary_ema: float = knob(
@@ -218,6 +262,10 @@ class Settings:
         ramp, decay = self.rampup_kimg * 1000, self.decay_kimg * 1000
         rate = self.glr * min(1.0, num_images / max(ramp, 1))
         return rate / math.sqrt(max(num_images / decay, 1.0)) if decay else rate
+
+    def rampup(self, num_updates: int) -> float:
+        """Return the share of both rates after that many updates of the auxiliary."""
+        return min(1.0, num_updates / self.rampup_updates) if self.rampup_updates else 1.0
 
     @property
     def num_steps(self) -> int:

@@ -78,6 +78,12 @@ def check_shared_pass(method: object, settings: Settings) -> None:
             f"share_pass is set, but student_sigma is {laws[0]} and auxiliary_sigma {laws[1]}; "
             "give both one law"
         )
+    if settings.student_first or settings.fresh_images != "none":
+        raise ValueError(
+            f"share_pass is set with student_first {settings.student_first} and fresh_images "
+            f"{settings.fresh_images}; the pass is of one batch and comes before the student's "
+            "update, so leave both out"
+        )
     if settings.auxiliary_ema:
         raise ValueError(
             f"share_pass is set with auxiliary_ema {settings.auxiliary_ema:g}; the pass is that of "

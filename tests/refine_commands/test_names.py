@@ -82,19 +82,12 @@ def test_every_flag_of_before_is_in_the_change_log_beside_that_of_today() -> Non
 def test_the_flags_that_set_a_setting_are_these() -> None:
     """StyleGAN's and EDM's words where they have one, else the full Python word."""
     assert [*SETTINGS] == [
-        *("kimg", "batch", "glr", "lr", "beta1", "beta2", "rampup_kimg", "decay_kimg"),
-        *("ema", "ema_rampup_ratio", "warmup_kimg", "auxiliary_steps", "auxiliary_ema"),
-        *(
-            "train",
-            "seed",
-            "tick",
-            "snap",
-            "max_hours",
-            "patience_kimg",
-            "stop_if",
-            "ignore_health",
-            "batch_gpu",
-        ),
+        *("kimg", "batch", "glr", "lr", "beta1", "beta2", "weight_decay", "clip", "auxiliary_clip"),
+        *("rampup_kimg", "rampup_updates", "decay_kimg"),
+        *("ema", "ema_rampup_ratio", "warmup_kimg", "auxiliary_steps", "student_first"),
+        *("fresh_images", "auxiliary_ema"),
+        *("train", "seed", "tick", "snap", "max_hours", "patience_kimg", "stop_if"),
+        *("ignore_health", "batch_gpu"),
         *("precision", "compile", "channels_last", "share_pass"),
     ]
 

@@ -67,11 +67,39 @@ def test_target_is_salimans_and_hos_in_variance_preserving_coordinates() -> None
     torch.testing.assert_close(two_step_target(teacher(), x, sigma, mid, end), expected)
 
 
-def test_schedule_is_the_cosine_within_the_teachers_levels() -> None:
-    method = Progressive(sigma_min=0.01, sigma_max=50)
-    t = torch.tensor([0.0, 1e-6, 0.25, 0.5, 0.75, 1.0])
-    expected = [0.0, 0.01, math.tan(math.pi / 8), 1.0, math.tan(3 * math.pi / 8), 50.0]
-    torch.testing.assert_close(method.sigma(t), torch.tensor(expected))
+def test_schedule_is_the_published_cosine_rescaled_to_its_first_and_last_level() -> None:
+    """Salimans and Ho's logSNR(t) = -2 ln tan(a t + b), from 20 at t = 0 to -20 at t = 1."""
+    method = Progressive(sigma_min=math.exp(-10), sigma_max=math.exp(10))
+    t = torch.linspace(0.001, 1, 500, dtype=torch.float64)
+    b = math.atan(math.exp(-0.5 * 20))
+    a = math.atan(math.exp(0.5 * 20)) - b
+    logsnr = -2 * (a * t + b).tan().log()
+    torch.testing.assert_close(-2 * method.sigma(t).log(), logsnr)
+    assert logsnr[-1].item() == pytest.approx(-20)
+    ends = Progressive(sigma_min=0.01, sigma_max=50).sigma(torch.tensor([0.0, 1e-6, 1.0]))
+    torch.testing.assert_close(ends, torch.tensor([0.0, 0.01, 50.0]), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("num_steps", [1, 64, 128, 1024, 8192])
+def test_every_step_of_any_number_goes_down(num_steps: int) -> None:
+    """No ratio r of two levels is 1, of the halves of a step neither."""
+    t = torch.arange(2 * num_steps + 1) / (2 * num_steps)
+    sigma = Progressive().sigma(t)
+    assert (sigma[1:] > sigma[:-1]).all()
+    assert sigma[0] == 0 and sigma[-1].item() == pytest.approx(80)
+
+
+@pytest.mark.parametrize("num_steps", [1024, 8192])
+@pytest.mark.parametrize("i", [1, 2, 600, 1024])
+def test_target_of_many_steps_is_exact_in_single_precision(num_steps: int, i: int) -> None:
+    method, at = Progressive(), torch.arange(2 * i - 2, 2 * i + 1)
+    end, mid, sigma = (method.sigma(t) for t in (at / (2 * num_steps))[:, None].expand(3, 6))
+    x = 0.3 + torch.randn(6, 1, 4, 4) * (0.25 + sigma.square()).sqrt()[:, None, None, None]
+    single = teacher().float()
+    found = two_step_target(single, x, sigma, mid, end)
+    exact = [v.double() for v in (x, sigma, mid, end)]
+    expected = two_step_target(teacher(), *exact).float()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_deterministic_sampler_is_the_teachers_euler_solver_on_the_same_levels() -> None:
@@ -254,6 +282,30 @@ def test_each_stage_starts_from_the_average_before_and_its_rate_falls_to_zero() 
     assert students == [2] * 6 + [1] * 6
     fall = [1e-3 * (1 - i / 6) for i in range(6)]
     assert rates == pytest.approx(fall * 2)
+    assert job.average.num_steps == 1
+
+
+def test_the_raw_weights_teach_the_next_stage_and_the_gradient_is_clipped_as_published() -> None:
+    method: Any = Progressive(num_steps=2)
+    assert method.settings == Guided.settings == {"beta1": 0.9, "clip": 1.0, "ema": 0.0}
+    job = Job(method, **method.settings).run
+    for _ in range(6):
+        job.advance()
+    raw = {k: v.clone() for k, v in job.student.state_dict().items()}
+    job.advance()
+    assert all(torch.equal(v, raw[k]) for k, v in job.teacher.state_dict().items())
+    grads = [p.grad for p in job.student.parameters() if p.grad is not None]
+    # The published loss is a mean over 64 pixels where ours is a sum.
+    assert torch.nn.utils.get_total_norm(grads) <= 64 * 1.001
+
+
+@pytest.mark.parametrize("method", [Progressive(num_steps=1024), Guided(num_steps=128)])
+def test_a_run_of_many_steps_goes_to_its_end(method: Any) -> None:
+    job = Job(method, kimg=0.002 * len(method.stages) - 0.001, tick=1).run
+    seen: list[dict[str, float]] = []
+    on_step = {"on_step": lambda job, losses: seen.append(losses)}
+    assert run(job, **{**NOTHING, **on_step})
+    assert len(seen) == len(method.stages) and all(seen)
     assert job.average.num_steps == 1
 
 

@@ -199,6 +199,96 @@ def test_the_rate_decays_with_the_root_of_the_images_and_not_with_the_runs_lengt
     assert rates == pytest.approx([0.005, 0.01, 0.01, 0.005, 0.01 / 3] * 2)
 
 
+def test_both_rates_rise_with_the_auxiliarys_updates(refinement: Any) -> None:
+    """As published for DMD2: 500 global steps, of which the student has every fifth."""
+    job = refinement(warmup_kimg=0, glr=0.02, lr=0.01, auxiliary_steps=5, rampup_updates=20)
+    rates = []
+    for _ in range(6):
+        job.advance()
+        optimisers = job.student_adam, job.auxiliary_adam
+        rates.append([o.param_groups[0]["lr"] for o in optimisers])
+    students, auxiliarys = zip(*rates, strict=True)
+    assert students == pytest.approx([0.0, 0.005, 0.01, 0.015, 0.02, 0.02])
+    # That of the fifth update of each step.
+    assert auxiliarys == pytest.approx([0.002, 0.0045, 0.007, 0.0095, 0.01, 0.01])
+
+
+def test_a_weight_decay_is_adamws(refinement: Any) -> None:
+    plain, decayed = (
+        refinement(method=ConstantGradient(0.25), warmup_kimg=0, glr=0.02, weight_decay=w)
+        for w in (0.0, 0.5)
+    )
+    before = decayed.student.mean.item()
+    for job in (plain, decayed):
+        job.advance()
+    # Decoupled: the weight falls by rate decay weight beside Adam's step.
+    gap = decayed.student.mean.item() - plain.student.mean.item()
+    assert gap == pytest.approx(-0.02 * 0.5 * before, rel=1e-4)
+
+
+def test_a_gradient_is_clipped_by_its_norm_as_that_of_a_mean_over_pixels(refinement: Any) -> None:
+    free, clipped = (
+        refinement(method=ConstantGradient(0.25), warmup_kimg=0, batch=8, clip=clip)
+        for clip in (0.0, 0.01)
+    )
+    losses = [job.advance() for job in (free, clipped)]
+    whole = [p.grad for p in free.student.parameters()]
+    norm = torch.nn.utils.get_total_norm(whole)
+    assert norm > 16 * 0.01  # of 16 pixels
+    for ours, theirs in zip(clipped.student.parameters(), whole, strict=True):
+        torch.testing.assert_close(ours.grad, theirs * 16 * 0.01 / norm)
+    # What is logged is the norm before.
+    assert losses[1]["Gradient/student_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_each_element_of_the_auxiliarys_gradient_is_clipped(refinement: Any) -> None:
+    job = refinement(warmup_kimg=0, auxiliary_clip=1e-3)
+    job.advance()
+    grads = [p.grad.abs().max().item() for p in job.auxiliary.parameters()]
+    assert grads == pytest.approx([1e-3] * len(grads))
+    assert max(p.grad.abs().max().item() for p in job.student.parameters()) > 1e-3
+
+
+def test_the_student_may_move_first_and_the_auxiliary_sees_what_the_student_was(
+    refinement: Any,
+) -> None:
+    order: list[str] = []
+
+    class Watched(ConstantGradient):
+        def pixel_gradient(self, x_0: Any, labels: Any, **networks: Any) -> Any:
+            order.append("student")
+            return super().pixel_gradient(x_0, labels, **networks)
+
+        def auxiliary_loss(self, x_0: Any, labels: Any, *, auxiliary: Any) -> Any:
+            order.append("auxiliary")
+            return super().auxiliary_loss(x_0, labels, auxiliary=auxiliary)
+
+    method = Watched(1.0)
+    job = refinement(method=method, warmup_kimg=0.016, student_first=True, auxiliary_steps=2)
+    for _ in range(3):
+        job.advance()
+    assert order == ["auxiliary"] * 2 + ["student", "auxiliary", "auxiliary"] * 2
+    assert torch.equal(method.student_saw[0], method.auxiliary_saw[2])
+
+
+@pytest.mark.parametrize("fresh", ["none", "auxiliary", "all"])
+@pytest.mark.parametrize("batch_gpu", [0, 6])
+def test_updates_see_images_of_their_own_as_asked(
+    refinement: Any, fresh: str, batch_gpu: int
+) -> None:
+    method, seen = ConstantGradient(1.0), {"none": 1, "auxiliary": 3, "all": 4}
+    changes: Any = {"warmup_kimg": 0, "auxiliary_steps": 3, "fresh_images": fresh}
+    job = refinement(method=method, batch_gpu=batch_gpu, **changes)
+    job.advance()
+    images = torch.cat([*method.student_saw, *method.auxiliary_saw])
+    assert len(images) == 4 * 16
+    assert len(images.unique(dim=0)) == seen[fresh] * 16
+    shared = torch.equal(method.student_saw[0], method.auxiliary_saw[0])
+    assert shared is (fresh != "all")
+    # The student's gradient is that of its own images, in however many pieces.
+    assert job.student.mean.grad.item() == pytest.approx(16)
+
+
 def test_one_generated_batch_serves_both_networks_and_every_update_of_the_auxiliary(
     refinement: Any,
 ) -> None:
