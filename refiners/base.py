@@ -76,8 +76,11 @@ class WithSharedPass(WithAuxiliary, Protocol):
 class WithHead(Protocol):
     """A method whose auxiliary also tells the student's images from real ones."""
 
-    def with_head(self, auxiliary: Denoiser) -> Denoiser:
-        """Return the auxiliary with what judges images; it stays a Denoiser, and is trained."""
+    def with_head(self, auxiliary: Denoiser, *, teacher: Denoiser) -> Denoiser:
+        """Return the auxiliary with what judges images; it stays a Denoiser, and is trained.
+
+        The teacher is frozen and not to be copied; a head may look at images through it.
+        """
         ...
 
     def head_loss(

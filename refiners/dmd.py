@@ -8,13 +8,15 @@ which in denoisers is (D_q - D_p) / mean |x_0 - D_p|; and, so that no mode of th
 lambda times a distance of G(z) to the teacher's own image y of the same z (Section 3.3). There the
 losses are means over pixels; here the gradient is of their sum, so lambda meets c h w.
 
-The published distance is LPIPS; here whatever the run is given, pseudo-Huber unless said.
+The published distance is LPIPS; here whatever the run is given, pseudo-Huber unless said, whose
+pull towards y is brought to the size of a perceptual distance's (refiners.training.inputs), so that
+lambda stands in the published proportion to the first part, which is of about unit size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -32,6 +34,19 @@ class DMD:
     equation: ClassVar = "(D_q - D_p) / |x_0 - D_p|_1; on pairs also λ c h w ∇ d(G(z), y)"
     source: ClassVar = "Yin et al. 2024, [2311.18828](https://arxiv.org/abs/2311.18828), Eq. 7, 8"
     init_sigma: ClassVar = 80.0
+    # Appendix B, but for the rates, which go by the network; the student first by Algorithm 1.
+    settings: ClassVar[dict[str, Any]] = {
+        "beta1": 0.9,
+        "weight_decay": 0.01,
+        "clip": 10.0,
+        "rampup_kimg": 0.0,
+        "rampup_updates": 500,
+        "decay_kimg": 0.0,
+        "warmup_kimg": 0.0,
+        "auxiliary_steps": 1,
+        "student_first": True,
+        "auxiliary_ema": 0.0,
+    }
 
     student_sigma: str = student_law("karras:0.0032,72.1")  # uniform times without the ends
     auxiliary_sigma: str = auxiliary_law("karras:0.002,80")

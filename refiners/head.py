@@ -1,7 +1,10 @@
 """A head on a denoiser's innermost features that tells the student's images from real ones.
 
 DMD2 (Yin et al. 2024, arXiv:2405.14867, Section 4.3): the auxiliary network already looks at noised
-images of both kinds, so its encoder with a few convolutions on top is the discriminator.
+images of both kinds, so its encoder with a few convolutions on top is the discriminator. f-distill
+(Xu et al. 2025, arXiv:2502.15681) leaves the auxiliary alone and looks through the frozen teacher.
+SiDA (Zhou et al. 2024, arXiv:2410.14919) adds no layer: the mean over the channels of the
+auxiliary's innermost features is a map of logits.
 """
 
 from __future__ import annotations
@@ -16,24 +19,47 @@ from refiners.innermost import INNERMOST, layer_that_gives
 from roles import Denoiser
 
 GROUPS = 32
+Logits = Float[torch.Tensor, "n places"]
+
+
+class Shared:
+    """A network that is no part of the module that has this, nor of its copies."""
+
+    def __init__(self, network: torch.nn.Module):
+        self.network = network
+
+    def __deepcopy__(self, memo: object) -> Shared:
+        return self
 
 
 class HeadedDenoiser(torch.nn.Module):
-    """A denoiser as before, and judge(): its image and one logit per sample, above 0 for real.
+    """A denoiser as before, and judge(): an image and the logits of each sample, above 0 for real.
 
     Args:
         denoiser: its parameters and the head's are this module's.
         layer: name of the module within the denoiser whose output is judged; of one that holds
             others in order, its last; INNERMOST is the one that gives the last of its features.
+        eyes: the denoiser, of the same layers, whose features are judged in place of its own; it
+            stays as it is.
+        is_bare: there is no head but the mean over the features' channels.
 
     Raises:
         ValueError: there is no such module, or its output is no [n, c, h, w].
     """
 
-    def __init__(self, denoiser: Denoiser, *, layer: str):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        layer: str,
+        eyes: Denoiser | None = None,
+        is_bare: bool = False,
+    ):
         super().__init__()
         assert isinstance(denoiser, torch.nn.Module)
+        assert eyes is None or isinstance(eyes, torch.nn.Module)
         self.denoiser = denoiser
+        self.eyes = None if eyes is None else Shared(eyes)
         self.layer = layer_that_gives(denoiser) if layer == INNERMOST else layer
         self.img_resolution: int = denoiser.img_resolution
         self.img_channels: int = denoiser.img_channels
@@ -50,17 +76,24 @@ class HeadedDenoiser(torch.nn.Module):
             raise ValueError(
                 f"{self.layer!r} returns {list(features.shape)}; name a layer of images"
             )
-        self.head = new_head(features.shape[1], features.shape[2]).to(parameter)
+        self.head = None
+        if not is_bare:
+            self.head = new_head(features.shape[1], features.shape[2]).to(parameter)
 
     def forward(self, x: Images, sigma: Levels, labels: Labels = None) -> Images:
         """Return D(x; sigma)."""
         return self.denoiser(x, sigma, labels)
 
-    def judge(self, x: Images, sigma: Levels, labels: Labels = None) -> tuple[Images, Levels]:
-        """Return D(x; sigma) and a logit of each sample, of one pass."""
+    def judge(self, x: Images, sigma: Levels, labels: Labels = None) -> tuple[Images, Logits]:
+        """Return D(x; sigma) of the denoiser that sees for the head, and each sample's logits.
+
+        They are of one pass, [n, 1] or, without a head, one at each place of the features.
+        """
         denoised, features = self._with_features(x, sigma, labels)
+        if self.head is None:
+            return denoised, features.mean(dim=1).flatten(1).to(denoised)
         parameter = next(self.head.parameters())
-        return denoised, self.head(features.to(parameter)).flatten()
+        return denoised, self.head(features.to(parameter)).flatten(1)
 
     def _with_features(
         self, x: Images, sigma: Levels, labels: Labels
@@ -70,9 +103,10 @@ class HeadedDenoiser(torch.nn.Module):
         def note(module: torch.nn.Module, arguments: object, output: torch.Tensor) -> None:
             found.append(output)
 
-        hook = _innermost(self.denoiser, self.layer).register_forward_hook(note)
+        seeing = self.denoiser if self.eyes is None else self.eyes.network
+        hook = _innermost(seeing, self.layer).register_forward_hook(note)
         try:
-            denoised = self.denoiser(x, sigma, labels)
+            denoised = seeing(x, sigma, labels)
         finally:
             hook.remove()
         if not found:
@@ -80,8 +114,8 @@ class HeadedDenoiser(torch.nn.Module):
         return denoised, found[-1]
 
 
-def judge(auxiliary: Denoiser, x: Images, sigma: Levels, labels: Labels) -> tuple[Images, Levels]:
-    """Return what an auxiliary with a head sees, see HeadedDenoiser."""
+def judge(auxiliary: Denoiser, x: Images, sigma: Levels, labels: Labels) -> tuple[Images, Logits]:
+    """Return what an auxiliary with a head sees, see HeadedDenoiser.judge."""
     return auxiliary.judge(x, sigma, labels)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -108,9 +108,13 @@ def knob(
     return field(default=default, metadata={"knob": about})
 
 
-def same_as(owner: type, name: str) -> Value:  # pyright: ignore[reportInvalidTypeVarUse]
-    """Return a field that is that of another method."""
-    default: Value = getattr(owner, name)
+def same_as(
+    owner: type,
+    name: str,
+    value: Value | None = None,
+) -> Value:  # pyright: ignore[reportInvalidTypeVarUse]
+    """Return a field that is that of another method, with another default if one is given."""
+    default: Value = getattr(owner, name) if value is None else value
     (metadata,) = (each.metadata for each in fields(owner) if each.name == name)
     return field(default=default, metadata=metadata)
 

@@ -6,15 +6,17 @@ that of
     L = -d'(y) . (s_q(x) - grad_x log q(x | x_0)),    y = s_q(x) - s_p(x)          (Theorem 3.1)
 
 through x_0 and x, with s_q frozen. With the pseudo-Huber distance d' = y / sqrt(|y|^2 + c^2), so no
-sample pulls harder than another. In denoisers, up to powers of sigma that belong to the weight,
+sample pulls harder than another. In denoisers y = (D_q - D_p) / sigma^2, and with the weight
+sigma^2
 
-    L = -(D_q - D_p) . (D_q - x_0) / sqrt(|D_q - D_p|^2 + c^2).
+    L = -(D_q - D_p) . (D_q - x_0) / sqrt(|D_q - D_p|^2 + c^2 sigma^4).
 
-With |y|^2 for d, which is c to infinity, it is SiD at alpha = 1 without SiD's divisor.
+With |y|^2 for d, which is c to infinity, it is SiD at alpha = 1 with another weight.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +33,9 @@ from roles import Denoiser
 class SIM:
     """SIM's knobs; laws and weight are SiD's, as the method's are."""
 
-    equation: ClassVar = "-∇ Σ y · (D_q - x_0) / sqrt(|y|² + c² · dims), y = D_q - D_p"
+    equation: ClassVar = (
+        "-∇ Σ y · (D_q - x_0) / sqrt(|y|² + c² · dims), y = s_q - s_p = (D_q - D_p) / sigma²"
+    )
     source: ClassVar = "Luo et al. 2024, [2410.16794](https://arxiv.org/abs/2410.16794)"
     init_sigma: ClassVar = SiD.init_sigma  # whose recipe it takes
 
@@ -40,7 +44,8 @@ class SIM:
     # That of consistency models (Song and Dhariwal 2023, arXiv:2310.14189).
     c: float = knob(
         0.00054,
-        "Where the distance turns from square to linear, per square root of the pixels.",
+        "Where the distance of the scores turns from square to linear, per square root of the "
+        "pixels.",
         useful="1e-4 to 1e-2",
         outside="Very large it is SiD's square, very small the gradient has no scale.",
         symbol="c",
@@ -61,9 +66,11 @@ class SIM:
             sigma = draw_sigma(self.student_sigma, len(x_0), x_0.device)
             x = add_noise(x_0, sigma)
             d_auxiliary = auxiliary(x, sigma, labels)
-            y = d_auxiliary - teacher(x, sigma, labels)
-            length = (y.square().sum(dim=dims) + self.c**2 * x_0[0].numel()).sqrt()
-            loss = -((y * (d_auxiliary - x_0)).sum(dim=dims) / length).sum()
+            gap = d_auxiliary - teacher(x, sigma, labels)
+            # sigma^2 |(y, c)|, which no low sigma makes overflow.
+            c = self.c * sigma.square() * math.sqrt(x_0[0].numel())
+            length = (gap.square().sum(dim=dims) + c.square()).sqrt()
+            loss = -((gap * (d_auxiliary - x_0)).sum(dim=dims) / length).sum()
             return torch.autograd.grad(loss, x_0)[0]
 
     def auxiliary_loss(self, x_0: Images, labels: Labels, *, auxiliary: Denoiser) -> Scalar:

@@ -104,11 +104,14 @@ def sample(
         num_steps = len(levels)
     x = latents.to(torch.float64) * steps[0]
     for i, (t, t_next) in enumerate(pairwise(steps)):
-        if s_churn > 0 and s_min <= t <= s_max:
-            gamma = min(s_churn / num_steps, math.sqrt(2) - 1)
-            t_hat = _round_sigma(denoiser, t + gamma * t)
-            x = x + math.sqrt(t_hat**2 - t**2) * s_noise * _noise_like(x, generator)
-            t = t_hat
+        if s_churn > 0:
+            # EDM's sampler draws at every level, also where it adds nothing: seeds agree with it.
+            noise = _noise_like(x, generator)
+            if s_min <= t <= s_max:
+                gamma = min(s_churn / num_steps, math.sqrt(2) - 1)
+                t_hat = _round_sigma(denoiser, t + gamma * t)
+                x = x + math.sqrt(t_hat**2 - t**2) * s_noise * noise
+                t = t_hat
         # Euler step.
         slope = (x - denoiser(x, t, labels)) / t
         x_next = x + (t_next - t) * slope

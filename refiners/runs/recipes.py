@@ -21,19 +21,15 @@ OFFICIAL: Row = {
     "lr": 1e-5,
     "glr": 1e-5,
     "ema": 500.0,
+    "ema_rampup_ratio": 0.05,
     "rampup_kimg": 0.0,
     "decay_kimg": 0.0,
+    "warmup_kimg": 0.0,
     "auxiliary_steps": 1,
     "auxiliary_ema": 0.0,
+    "fresh_images": "all",
 }
-LONG: Row = {
-    **OFFICIAL,
-    "ema_rampup_ratio": 0.05,
-    "warmup_kimg": 0.0,
-    "tick": 50.0,
-    "snap": 10,
-    "keep": "last",
-}
+LONG: Row = {**OFFICIAL, "tick": 10.0, "snap": 50, "keep": "last"}
 
 GAN_PRESETS: dict[str, Row] = {
     # The embedded example, whose student is far from its teacher; what it reaches is in README.

@@ -225,7 +225,7 @@ class Refinement:
         auxiliary = copy.deepcopy(start)
         if isinstance(self.method, WithHead):
             with random_stream(seed_of(self.settings.seed, HEAD), self.device):
-                auxiliary = self.method.with_head(auxiliary)
+                auxiliary = self.method.with_head(auxiliary, teacher=self.teacher)
         return auxiliary.eval().requires_grad_(True)
 
     def _new_discriminator(self, start: Discriminator | None) -> Discriminator:
@@ -576,4 +576,4 @@ class Refinement:
 
 def couples_samples(method: Method) -> bool:
     """Whether a method's pixel gradient of one sample depends on the others of the batch."""
-    return getattr(method, "bins", 1) > 1
+    return getattr(method, "couples_samples", False)

@@ -145,14 +145,16 @@ def test_sim_is_the_slope_of_its_loss_through_x_0_and_both_denoisers(
     dims = (1, 2, 3)
     y, y_slope = world.d_q - world.d_p, world.slope_q - world.slope_p
     v, v_slope = world.d_q - world.x_0, world.slope_q - 1
-    length = np.sqrt((y**2).sum(axis=dims, keepdims=True) + c**2 * PIXELS)
+    level = world.sigma[:, None, None, None] ** 2
+    length = np.sqrt((y**2).sum(axis=dims, keepdims=True) + (c * level) ** 2 * PIXELS)
     inner = (y * v).sum(axis=dims, keepdims=True)
-    # Luo et al. 2024, Theorem 3.1: d/dx_0 of -(y . v) / sqrt(|y|^2 + c^2), by the quotient rule.
+    # Luo et al. 2024, Theorem 3.1: d/dx_0 of -(y . v) / sqrt(|y|^2 + c^2), by the quotient rule,
+    # with the scores' difference y / sigma^2 and the weight sigma^2.
     slope = -(y_slope * v + y * v_slope) / length + inner * y * y_slope / length**3
     world.expect(slope)
 
 
-def test_sim_with_the_square_for_distance_is_sid_at_alpha_one_without_its_divisor(
+def test_sim_with_the_square_for_distance_is_sid_at_alpha_one_but_for_the_weight(
     gaussian: Any,
 ) -> None:
     c = 1e5
@@ -161,7 +163,8 @@ def test_sim_with_the_square_for_distance_is_sid_at_alpha_one_without_its_diviso
         torch.manual_seed(3)
         worlds.append(World(gaussian, method))
     sid, sim = worlds
-    expected = sid.g * sid.size
+    # The weight sigma^2 is left of the length c sigma^2.
+    expected = sid.g * sid.size / sid.sigma[:, None, None, None] ** 2
     scale = np.abs(expected).max(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(sim.g * c * math.sqrt(PIXELS) / scale, expected / scale, atol=2e-4)
 
@@ -196,8 +199,21 @@ def test_dmds_regression_pulls_along_the_slope_of_the_distance_in_units_of_the_p
     torch.testing.assert_close(g, 0.5 * 2 * (x - y))
     g = DMD(regression=0.5).pair_gradient(x, y, distance=pseudo_huber)
     gap = as_double(x - y)
-    length = np.sqrt((gap**2).sum(axis=(1, 2, 3), keepdims=True) + 0.00054**2 * 32)
-    np.testing.assert_allclose(as_double(g), 0.5 * 32 * gap / length, rtol=1e-4)
+    length = np.sqrt((gap**2).mean(axis=(1, 2, 3), keepdims=True) + 0.00054**2)
+    np.testing.assert_allclose(as_double(g), 0.5 * gap / length, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [4, 16, 64])
+def test_dmds_two_terms_are_in_the_published_proportion_whatever_the_images_size(
+    gaussian: Any, size: int
+) -> None:
+    """The matching term is of about unit size by its divisor; the regression's is lambda."""
+    method, (a, b) = DMD(), torch.randn(2, 64, 1, size, size)
+    g = method.pixel_gradient(a, None, teacher=gaussian(M, S), auxiliary=gaussian(A, B))
+    pairs = method.pair_gradient(a, b, distance=pseudo_huber)
+    matching, regression = (x.square().mean().sqrt().item() for x in (g, pairs))
+    assert regression == pytest.approx(method.regression, rel=1e-3)
+    assert 0.1 < regression / matching < 1
 
 
 @pytest.mark.parametrize(

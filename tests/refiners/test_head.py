@@ -28,8 +28,9 @@ LAWS: dict[str, Any] = {"student_sigma": LAW, "head_sigma": LAW, "layer": "enc"}
 class Judge(torch.nn.Module):
     """A headed denoiser that is known: D = x / (1 + sigma^2), logit = the sum over pixels."""
 
-    def __init__(self) -> None:
+    def __init__(self, eyes: Any = None) -> None:
         super().__init__()
+        self.eyes = eyes or self
         self.img_resolution, self.img_channels, self.label_dim = 4, 1, 0
         self.sigma_min, self.sigma_max = 0.0, math.inf
         self.seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
@@ -41,7 +42,7 @@ class Judge(torch.nn.Module):
         self, x: torch.Tensor, sigma: torch.Tensor, labels: Any = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self.seen.append((x.detach(), sigma, labels))
-        return self(x, sigma), x.sum(dim=[1, 2, 3])
+        return self.eyes(x, sigma), x.sum(dim=[1, 2, 3])[:, None]
 
 
 def gradients(methods: list[Any], auxiliary: Any, teacher: Any) -> list[torch.Tensor]:
@@ -58,11 +59,12 @@ def gradients(methods: list[Any], auxiliary: Any, teacher: Any) -> list[torch.Te
 def test_f_distill_with_the_reverse_kl_is_dmd2_and_without_the_gan_dmd(
     gaussian: Any, bins: int
 ) -> None:
+    teacher = gaussian(0.3, 0.5)
     rkl = FDistill(divergence="rkl", bins=bins, **LAWS)
-    a, b = gradients([rkl, DMD2(**LAWS)], Judge(), gaussian(0.3, 0.5))
+    a, b = gradients([rkl, DMD2(student_gan=1e-3, **LAWS)], Judge(teacher), teacher)
     assert torch.equal(a, b)
     rkl = FDistill(divergence="rkl", bins=bins, student_gan=0, **LAWS)
-    a, b = gradients([rkl, DMD("karras:0.05,3")], Judge(), gaussian(0.3, 0.5))
+    a, b = gradients([rkl, DMD("karras:0.05,3")], Judge(teacher), teacher)
     assert torch.equal(a, b)
 
 
@@ -81,37 +83,44 @@ def test_dmd2s_gradient_is_dmds_plus_the_slope_of_the_softplus(gaussian: Any) ->
 def test_f_distill_weighs_each_sample_by_the_clipped_ratio_of_the_laws(
     gaussian: Any, divergence: str
 ) -> None:
-    judge = Judge()
+    teacher = gaussian(0.3, 0.5)
+    judge = Judge(teacher)
     weighted, plain = gradients(
-        [FDistill(divergence, bins=1, student_gan=0, **LAWS), DMD("karras:0.05,3")],
-        judge,
-        gaussian(0.3, 0.5),
+        [FDistill(divergence, bins=1, student_gan=0, **LAWS), DMD("karras:0.05,3")], judge, teacher
     )
-    # Xu et al. 2025: r = exp(logit) in [0.1, 20], h = r or r / (1 + r), of mean 1.
+    # Xu et al. 2025: r = exp(logit) in [0.1, 20], of mean 1; h = r or r / (1 + r), of mean 1.
     ratio = [min(max(math.exp(x.sum().item()), 0.1), 20.0) for x in judge.seen[0][0]]
+    ratio = [r * len(ratio) / sum(ratio) for r in ratio]
     h = torch.tensor([r if divergence == "kl" else r / (1 + r) for r in ratio])
     torch.testing.assert_close(
         weighted, (h / h.mean())[:, None, None, None] * plain, rtol=1e-4, atol=1e-6
     )
 
 
-def test_each_group_of_neighbouring_levels_has_a_mean_weight_of_one() -> None:
-    h, sigma = torch.rand(12) + 0.1, torch.rand(12)
-    levelled = level_by_sigma(h, sigma, 3)
-    for chosen in sigma.argsort().chunk(3):
+def test_ratios_have_a_mean_of_one_in_each_of_ten_even_bins_of_sigma() -> None:
+    ratio, sigma = torch.rand(500) + 0.1, 0.002 + 80 * torch.rand(500)
+    levelled = level_by_sigma(ratio, sigma, 10)
+    for low in range(10):
+        chosen = (sigma >= 0.002 + 7.9998 * low) & (sigma < 0.002 + 7.9998 * (low + 1))
+        assert chosen.sum() > 20
         assert levelled[chosen].mean().item() == pytest.approx(1)
-        ratio = levelled[chosen] / h[chosen]
-        torch.testing.assert_close(ratio, ratio[:1].expand(4))
+        factor = levelled[chosen] / ratio[chosen]
+        torch.testing.assert_close(factor, factor[:1].expand(len(factor)))
+    outside = torch.tensor([0.001, 0.003, 79.0, 300.0])
+    expected = torch.tensor([0.5, 1.5, 0.25, 1.75])
+    torch.testing.assert_close(
+        level_by_sigma(torch.tensor([1.0, 3.0, 1.0, 7.0]), outside, 10), expected
+    )
 
 
-def test_heads_loss_is_the_published_softplus_of_both_kinds_at_like_levels() -> None:
+def test_heads_loss_is_the_published_softplus_of_both_kinds_each_at_its_own_levels() -> None:
     judge = Judge()
     x_0, real = torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
     labels, real_labels = torch.eye(8), torch.eye(8).flip(0)
     method = DMD2(auxiliary_gan=0.25, **LAWS)
     loss = method.head_loss(x_0, labels, real, real_labels, auxiliary=judge)
-    (theirs, level, seen), (true, true_level, true_seen) = judge.seen
-    assert torch.equal(level, true_level)
+    (true, true_level, true_seen), (theirs, level, seen) = judge.seen
+    assert not torch.isclose(level, true_level).any()
     assert seen is labels and true_seen is real_labels
     terms = softplus(theirs.sum(dim=[1, 2, 3])) + softplus(-true.sum(dim=[1, 2, 3]))
     assert loss.item() == pytest.approx(0.25 * 16 * terms.mean().item(), rel=1e-5)
@@ -119,7 +128,7 @@ def test_heads_loss_is_the_published_softplus_of_both_kinds_at_like_levels() -> 
 
 def test_a_head_trained_by_its_loss_tells_the_kinds_apart(point_denoiser: Any) -> None:
     method = DMD2(**LAWS)
-    network = method.with_head(point_denoiser())
+    network = method.with_head(point_denoiser(), teacher=point_denoiser())
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
     for _ in range(60):
         real, made = torch.randn(64, 2, 1, 1) + 2, torch.randn(64, 2, 1, 1) - 2
@@ -129,7 +138,7 @@ def test_a_head_trained_by_its_loss_tells_the_kinds_apart(point_denoiser: Any) -
     level = torch.full([2], 0.1)
     _, logits = network.judge(torch.tensor([2.0, -2.0])[:, None, None, None].expand(2, 2, 1, 1),
                               level)  # fmt: skip
-    assert logits[0] > 1 > -1 > logits[1]
+    assert logits[0, 0] > 1 > -1 > logits[1, 0]
 
 
 def test_the_denoiser_under_a_head_denoises_as_before(point_denoiser: Any) -> None:
@@ -140,7 +149,7 @@ def test_the_denoiser_under_a_head_denoises_as_before(point_denoiser: Any) -> No
     assert torch.equal(headed(x, sigma), denoiser(x, sigma))
     denoised, logits = headed.judge(x, sigma)
     assert torch.equal(denoised, denoiser(x, sigma))
-    assert logits.shape == (5,)
+    assert logits.shape == (5, 1)
     assert not headed.denoiser.enc[3]._forward_hooks  # nothing stays behind
 
 
@@ -148,11 +157,11 @@ def test_the_denoiser_under_a_head_denoises_as_before(point_denoiser: Any) -> No
 def test_the_head_of_a_u_net_sees_its_innermost_level(kind: str) -> None:
     sizes: dict[str, Any] = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1}
     network = EDMPrecond(16, 1, model_type=kind, **sizes)
-    headed = DMD2().with_head(network)
+    headed: Any = DMD2().with_head(network, teacher=network)
     convolutions = [m for m in headed.head if isinstance(m, torch.nn.Conv2d)]
     assert [m.in_channels for m in convolutions] == [16, 16, 16]  # innermost: 16 channels, 8 x 8
     _, logits = headed.judge(torch.randn(3, 1, 16, 16), torch.ones(3))
-    assert logits.shape == (3,)
+    assert logits.shape == (3, 1)
 
 
 def test_what_the_head_sees_of_any_u_net_is_the_last_of_its_features(
@@ -197,7 +206,8 @@ def test_a_denoiser_whose_innermost_layer_has_no_name_asks_for_one(point_denoise
 
 def test_on_eight_by_eight_features_the_head_is_the_published_one() -> None:
     sizes: dict[str, Any] = {"model_channels": 64, "channel_mult": [1], "num_blocks": 1}
-    head = DMD2().with_head(EDMPrecond(8, 1, model_type="SongUNet", **sizes)).head
+    network = EDMPrecond(8, 1, model_type="SongUNet", **sizes)
+    head: Any = DMD2().with_head(network, teacher=network).head
     described = [
         (type(m).__name__, *(getattr(m, k, None) for k in ("kernel_size", "stride", "num_groups")))
         for m in head
@@ -247,6 +257,26 @@ def test_the_loop_adds_the_heads_loss_to_the_denoising_loss(
     torch.randint(2**32, [])  # which seeds the source
     expected = expected + method.head_loss(x_0, None, given[0], None, auxiliary=auxiliary)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_f_distills_head_looks_through_the_frozen_teacher(point_denoiser: Any) -> None:
+    teacher, auxiliary = point_denoiser(), point_denoiser()
+    torch.nn.init.normal_(teacher.out.weight)
+    headed: Any = FDistill(layer="enc").with_head(auxiliary, teacher=teacher)
+    theirs = {id(p) for p in teacher.parameters()}
+    assert not theirs & {id(p) for p in headed.parameters()}
+    assert copy.deepcopy(headed).eyes.network is teacher
+    assert not any("eyes" in name for name in headed.state_dict())
+    x, sigma = torch.randn(5, 2, 1, 1), torch.rand(5) + 0.1
+    denoised, logits = headed.judge(x, sigma)
+    assert torch.equal(denoised, teacher(x, sigma))
+    assert torch.equal(headed(x, sigma), auxiliary(x, sigma))
+    features = teacher.enc(torch.zeros(1, 4, 1, 1))  # the head's input is as wide
+    assert headed.head[0].in_channels == features.shape[1] and logits.shape == (5, 1)
+    # What judges is no part of the auxiliary: its slope is of the head alone.
+    FDistill(layer="enc").head_loss(x, None, x + 1, None, auxiliary=headed).backward()
+    assert all(p.grad is None for p in auxiliary.parameters())
+    assert all(p.grad is not None for p in headed.head.parameters())
 
 
 def test_the_head_is_trained_and_averaged_with_the_auxiliary(

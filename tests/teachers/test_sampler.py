@@ -261,3 +261,29 @@ def test_latents_and_labels_of_a_seed_are_those_of_the_originals_scripts():
 def test_seeds_and_classes_that_are_none_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         list(generate(Gaussian(torch.zeros(1, 2, 2), 0.5), **arguments))
+
+
+def test_churn_draws_its_noise_at_every_level_as_edms_sampler_does():
+    """Algorithm 2 with a window: a level outside of it draws too, and adds nothing."""
+    gaussian = Gaussian(0.3, 0.5, img_channels=1, img_resolution=4)
+    latents, _, streams = inputs_of_seeds(gaussian, [4, 9])
+    window: dict[str, Any] = {"s_min": 0.05, "s_max": 5.0, "s_noise": 1.01}
+    found = sample(gaussian, latents, num_steps=7, s_churn=6.0, generator=streams, **window)
+
+    generators = [torch.Generator().manual_seed(seed) for seed in (4, 9)]
+    z = torch.stack([torch.randn([1, 4, 4], generator=g) for g in generators])
+    assert torch.equal(z, latents)
+    at = torch.arange(7, dtype=torch.float64) / 6
+    levels = [*((80 ** (1 / 7) + at * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7).tolist(), 0.0]
+    x = z.double() * levels[0]
+    for now, then in pairwise(levels):
+        gamma = min(6 / 7, math.sqrt(2) - 1) if 0.05 <= now <= 5 else 0
+        raised = now + gamma * now
+        noise = [torch.randn([1, 4, 4], generator=g, dtype=torch.float64) for g in generators]
+        x = x + math.sqrt(raised**2 - now**2) * 1.01 * torch.stack(noise)
+        slope = (x - gaussian(x, raised)) / raised
+        moved = x + (then - raised) * slope
+        if then:
+            moved = x + (then - raised) * (slope + (moved - gaussian(moved, then)) / then) / 2
+        x = moved
+    torch.testing.assert_close(found, x.float(), rtol=1e-5, atol=1e-5)

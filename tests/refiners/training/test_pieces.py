@@ -63,7 +63,7 @@ def test_a_thousand_steps_of_a_thousand_rows_have_streams_of_their_own() -> None
 class Pull:
     """A method that pulls images to 0: g = x_0."""
 
-    bins: int = 1
+    couples_samples: bool = False
 
     def pixel_gradient(self, x_0: Any, labels: Any, *, teacher: Any, auxiliary: Any) -> Any:
         return x_0.detach().clone()
@@ -92,11 +92,11 @@ class RunningMeanStudent(torch.nn.Module):
 
 # 16 images in pieces of 16, 8 and 6, 6, 4.
 @pytest.mark.parametrize("batch_gpu", [0, 8, 6])
-@pytest.mark.parametrize("bins", [1, 2])
+@pytest.mark.parametrize("coupled", [False, True])
 def test_a_step_follows_the_mean_over_all_images_however_they_come(
-    refinement: Any, batch_gpu: int, bins: int
+    refinement: Any, batch_gpu: int, coupled: bool
 ) -> None:
-    job = refinement(RunningMeanStudent(), method=Pull(bins), batch_gpu=batch_gpu)
+    job = refinement(RunningMeanStudent(), method=Pull(coupled), batch_gpu=batch_gpu)
     job.advance()
     z = torch.cat(job.student.seen[-len(job.pieces.rows) :])
     assert len(z) == 16 and len(z.unique(dim=0)) == 16
@@ -114,17 +114,17 @@ def test_what_couples_the_samples_of_a_batch_sees_all_of_them(refinement: Any) -
             seen.append(len(x_0))
             return super().pixel_gradient(x_0, labels, **networks)
 
-    for bins in (1, 2):
-        refinement(RunningMeanStudent(), method=Coupled(bins), batch_gpu=6).advance()
+    for coupled in (False, True):
+        refinement(RunningMeanStudent(), method=Coupled(coupled), batch_gpu=6).advance()
     assert seen == [6, 6, 4, 16]
     assert couples_samples(REFINERS["f-distill"]())
     assert not couples_samples(DiffInstruct()) and not couples_samples(REFINERS["sid"]())
 
 
 @pytest.mark.parametrize("batch_gpu", [0, 6])
-@pytest.mark.parametrize("bins", [1, 2])
+@pytest.mark.parametrize("coupled", [False, True])
 def test_the_student_follows_the_auxiliarys_average_in_every_way_to_it(
-    refinement: Any, batch_gpu: int, bins: int
+    refinement: Any, batch_gpu: int, coupled: bool
 ) -> None:
     asked: list[Any] = []
 
@@ -134,7 +134,7 @@ def test_the_student_follows_the_auxiliarys_average_in_every_way_to_it(
             return super().pixel_gradient(x_0, labels, teacher=teacher, auxiliary=auxiliary)
 
     method: Any = Watching()
-    object.__setattr__(method, "bins", bins)
+    object.__setattr__(method, "couples_samples", coupled)
     job = refinement(method=method, batch_gpu=batch_gpu, warmup_kimg=0)
     job.advance()
     assert asked and all(auxiliary is job.auxiliary_average for auxiliary in asked)
