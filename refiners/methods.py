@@ -8,6 +8,7 @@ programs and docs/methods.md say of a method stands in its class: its fields are
     needs         what it takes, where base has no protocol for that
     init_sigma    where a one-step student begins, G(z) = D(sigma z; sigma)
     settings      what a run of it begins from in place of the usual settings, if anything
+    couples_samples  whether a sample's gradient depends on the others of the batch
     begins        for a command, the knobs that it sets where no flag says otherwise; the defaults
                   are the published ones, made for long runs on large networks
 """
@@ -58,7 +59,9 @@ REFINERS = Table(
         "dmd2": "refiners.dmd2.DMD2",
         "f-distill": "refiners.f_distill.FDistill",
         "sid": "refiners.sid.SiD",
+        "sida": "refiners.sida.SiDA",
         "sim": "refiners.sim.SIM",
+        "uni-instruct": "refiners.uni_instruct.UniInstruct",
     }
 )
 # By images: what makes a denoiser need fewer steps.

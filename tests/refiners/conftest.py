@@ -184,10 +184,19 @@ def refine_toys(
 KNOBS: dict[str, dict[str, Any]] = {
     "dmd2": {"layer": "enc"},
     "f-distill": {"layer": "enc"},
+    "sida": {"layer": "enc"},
+    "uni-instruct": {"layer": "enc"},
     "diff-instruct-moments": {"num_reference": 200, "num_features": 8, "memory": 100},
     "adversarial-moments": {"num_reference": 200, "num_features": 8, "memory": 100},
 }
-NEEDS_IMAGES = ("dmd2", "f-distill", "diff-instruct-moments", "adversarial-moments")
+NEEDS_IMAGES = (
+    "dmd2",
+    "f-distill",
+    "sida",
+    "uni-instruct",
+    "diff-instruct-moments",
+    "adversarial-moments",
+)
 
 
 def pair_and_inputs(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any, Inputs]:

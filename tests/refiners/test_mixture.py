@@ -13,7 +13,23 @@ from teachers.gaussian import GaussianMixture
 
 MEANS = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [-0.6, -0.8]])[:, :, None, None]
 STD, WEIGHTS = 0.25, [0.5, 0.25, 0.25]
-WITH_AUXILIARY = ("diff-instruct", "dmd", "dmd2", "f-distill", "sid", "sim")
+WITH_HEAD = ("dmd2", "f-distill", "sida", "uni-instruct")
+WITH_AUXILIARY = ("diff-instruct", "dmd", "sid", "sim", *WITH_HEAD)
+
+
+class Seeing(torch.nn.Module):
+    """A teacher with features that nothing trained, for a head that looks through it."""
+
+    def __init__(self, denoiser: GaussianMixture):
+        super().__init__()
+        self.denoiser = denoiser
+        self.img_resolution, self.img_channels, self.label_dim = 1, 2, 0
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.enc = torch.nn.Sequential(torch.nn.Conv2d(2, 32, 1), torch.nn.SiLU())
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor, labels: Any = None) -> torch.Tensor:
+        self.enc(x)
+        return self.denoiser(x, sigma, labels)
 
 
 def mixture(n: int, seed: int) -> torch.Tensor:
@@ -43,6 +59,8 @@ def method(name: str) -> Any:
     more: dict[str, Any] = {}
     if name in ("dmd2", "f-distill"):
         more = {"head_sigma": "karras:0.05,3", "layer": "enc"}
+    if name in ("sida", "uni-instruct"):
+        more = {"layer": "enc"}
     if name == "sid":
         more = {"alpha": 1.0}  # With the published 1.2 it diverges here within 400 steps.
     return REFINERS[name](**knobs, **more)
@@ -54,13 +72,13 @@ def ignore(*arguments: object) -> None:
 
 def refined(name: str, student: Any, auxiliary: Any, *, num_steps: int, rate: float) -> Any:
     """Refine by 256 points a step, after 60 steps of warm-up."""
-    teacher = GaussianMixture(MEANS, [STD] * 3, WEIGHTS)
+    teacher = Seeing(GaussianMixture(MEANS, [STD] * 3, WEIGHTS))
     settings = Settings(
         kimg=num_steps * 0.256, batch=256, glr=rate, lr=rate, rampup_kimg=0, decay_kimg=0,
         warmup_kimg=15.36, auxiliary_steps=1, auxiliary_ema=2, ema=5,
     )  # fmt: skip
     inputs = Inputs()
-    if name in ("dmd2", "f-distill"):
+    if name in WITH_HEAD:
         inputs = Inputs(real_images=ImageSet(mixture(2000, seed=6)))
     if name == "dmd":
         z = torch.randn(500, 2)

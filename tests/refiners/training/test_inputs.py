@@ -72,6 +72,8 @@ def test_a_method_without_what_it_needs_or_with_what_it_ignores_is_refused(
         "dmd": "pairs",
         "dmd2": "real_images",
         "f-distill": "real_images",
+        "sida": "real_images",
+        "uni-instruct": "real_images",
         "diff-instruct-moments": "real_images",
         "adversarial-moments": "real_images",
     }.get(name)
