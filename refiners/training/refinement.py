@@ -153,9 +153,9 @@ class Refinement:
         processes: Processes | None = None,
     ):
         check_pair(student, teacher)
-        check_teacher(method, teacher)
         self.inputs = inputs or Inputs()
         self.inputs.check(method)
+        check_teacher(method, teacher)
         self.method = method
         self.settings = settings
         self.teacher = frozen_view(teacher)

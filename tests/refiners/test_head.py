@@ -182,7 +182,7 @@ def test_what_the_head_sees_of_any_u_net_is_the_last_of_its_features(
     x, sigma, labels = torch.randn(2, 1, 16, 16), torch.tensor([0.5, 2.0]), torch.eye(3)[[0, 2]]
     for network in networks:
         network.eval()
-        headed = DMD2().with_head(network)
+        headed = DMD2().with_head(network, teacher=network)
         seen: list[torch.Tensor] = []
         headed.head.register_forward_hook(
             lambda module, given, out, seen=seen: seen.append(given[0])
@@ -195,13 +195,13 @@ def test_what_the_head_sees_of_any_u_net_is_the_last_of_its_features(
 def test_a_denoiser_whose_innermost_layer_has_no_name_asks_for_one(point_denoiser: Any) -> None:
     denoiser = point_denoiser()
     with pytest.raises(ValueError, match=r"gives no features.*needs none \(--method diff-instruct"):
-        DMD2().with_head(denoiser)
+        DMD2().with_head(denoiser, teacher=denoiser)
     with pytest.raises(ValueError, match="gives no features"):
         FDistill().check_teacher(denoiser)
     DMD2(**LAWS).check_teacher(denoiser)  # whose layer is named
     denoiser.features = lambda x, sigma, labels: [x, x[:, :, ::2, ::2]]
     with pytest.raises(ValueError, match="name the innermost of its encoder by --set layer=NAME"):
-        DMD2().with_head(denoiser)
+        DMD2().with_head(denoiser, teacher=denoiser)
 
 
 def test_on_eight_by_eight_features_the_head_is_the_published_one() -> None:
