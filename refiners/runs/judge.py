@@ -90,9 +90,12 @@ class Judge:
         is that of two independent samples.
         """
         num = min(self.num_images, len(images.images))
+        # In turn their classes come in step with the jackknife's groups, each of one class then.
+        generator = torch.Generator().manual_seed(seed_of(self.seed, JUDGE, 2))
+        chosen = torch.randperm(len(images.images), generator=generator)[:num]
         return metrics.unpaired_change(
             metrics.draw_images(student, num, seed=seed_of(self.seed, JUDGE, 1)),
-            images.images[:num].split(BATCH),
+            iter(images.images[chosen].split(BATCH)),
             self.confirms,
             num_images=num,
             progress=stage_bar("measuring the teacher"),

@@ -83,6 +83,19 @@ def test_images_of_another_maker_lead_where_they_are_nearer_and_not_where_they_a
     assert alike.low < 0 < alike.high
 
 
+def test_the_order_of_ready_images_does_not_widen_the_interval(judge: Judge) -> None:
+    """A teacher's images come class by class in turn, as groups of the jackknife do."""
+    images, labels = shapes(400, seed=1)
+    across = labels[:, 1] == 1
+    half = min(int(across.sum()), int((~across).sum()))
+    turns = torch.stack([images[across][:half], images[~across][:half]], dim=1).flatten(0, 1)
+    shuffled = turns[torch.randperm(2 * half)]
+    widths = [lead.high - lead.low for lead in (
+        judge.lead(Bars(0.5), ImageSet(order)) for order in (turns, shuffled)
+    )]  # fmt: skip
+    assert widths[0] == pytest.approx(widths[1], rel=0.5)
+
+
 def test_a_choice_that_others_do_not_confirm_is_not_handed_back(judge: Judge) -> None:
     class Fooled(Judge):
         """Chooses by a number of its own."""
