@@ -23,7 +23,7 @@ report/     documents (report.json, report.md and one self-contained report.html
 storage     .npz files and weights, read without trusting them
 """
 
-from metrics.compare import Comparison, Difference, compare, unpaired_change
+from metrics.compare import Comparison, Difference, compare, frechet_change
 from metrics.distances.authentic_percentage import authentic_percentage
 from metrics.distances.density_coverage import DensityCoverage, density_coverage
 from metrics.distances.frechet_distance import frechet_distance, frechet_distance_of_features
@@ -85,6 +85,7 @@ __all__ = [
     "density_coverage",
     "draw_gallery",
     "draw_images",
+    "frechet_change",
     "frechet_distance",
     "frechet_distance_of_features",
     "frechet_floor",
@@ -108,5 +109,4 @@ __all__ = [
     "sliced_distance",
     "space_name",
     "to_uint8",
-    "unpaired_change",
 ]

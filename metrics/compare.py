@@ -15,16 +15,19 @@ A bootstrap would not do: resampled images repeat, which biases a Frechet distan
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+import torch
+from jaxtyping import Float64, Int64
 from scipy.special import stdtrit
 from torch import Tensor
 
 from metrics.distances.changes import ImageChanges, by_class
+from metrics.distances.frechet_distance import frechet_distance_of_features
 from metrics.distances.frechet_floor import frechet_floor
 from metrics.distances.streams import SPLITS
 from metrics.distances.table import METRICS, choose_metrics
@@ -240,36 +243,55 @@ def compare(
     )
 
 
-def unpaired_change(
-    before: Iterable[UInt8[Tensor, "n c h w"]],
-    after: Iterable[UInt8[Tensor, "n c h w"]],
-    reference: Reference,
+def frechet_change(
+    before: Float64[Tensor, "n d"],
+    after: Float64[Tensor, "n d"],
+    real: Float64[Tensor, "m d"],
     *,
-    num_images: int,
-    metric: str = "frechet_distance",
     groups: int = 20,
-    batch: int = 250,
-    progress: Progress | None = None,
 ) -> Difference:
-    """Measure num_images of each side, which share no latents, by one metric of moments.
+    """Change of the Frechet distance to real, with an interval that counts its images too.
 
-    The jackknife then adds the variances of both, so its interval is wider than `compare`'s. Images
-    may be of anything that makes some: another student, a teacher's sampler, a data set.
+    An interval over latents alone holds for the reference as it is, and with few hundred images a
+    change may be one towards their accidents. Here the jackknife goes over groups of both samples,
+    whose variances add:
+
+        se^2 = jackknife over images of (before, after) + jackknife over images of real.
+
+    Args:
+        before: features of images; their order has nothing to do with what they show.
+        after: as many, of the same latents, or of anything else: the interval is then wider.
+        real: features of the reference's images, at least two for each group.
+        groups: of each jackknife.
     """
-    steps = [num_steps(num_images, groups, [metric])] * 2
-    sides = [
-        evaluate(
-            images,
-            num_images,
-            reference,
-            groups=groups,
-            batch=batch,
-            metrics=[metric],
-            progress=_of_several(progress, i, steps),
+    if len(before) != len(after) or min(len(before), len(real)) < 2 * groups:
+        raise ValueError(
+            f"there are {len(before)} images before, {len(after)} after and {len(real)} of the "
+            f"reference; give as many after as before, and {2 * groups} at least of each"
         )
-        for i, images in enumerate((before, after))
-    ]
-    return _differences(sides[0], sides[1], [metric])[0]
+
+    def distances(side: Tensor) -> tuple[list[float], list[float]]:
+        whole = frechet_distance_of_features(side, real)
+        images, others = torch.arange(len(side)) % groups, torch.arange(len(real)) % groups
+        parts = [(side[images != k], real) for k in range(groups)]
+        parts += [(side, real[others != k]) for k in range(groups)]
+        left_out = [frechet_distance_of_features(x, y) for x, y in parts]
+        return [whole, *left_out[:groups]], [whole, *left_out[groups:]]
+
+    (a, a_real), (b, b_real) = distances(before), distances(after)
+    name, num = "frechet_distance", len(before)
+    of_images = Difference.of(name, a, b, num_images=num)
+    error = math.hypot(
+        of_images.standard_error,
+        Difference.of(name, a_real, b_real, num_images=num).standard_error,
+    )
+    reach = float(stdtrit(groups - 1, 0.975)) * error
+    return replace(
+        of_images,
+        standard_error=error,
+        low=of_images.change - reach,
+        high=of_images.change + reach,
+    )
 
 
 def _require_rows(chosen: Sequence[str], reference: Reference) -> None:

@@ -16,12 +16,14 @@ teacher's are the better ones.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 import metrics
+from metrics.reference import extract
 from refiners.runs.progress import stage_bar
 from refiners.training.inputs import ImageSet
 from refiners.training.pieces import JUDGE, seed_of
@@ -31,6 +33,7 @@ SHARE = 3  # one image in so many is held back
 BATCH = 250
 NUM_IMAGES = 2000  # of a student, behind each number of the judge
 TEACHERS = 1000  # of the teacher's own, where real images are given and it makes no others
+GROUPS = 20  # of the jackknife, where there are images enough
 PARTS = 3
 LEAST_ROWS = 600  # of a reference that judges
 
@@ -70,36 +73,45 @@ class Judge:
         return found.frechet_distance
 
     def change(self, before: Student, after: Student) -> metrics.Difference:
-        """Return what two students differ by, on other images and latents than those that chose."""
-        found = metrics.compare(
-            before,
-            after,
-            self.confirms,
-            num_images=self.num_images,
-            seed=seed_of(self.seed, JUDGE, 1),
-            metrics=["frechet_distance"],
-            null=False,
-            progress=stage_bar("confirming"),
-        )
-        return found["frechet_distance"]
+        """Return what two students differ by, on other images and latents than those that chose.
+
+        The interval is of both, the latents and the images: few of these have accidents of their
+        own, which a student may have come nearer to.
+        """
+        rows = [self._features(self._drawn(s), "confirming") for s in (before, after)]
+        return self._change(*rows)
 
     def lead(self, student: Student, images: ImageSet) -> metrics.Difference:
         """Return what ready images differ from a student's by: negative where they are better.
 
-        They are measured as in `change`, but share no latents with the student's, so the interval
-        is that of two independent samples.
+        They are measured as in `change`, but share no latents with the student's.
         """
         num = min(self.num_images, len(images.images))
         # In turn their classes come in step with the jackknife's groups, each of one class then.
         generator = torch.Generator().manual_seed(seed_of(self.seed, JUDGE, 2))
         chosen = torch.randperm(len(images.images), generator=generator)[:num]
-        return metrics.unpaired_change(
-            metrics.draw_images(student, num, seed=seed_of(self.seed, JUDGE, 1)),
-            iter(images.images[chosen].split(BATCH)),
-            self.confirms,
-            num_images=num,
-            progress=stage_bar("measuring the teacher"),
-        )
+        theirs = self._features(iter(images.images[chosen].split(BATCH)), "measuring the teacher")
+        mine = self._features(self._drawn(student), "measuring the student")
+        return self._change(mine[:num], theirs)
+
+    def _change(self, before: torch.Tensor, after: torch.Tensor) -> metrics.Difference:
+        """Return what features differ by, measured against the images that confirm."""
+        real = self.confirms.rows
+        assert real is not None
+        groups = min(GROUPS, len(real) // 2)
+        return metrics.frechet_change(before, after, real, groups=groups)
+
+    def _drawn(self, student: Student) -> Iterator[torch.Tensor]:
+        """Yield a student's images of the latents that confirm."""
+        return metrics.draw_images(student, self.num_images, seed=seed_of(self.seed, JUDGE, 1))
+
+    def _features(self, images: Iterator[torch.Tensor], stage: str) -> torch.Tensor:
+        """Return features of images, showing how far that is."""
+        tell, found = stage_bar(stage), []
+        for part in images:
+            found.append(extract(self.confirms.extractor, part)[0])
+            tell(sum(map(len, found)), self.num_images)
+        return torch.cat(found)
 
 
 def held_back(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:

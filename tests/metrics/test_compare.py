@@ -458,3 +458,33 @@ def test_only_50000_images_in_inceptions_features_are_called_fid(inception, num,
     line = metrics.metric_line(found, kimg=0, snapshot=None)
     assert line["metric"] == name
     assert line["total_time_str"] == "1h 02m 03s"
+
+
+def test_a_change_towards_few_real_images_has_the_interval_that_repetition_shows() -> None:
+    """Two laws equally far from the real one: of 40 repetitions with other real images, about two
+    leave zero outside of the interval; over latents alone far more do."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(n: int, shift: float) -> torch.Tensor:
+        x = torch.randn(n, 8, generator=generator, dtype=torch.float64)
+        x[:, 0] += shift
+        return x
+
+    before, after = draw(2000, 0.5), draw(2000, -0.5)
+    changes = [metrics.frechet_change(before, after, draw(100, 0.0)) for _ in range(40)]
+    outside = sum(change.low > 0 or change.high < 0 for change in changes)
+    assert outside <= 6
+    shown = np.std([change.change for change in changes])
+    said = np.mean([change.standard_error for change in changes])
+    assert said == pytest.approx(shown, rel=0.35)
+    exact = metrics.frechet_distance_of_features(after, before)
+    same = metrics.frechet_change(before, before, draw(100, 0.0))
+    assert (same.change, same.low, same.high) == (0, 0, 0) and exact > 0
+
+
+def test_a_change_is_refused_where_a_group_would_be_empty(any_shape: None) -> None:
+    x = torch.randn(100, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="100 images before, 99 after and 100 of the reference"):
+        metrics.frechet_change(x, x[:99], x)
+    with pytest.raises(ValueError, match="40 at least of each"):
+        metrics.frechet_change(x, x, x[:39])
