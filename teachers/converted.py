@@ -17,13 +17,13 @@ class RawNetwork(Protocol):
     """F(c_in x; c_noise, labels), and what its encoder makes of them."""
 
     def __call__(
-        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None
+        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None, /
     ) -> torch.Tensor:
         """Return F [n, channels or more, h, w]."""
         ...
 
     def features(
-        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None
+        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None, /
     ) -> list[torch.Tensor]:
         """Return the encoder's last output at each resolution, highest first."""
         ...

@@ -264,7 +264,7 @@ def scale_of(found: Options) -> NoiseScale:
     factor = 1000 / steps if found.get("rescale_timesteps") else 1
     return Steps(
         schedule(name, steps),
-        predict_xstart=bool(found.get("predict_xstart", False)),
+        prediction="sample" if found.get("predict_xstart") else "epsilon",
         factor=factor,
         top=top,
     )

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from teachers.arguments import check_choice
 
 NOISE_SCHEDULES = ("linear", "cosine")
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SDES = ("vesde", "vpsde", "subvpsde")
 
 
@@ -49,11 +50,13 @@ class NoiseScale(torch.nn.Module):
 class Steps(NoiseScale):
     """DDPM's steps t = 0 to T - 1 (Ho et al. 2020, arXiv:2006.11239), sigma_t^2 = (1 - a_t) / a_t.
 
-    Between two steps t is linear in ln(sigma); beyond the ends it stays there.
+    Between two steps t is linear in ln(sigma); beyond the ends it stays there. The network predicts
+    eps, x_0 or v = m (eps - sigma x_0) (Salimans and Ho 2022, arXiv:2202.00512, Appendix D), which
+    gives D = x - sigma F, F or m^2 x - m sigma F.
 
     Args:
-        alphas_cumprod: a_t, the running product of 1 - beta.
-        predict_xstart: the network predicts x_0, else eps.
+        alphas_cumprod: a_t, the running product of 1 - beta; falling, each in 0 to 1.
+        prediction: of the network, one of PREDICTIONS.
         factor: of t, as the network is told it: 1000 / T where it was trained with rescaled steps.
         top: the step of sigma_max; None is the last.
     """
@@ -64,24 +67,30 @@ class Steps(NoiseScale):
         self,
         alphas_cumprod: Float[torch.Tensor, " t"],
         *,
-        predict_xstart: bool = False,
+        prediction: str = "epsilon",
         factor: float = 1,
         top: int | None = None,
     ):
+        check_choice("prediction_type", prediction, PREDICTIONS)
         a = alphas_cumprod.to(torch.float64)
+        low, high = (float(a.min()), float(a.max())) if len(a) else (0.0, 0.0)
+        if not 0 < low <= high < 1 or bool((a.diff() >= 0).any()):
+            raise ValueError("alphas_cumprod must fall, and lie between 0 and 1")
         logs = ((1 - a) / a).log() / 2
         super().__init__(float(logs[0].exp()), float(logs[-1 if top is None else top].exp()))
-        self.predict_xstart = predict_xstart
+        self.prediction = prediction
         self.factor = factor
         self.register_buffer("log_sigmas", logs.float(), persistent=False)
 
     def forward(self, sigma: Float[torch.Tensor, "*s"]) -> Scales:
         """Return the four scales; c_noise is in 0 to factor (T - 1)."""
         t = self.factor * place_of(sigma, self.log_sigmas)
-        c_in = 1 / (1 + sigma.square()).sqrt()
-        if self.predict_xstart:
-            return Scales(torch.zeros_like(sigma), torch.ones_like(sigma), c_in, t)
-        return Scales(torch.ones_like(sigma), -sigma, c_in, t)
+        m = 1 / (1 + sigma.square()).sqrt()
+        if self.prediction == "sample":
+            return Scales(torch.zeros_like(sigma), torch.ones_like(sigma), m, t)
+        if self.prediction == "v_prediction":
+            return Scales(m.square(), -m * sigma, m, t)
+        return Scales(torch.ones_like(sigma), -sigma, m, t)
 
 
 def place_of(
@@ -131,20 +140,32 @@ class EDMScale(NoiseScale):
         sigma_min: lowest noise level, 0.002 as published.
         sigma_max: highest, 80 as published.
         sigma_data: standard deviation of the data, 0.5 as published.
+        factor: of ln(sigma), as the network is told it; 1/4 as EDM's own.
+        sign: of the network's share; -1 where it predicts v.
     """
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80, sigma_data: float = 0.5):
+    def __init__(
+        self,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80,
+        sigma_data: float = 0.5,
+        *,
+        factor: float = 250,
+        sign: float = 1,
+    ):
         super().__init__(sigma_min, sigma_max)
         self.sigma_data = sigma_data
+        self.factor = factor
+        self.sign = sign
 
     def forward(self, sigma: Float[torch.Tensor, "*s"]) -> Scales:
         """Return the four scales."""
         variance = sigma.square() + self.sigma_data**2
         return Scales(
             self.sigma_data**2 / variance,
-            sigma * self.sigma_data / variance.sqrt(),
+            self.sign * sigma * self.sigma_data / variance.sqrt(),
             1 / variance.sqrt(),
-            250 * sigma.log(),
+            self.factor * sigma.log(),
         )
 
 

@@ -25,11 +25,9 @@ from checkpoints.options import (
     whole,
 )
 from roles.shown import shown
-from teachers.arguments import check_choice
+from teachers.converted import ConvertedDenoiser, RawNetwork
 from teachers.diffusers import package
-from teachers.diffusers.denoiser import DiffusersDenoiser
-from teachers.diffusers.schedulers import schedule_of
-from teachers.diffusers.schedules import TIMESTEPS
+from teachers.diffusers.schedulers import scale_of
 from teachers.networks.unet2d import UNet2D
 from teachers.networks.unet2d_blocks import DOWN, UP
 from teachers.options import list_of
@@ -108,7 +106,7 @@ BESIDE: dict[str, Reader] = {
 NOT_HERE = ("down_block_types", "up_block_types", "act_fn", "resnet_time_scale_shift")
 
 
-def load_folder(folder: str | Path, *, timestep: str = "interpolated") -> DiffusersDenoiser:
+def load_folder(folder: str | Path) -> ConvertedDenoiser:
     """Load a folder that diffusers wrote: a UNet2DModel, or a pipeline of pixels with one.
 
     A pipeline has model_index.json, unet/ and scheduler/, or as those of 2022 all in one folder; a
@@ -124,7 +122,6 @@ def load_folder(folder: str | Path, *, timestep: str = "interpolated") -> Diffus
             diffusers is needed and not installed.
         OSError: a file cannot be read.
     """
-    check_choice("timestep", timestep, TIMESTEPS)
     root, unet, scheduler = pipeline_of(folder)
     config = _read_json(unet / "config.json")
     kind = config.get("_class_name", KIND)
@@ -133,13 +130,37 @@ def load_folder(folder: str | Path, *, timestep: str = "interpolated") -> Diffus
     try:
         fourier = config.get("time_embedding_type") == "fourier"
         given = {} if scheduler is None else checkpoints.read_json(scheduler)
-        schedule = schedule_of(given, fourier=fourier, timestep=timestep)
+        scale = scale_of(given, fourier=fourier)
         sizes = _sizes(config)
         network = _build(config, _read_weights(unet))
-        denoiser = DiffusersDenoiser(network, schedule, **sizes)
+        denoiser = ConvertedDenoiser(OfUnitImages(network) if fourier else network, scale, **sizes)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{root}: {' '.join(str(error).split())}") from error
     return denoiser.eval().requires_grad_(False)
+
+
+class OfUnitImages(torch.nn.Module):
+    """A network of score_sde's pipelines as VEScale calls one.
+
+    It takes images in [0, 1] and their noise level s, and returns F / s.
+    """
+
+    def __init__(self, network: RawNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return F of images in [-1, 1] at c_noise = ln(s), [n or 1]."""
+        s = c_noise.exp()
+        return s[:, None, None, None] * self.network((x + 1) / 2, s, labels)
+
+    def features(
+        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Return the encoder's last output at each resolution, highest first."""
+        return self.network.features((x + 1) / 2, c_noise.exp(), labels)
 
 
 def pipeline_of(folder: str | Path) -> tuple[Path, Path, Path | None]:

@@ -1,4 +1,4 @@
-"""scheduler_config.json -> a schedule: by the scheduler's name, from a list.
+"""scheduler_config.json -> a noise scale: by the scheduler's name, from a list.
 
 A scheduler is a way to draw samples; what matters here is the noising that its network was trained
 on, which most of them share: DDPM's, by its betas.
@@ -6,7 +6,6 @@ on, which most of them share: DDPM's, by its betas.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -14,11 +13,10 @@ import torch
 from checkpoints import Json
 from checkpoints.options import WHOLE, Option, Options, Reader, number, one_of, read_options, whole
 from roles.shown import shown
-from teachers.diffusers.schedules import PREDICTIONS, Discrete, Preconditioned, VarianceExploding
+from teachers.noise_scales import PREDICTIONS, EDMScale, NoiseScale, Steps, VEScale, schedule
 
 MAX_TIMESTEPS = 100_000
-COSINE_OFFSET, MOST_BETA = 0.008, 0.999  # Nichol and Dhariwal 2021, arXiv:2102.09672, Eq. 17
-AnySchedule = Discrete | VarianceExploding | Preconditioned
+COSINE = "squaredcos_cap_v2"
 
 
 def numbers(value: object) -> list[Option] | None:
@@ -37,7 +35,7 @@ BETAS: dict[str, Reader] = {
     "num_train_timesteps": whole(1, MAX_TIMESTEPS),
     "beta_start": number(0, 1),
     "beta_end": number(0, 1),
-    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
+    "beta_schedule": one_of("linear", "scaled_linear", COSINE, "sigmoid"),
     "trained_betas": numbers,
     "rescale_betas_zero_snr": one_of(True, False),
     "prediction_type": one_of(*PREDICTIONS),
@@ -56,32 +54,34 @@ EDM: dict[str, Reader] = {
 }
 
 
-def discrete(given: Mapping[str, Json], *, timestep: str = "interpolated") -> Discrete:
+def steps(given: Mapping[str, Json]) -> Steps:
     """Return DDPM's noising; what is not given is as in DDPMScheduler."""
     options = _read(given, BETAS)
-    prediction = str(options.get("prediction_type", "epsilon"))
     a = alphas_cumprod(options)
-    return Discrete(a, prediction=prediction, timestep=timestep)
+    # Of a schedule rescaled to end in pure noise that end has no noise level; what a cosine ends in
+    # is what is left when its last beta is clipped.
+    a = a[:-1] if len(a) > 1 and a[-1] == 0 else a
+    cosine = options.get("beta_schedule") == COSINE and options.get("trained_betas") is None
+    top = -2 if cosine and len(a) > 1 else None
+    return Steps(a, prediction=str(options.get("prediction_type", "epsilon")), top=top)
 
 
-def variance_exploding(
-    given: Mapping[str, Json], *, timestep: str = "interpolated"
-) -> VarianceExploding:
+def variance_exploding(given: Mapping[str, Json]) -> VEScale:
     """Return score_sde's; sigma_min and sigma_max there are of images in [0, 1]."""
     low, high = _range(_read(given, LEVELS), 0.01, 1348.0)
-    return VarianceExploding(2 * low, 2 * high)
+    return VEScale(2 * low, 2 * high, factor=0.5)
 
 
-def preconditioned(given: Mapping[str, Json], *, timestep: str = "interpolated") -> Preconditioned:
+def preconditioned(given: Mapping[str, Json]) -> EDMScale:
     """Return EDM's."""
     options = _read(given, EDM)
     low, high = _range(options, 0.002, 80.0)
     sigma_data = float(str(options.get("sigma_data", 0.5)))
     sign = -1.0 if options.get("prediction_type") == "v_prediction" else 1.0
-    return Preconditioned(low, high, sigma_data, sign)
+    return EDMScale(low, high, sigma_data, factor=0.25, sign=sign)
 
 
-SCHEDULERS: dict[str, Callable[..., AnySchedule]] = {
+SCHEDULERS: dict[str, Callable[[Mapping[str, Json]], NoiseScale]] = {
     **dict.fromkeys(
         (
             *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler"),
@@ -90,23 +90,20 @@ SCHEDULERS: dict[str, Callable[..., AnySchedule]] = {
             *("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler"),
             *("LMSDiscreteScheduler", "UniPCMultistepScheduler"),
         ),
-        discrete,
+        steps,
     ),
     "ScoreSdeVeScheduler": variance_exploding,
     **dict.fromkeys(("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"), preconditioned),
 }
 
 
-def schedule_of(
-    config: Mapping[str, Json], *, fourier: bool, timestep: str = "interpolated"
-) -> AnySchedule:
-    """Return the schedule of a scheduler_config.json.
+def scale_of(config: Mapping[str, Json], *, fourier: bool) -> NoiseScale:
+    """Return the noise scale of a scheduler_config.json.
 
     Args:
         config: what is in it; empty where there is none, which is DDPM's, but not of a network
             that is told its noise level by Fourier features.
         fourier: whether the network is such a one.
-        timestep: see Discrete.
 
     Raises:
         ValueError: another scheduler, or an option that it cannot have.
@@ -129,41 +126,34 @@ def schedule_of(
             f"its scheduler is {name} and its time_embedding_type {kind}; ScoreSdeVeScheduler goes "
             "with fourier, and all others with positional"
         )
-    return SCHEDULERS[name](config, timestep=timestep)
+    return SCHEDULERS[name](config)
 
 
 def alphas_cumprod(options: Options) -> torch.Tensor:
-    """Return a_t [num_train_timesteps], in float64, of options that were read.
+    """Return a_t [num_train_timesteps] of options that were read.
 
     Betas are computed in float32, as files were trained with.
     """
-    given = options.get("trained_betas")
-    steps = int(str(options.get("num_train_timesteps", 1000)))
+    given, kind = options.get("trained_betas"), options.get("beta_schedule", "linear")
+    num_steps = int(str(options.get("num_train_timesteps", 1000)))
     low = float(str(options.get("beta_start", 1e-4)))
     high = float(str(options.get("beta_end", 0.02)))
-    schedule = options.get("beta_schedule", "linear")
     if isinstance(given, list):
         betas = torch.tensor(given, dtype=torch.float32)
-    elif schedule == "linear":
-        betas = torch.linspace(low, high, steps)
-    elif schedule == "scaled_linear":
-        betas = torch.linspace(low**0.5, high**0.5, steps).square()
-    elif schedule == "sigmoid":
-        betas = torch.linspace(-6, 6, steps).sigmoid() * (high - low) + low
+    elif kind == "scaled_linear":
+        betas = torch.linspace(low**0.5, high**0.5, num_steps).square()
+    elif kind == "sigmoid":
+        betas = torch.linspace(-6, 6, num_steps).sigmoid() * (high - low) + low
     else:
-        kept = [
-            math.cos((i / steps + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
-            for i in range(steps + 1)
-        ]
-        betas = torch.tensor(
-            [min(1 - kept[i + 1] / kept[i], MOST_BETA) for i in range(steps)], dtype=torch.float32
-        )
+        betas = torch.linspace(low, high, num_steps)
     a = (1 - betas).cumprod(0)
+    if given is None and kind == COSINE:
+        a = schedule("cosine", num_steps)
     if options.get("rescale_betas_zero_snr") and len(a) > 1:
         # Lin et al. 2023 (arXiv:2305.08891), Algorithm 1.
         root = a.sqrt()
         a = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
-    return a.double()
+    return a
 
 
 def _read(config: Mapping[str, Json], table: Mapping[str, Reader]) -> Options:

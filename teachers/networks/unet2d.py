@@ -152,8 +152,8 @@ class UNet2D(torch.nn.Module):
 
         Args:
             x: noisy images as the network wants them, [n, in_channels, h, w].
-            t: the timestep, or with Fourier features the noise level, [n].
-            labels: [n, num_class_embeds], in sum 1; needed where there are classes.
+            t: the timestep, or with Fourier features the noise level, [n or 1].
+            labels: [n or 1, num_class_embeds], in sum 1; None is no class.
         """
         emb = self._embed(x, t, labels)
         x, skips = self._encode(x, emb)

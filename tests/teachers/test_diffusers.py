@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import teachers
-from teachers.diffusers import DiffusersDenoiser, Discrete, Preconditioned, VarianceExploding
-from teachers.diffusers.schedulers import schedule_of
+from teachers.converted import ConvertedDenoiser
+from teachers.diffusers.folder import OfUnitImages
+from teachers.diffusers.schedulers import scale_of
 from teachers.gaussian import Gaussian
+from teachers.noise_scales import EDMScale, Steps, VEScale, place_of
 
 MEAN, STD = 0.3, 0.4
 SCHEDULE = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
@@ -79,38 +81,36 @@ def edm_target(sign: float) -> Any:
     return predict
 
 
-ROWS = {
-    **{f"ddpm {k}": (ddpm(k), Discrete(SCHEDULE, prediction=k)) for k in ("epsilon", "sample")},
-    "ddpm v": (ddpm("v_prediction"), Discrete(SCHEDULE, prediction="v_prediction")),
-    "score_sde": (score_of_unit_images, VarianceExploding(0.02, 100.0)),
-    "edm": (edm_target(1.0), Preconditioned(0.002, 80.0)),
-    "edm v": (edm_target(-1.0), Preconditioned(0.002, 80.0, sign=-1.0)),
-}
+def rows(*, variances: bool = False) -> dict[str, tuple[Any, Any]]:
+    """Name -> an exact network, and how it is told the noise level."""
+    kinds = ("epsilon", "sample", "v_prediction")
+    score = Exact(score_of_unit_images, variances=variances)
+    return {
+        **{k: (Exact(ddpm(k), variances=variances), Steps(SCHEDULE, prediction=k)) for k in kinds},
+        "score_sde": (OfUnitImages(score), VEScale(0.02, 100.0, factor=0.5)),
+        **{
+            f"edm {sign:+.0f}": (
+                Exact(edm_target(sign), variances=variances),
+                EDMScale(factor=0.25, sign=sign),
+            )
+            for sign in (1.0, -1.0)
+        },
+    }
 
 
 @pytest.mark.parametrize("variances", [False, True])
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", rows())
 def test_whatever_an_exact_network_predicts_the_denoiser_is_exact(row, variances):
-    predict, schedule = ROWS[row]
-    denoiser = DiffusersDenoiser(Exact(predict, variances=variances), schedule, **SIZES)
+    network, scale = rows(variances=variances)[row]
+    denoiser = ConvertedDenoiser(network, scale, **SIZES)
     x = MEAN + (STD**2 + SIGMA**2).sqrt()[:, None, None, None] * torch.randn(5, 1, 4, 4)
     exact = Gaussian(MEAN, STD, **SIZES)(x, SIGMA)
     # The noise levels of the schedule are kept in float32.
     torch.testing.assert_close(denoiser(x, SIGMA).float(), exact, rtol=1e-4, atol=1e-4)
 
 
-def test_the_noise_levels_are_the_schedules_and_the_sampler_keeps_within_them():
-    schedule = Discrete(SCHEDULE)
-    denoiser = DiffusersDenoiser(Exact(ddpm("epsilon")), schedule, **SIZES)
-    levels = ((1 - SCHEDULE) / SCHEDULE).sqrt()
-    assert denoiser.sigma_min == pytest.approx(float(levels[0]), rel=1e-6)
-    assert denoiser.sigma_max == pytest.approx(float(levels[-1]), rel=1e-6)
-    torch.testing.assert_close(
-        schedule.time(levels[[0, 10, 999]].float()), torch.tensor([0.0, 10.0, 999.0])
-    )
-    between = (levels[10] * levels[11]).sqrt()
-    assert float(schedule.time(between.float()[None])) == pytest.approx(10.5, abs=1e-3)
-    assert schedule.time(torch.tensor([1e-6, 1e6])).tolist() == [0, 999]
+def test_the_sampler_keeps_within_the_noise_levels_of_the_schedule():
+    denoiser = ConvertedDenoiser(Exact(ddpm("epsilon")), Steps(SCHEDULE), **SIZES)
     n = 400
     x = teachers.sample(denoiser, torch.randn(n, 1, 4, 4), num_steps=40).flatten()
     # Four standard errors, and the solver's own error, below a hundredth.
@@ -118,56 +118,39 @@ def test_the_noise_levels_are_the_schedules_and_the_sampler_keeps_within_them():
     assert float(x.std()) == pytest.approx(STD, abs=4 * STD / math.sqrt(32 * n) + 0.01)
 
 
-def test_the_nearest_timestep_is_one_of_the_trained_ones_and_rounds_the_level_to_it():
-    network = Exact(ddpm("epsilon"))
-    denoiser = DiffusersDenoiser(network, Discrete(SCHEDULE, timestep="nearest"), **SIZES)
-    rounded = denoiser.round_sigma(torch.tensor([0.1234, 5.0], dtype=torch.float64))
-    assert rounded.dtype == torch.float64
-    denoiser(torch.zeros(2, 1, 4, 4), rounded)
-    (t,) = network.seen
-    assert t.tolist() == t.round().tolist()
-    levels = ((1 - SCHEDULE) / SCHEDULE).sqrt()
-    torch.testing.assert_close(rounded, levels[t.long()], rtol=1e-6, atol=0)
-
-
 def test_features_are_asked_at_the_scale_and_time_at_which_the_network_denoises():
-    for predict, schedule in ROWS.values():
-        network = Exact(predict)
-        denoiser = DiffusersDenoiser(network, schedule, **SIZES)
+    for network, scale in rows().values():
+        denoiser = ConvertedDenoiser(network, scale, **SIZES)
+        inner: Any = network.network if isinstance(network, OfUnitImages) else network
         seen: list[torch.Tensor] = []
-        network.register_forward_hook(lambda module, given, out, seen=seen: seen.append(given[0]))
+        inner.register_forward_hook(lambda module, given, out, seen=seen: seen.append(given[0]))
         x = torch.randn(5, 1, 4, 4)
         denoiser(x, SIGMA)
         highest, lowest = denoiser.features(x, SIGMA)
         assert torch.equal(highest, seen[0]) and lowest.shape[2:] == (2, 2)
-        assert torch.equal(
-            lowest, predict(highest, network.seen[0].reshape(-1, 1, 1, 1))[..., ::2, ::2]
-        )
+        t = inner.seen[0].reshape(-1, 1, 1, 1)
+        assert torch.equal(lowest, inner.predict(highest, t)[..., ::2, ::2])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: Discrete(SCHEDULE, prediction="x"),
+            lambda: Steps(SCHEDULE, prediction="x"),
             "prediction_type is 'x'; allowed are epsilon, sample, v_prediction",
         ),
-        (
-            lambda: Discrete(SCHEDULE, timestep="last"),
-            "timestep is 'last'; allowed are interpolated, nearest",
-        ),
-        (lambda: Discrete(SCHEDULE.flip(0)), "alphas_cumprod must fall, and lie between 0 and 1"),
+        (lambda: Steps(SCHEDULE.flip(0)), "alphas_cumprod must fall, and lie between 0 and 1"),
     ],
 )
-def test_options_that_make_no_schedule_are_refused(make, message):
+def test_options_that_make_no_scale_are_refused(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
 
 
 def levels_of(**options: Any) -> torch.Tensor:
     config = {"_class_name": "DDIMScheduler", **options}
-    schedule: Any = schedule_of(config, fourier=False)
-    return schedule.sigmas.double()
+    scale: Any = scale_of(config, fourier=False)
+    return scale.log_sigmas.double().exp()
 
 
 def test_betas_make_the_noise_levels_that_the_papers_give():
@@ -196,11 +179,26 @@ def test_a_schedule_that_ends_in_pure_noise_keeps_its_beginning_and_loses_its_en
 
 
 def test_other_schedulers_have_their_own_noise_levels():
-    ve = schedule_of({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 348}, fourier=True)
+    ve: Any = scale_of({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 348}, fourier=True)
     # Of images in [0, 1]: twice as much between -1 and 1.
-    assert (ve.sigma_min, ve.sigma_max) == (0.02, 696.0)
-    edm = schedule_of({"_class_name": "EDMEulerScheduler", "sigma_data": 1.0}, fourier=False)
-    assert edm == Preconditioned(0.002, 80.0, 1.0)
+    assert (ve.sigma_min, ve.sigma_max, ve.factor) == (0.02, 696.0, 0.5)
+    for prediction, sign in (("epsilon", 1), ("v_prediction", -1)):
+        config = {"_class_name": "EDMEulerScheduler", "sigma_data": 1.0}
+        edm: Any = scale_of({**config, "prediction_type": prediction}, fourier=False)
+        assert (edm.sigma_min, edm.sigma_max, edm.sigma_data, edm.factor, edm.sign) == (
+            *(0.002, 80.0, 1.0, 0.25, sign),
+        )
+
+
+def test_steps_between_the_trained_ones_are_geometric_and_beyond_them_clip():
+    scale: Any = scale_of({"_class_name": "DDPMScheduler"}, fourier=False)
+    levels = ((1 - SCHEDULE) / SCHEDULE).sqrt()
+    assert scale.sigma_min == pytest.approx(float(levels[0]), rel=1e-3)
+    assert scale.sigma_max == pytest.approx(float(levels[-1]), rel=1e-3)
+    between = (levels[10] * levels[11]).sqrt()
+    asked = torch.stack([levels[10], between, levels[999] * 9, levels[0] / 9])
+    got = place_of(asked, Steps(SCHEDULE).log_sigmas)
+    torch.testing.assert_close(got, torch.tensor([10, 10.5, 999, 0]).double(), atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -235,5 +233,5 @@ def test_other_schedulers_have_their_own_noise_levels():
 )
 def test_other_noisings_are_refused_by_name(config, fourier, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        schedule_of(config, fourier=fourier)
+        scale_of(config, fourier=fourier)
     assert "\n" not in str(error.value)

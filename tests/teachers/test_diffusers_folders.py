@@ -16,6 +16,7 @@ import torch
 
 import teachers
 from teachers.diffusers import load_folder
+from teachers.noise_scales import place_of
 
 DDIM = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000}
 VE = {"_class_name": "ScoreSdeVeScheduler", "sigma_max": 348, "sigma_min": 0.01}
@@ -30,6 +31,14 @@ NCSNPP: dict[str, Any] = {
     "attention_head_dim": None,
     "center_input_sample": True,
 }
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a folder's network, by today's names."""
+    model: Any = load_folder(folder).model
+    return getattr(model, "network", model).state_dict()
+
+
 NAMES = ("diffusers-ddpm-2022-names-small", "diffusers-ncsnpp-ve-2022-names-small")
 
 
@@ -69,14 +78,14 @@ def test_a_pipeline_is_its_network_under_its_schedule(tmp_path, write_diffusers)
         denoiser(x, 1.0)
 
 
-def test_features_without_a_label_are_those_of_the_classes_mean(tmp_path, write_diffusers):
+def test_features_without_a_label_are_of_no_class(tmp_path, write_diffusers):
     write_diffusers(tmp_path / "a", DDIM, num_class_embeds=3)
     denoiser: Any = teachers.load(tmp_path / "a")
     x = torch.randn(2, 1, 16, 16)
-    mean = denoiser.features(x, 0.5, torch.full([1, 3], 1 / 3))
-    for one, other in zip(denoiser.features(x, 0.5), mean, strict=True):
+    none = denoiser.features(x, 0.5)
+    for one, other in zip(none, denoiser.features(x, 0.5, torch.zeros(1, 3)), strict=True):
         torch.testing.assert_close(one, other)
-    assert not torch.allclose(denoiser.features(x, 0.5, torch.eye(3)[:1])[-1], mean[-1])
+    assert not torch.allclose(denoiser.features(x, 0.5, torch.eye(3)[:1])[-1], none[-1])
 
 
 def test_a_null_class_guides_a_network_of_diffusers(tmp_path, write_diffusers):
@@ -93,7 +102,8 @@ def test_a_network_alone_is_taken_for_ddpms(tmp_path, write_diffusers):
     x = torch.randn(1, 1, 16, 16)
     for place in (tmp_path / "a", tmp_path / "a" / "unet"):
         denoiser: Any = load_folder(place)
-        eps = network(x / math.sqrt(2), denoiser.schedule.time(torch.tensor([1.0])))
+        t = place_of(torch.tensor([1.0]), denoiser.scale.log_sigmas)
+        eps = network(x / math.sqrt(2), t)
         torch.testing.assert_close(denoiser(x, 1.0), x - eps, rtol=1e-4, atol=1e-5)
 
 
@@ -102,7 +112,7 @@ def test_the_layout_and_the_names_of_2022_are_read(tmp_path, write_diffusers, co
     network = write_diffusers(tmp_path / "a", scheduler, old_names=True, flat=True, **config)
     stored = torch.load(tmp_path / "a" / "diffusion_pytorch_model.bin", weights_only=True)
     assert "down_blocks.1.attentions.0.proj_attn.weight" in stored
-    read = load_folder(tmp_path / "a").network.state_dict()
+    read = weights_of(tmp_path / "a")
     assert read.keys() == network.state_dict().keys()
     assert all(torch.equal(read[name], value) for name, value in network.state_dict().items())
 
@@ -115,7 +125,7 @@ def test_frequencies_may_be_stored_under_two_names(tmp_path, write_diffusers):
         weight = state["time_proj.weight"] if twin else state.pop("time_proj.weight")
         torch.save({**state, "time_proj.W": weight}, path)
         state["time_proj.weight"] = weight
-        read = load_folder(tmp_path / "a").network.state_dict()
+        read = weights_of(tmp_path / "a")
         assert torch.equal(read["time_proj.weight"], network.state_dict()["time_proj.weight"])
 
 
@@ -136,7 +146,7 @@ def test_the_first_of_several_files_of_weights_counts(tmp_path, write_diffusers,
         values = {key: value + i for key, value in state.items()}
         save = torch.save if name.endswith(".bin") else safetensors.torch.save_file
         save(values, tmp_path / "a" / name)
-    read = load_folder(tmp_path / "a").network.state_dict()
+    read = weights_of(tmp_path / "a")
     assert all(torch.equal(read[name], value) for name, value in network.state_dict().items())
 
 
@@ -145,7 +155,7 @@ def test_half_precision_is_read_as_single(tmp_path, write_diffusers):
     path = tmp_path / "a" / "diffusion_pytorch_model.safetensors"
     state = {name: value.half() for name, value in safetensors.torch.load_file(path).items()}
     safetensors.torch.save_file(state, path)
-    read = load_folder(tmp_path / "a").network.state_dict()
+    read = weights_of(tmp_path / "a")
     for name, value in network.state_dict().items():
         assert read[name].dtype == torch.float32
         torch.testing.assert_close(read[name], value, rtol=1e-3, atol=1e-4)
@@ -171,7 +181,7 @@ def split(folder: Path) -> Path:
 def test_weights_in_several_files_are_put_together(tmp_path, write_diffusers):
     network = write_diffusers(tmp_path / "a", DDIM, flat=True)
     index = split(tmp_path / "a")
-    read = load_folder(tmp_path / "a").network.state_dict()
+    read = weights_of(tmp_path / "a")
     assert all(torch.equal(read[name], value) for name, value in network.state_dict().items())
     index.write_text(json.dumps({"weight_map": {"a": "../a.safetensors"}}))
     with pytest.raises(ValueError, match="names no files beside it; give the whole folder"):
@@ -336,7 +346,7 @@ def test_a_pipelines_network_denoises_as_its_scheduler_says(diffusers, tmp_path,
 
 
 def test_the_schedules_are_the_packages(diffusers):
-    from teachers.diffusers.schedulers import schedule_of
+    from teachers.diffusers.schedulers import scale_of
 
     kinds = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
     rows: list[dict[str, Any]] = [
@@ -347,6 +357,7 @@ def test_the_schedules_are_the_packages(diffusers):
     for options in rows:
         a = diffusers.DDPMScheduler(**options).alphas_cumprod.double()
         a = a[a > 0]
-        ours: Any = schedule_of({"_class_name": "DDPMScheduler", **options}, fourier=False)
+        ours: Any = scale_of({"_class_name": "DDPMScheduler", **options}, fourier=False)
         # In float32 1 - beta loses what a small beta says.
-        torch.testing.assert_close(ours.sigmas.double(), ((1 - a) / a).sqrt(), rtol=1e-3, atol=0)
+        levels = ours.log_sigmas.double().exp()
+        torch.testing.assert_close(levels, ((1 - a) / a).sqrt(), rtol=1e-3, atol=0)
