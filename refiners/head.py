@@ -39,8 +39,7 @@ class HeadedDenoiser(torch.nn.Module):
         denoiser: its parameters and the head's are this module's.
         layer: name of the module within the denoiser whose output is judged; of one that holds
             others in order, its last; INNERMOST is the one that gives the last of its features.
-        eyes: the denoiser, of the same layers, whose features are judged in place of its own; it
-            stays as it is.
+        eyes: the denoiser whose layer is judged in place of its own; it stays as it is.
         is_bare: there is no head but the mean over the features' channels.
 
     Raises:
@@ -60,7 +59,7 @@ class HeadedDenoiser(torch.nn.Module):
         assert eyes is None or isinstance(eyes, torch.nn.Module)
         self.denoiser = denoiser
         self.eyes = None if eyes is None else Shared(eyes)
-        self.layer = layer_that_gives(denoiser) if layer == INNERMOST else layer
+        self.layer = layer_that_gives(eyes or denoiser) if layer == INNERMOST else layer
         self.img_resolution: int = denoiser.img_resolution
         self.img_channels: int = denoiser.img_channels
         self.label_dim: int = denoiser.label_dim
@@ -111,7 +110,7 @@ class HeadedDenoiser(torch.nn.Module):
             hook.remove()
         if not found:
             raise ValueError(f"{self.layer!r} takes no part in denoising; name a layer that does")
-        return denoised, found[-1]
+        return denoised, found[0]  # a guided denoiser's reference comes after it
 
 
 def judge(auxiliary: Denoiser, x: Images, sigma: Levels, labels: Labels) -> tuple[Images, Logits]:

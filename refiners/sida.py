@@ -73,6 +73,10 @@ class SiDA:
     def __post_init__(self) -> None:
         check_knobs(self)
 
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError where DMD2 would."""
+        DMD2(layer=self.layer).check_teacher(teacher)
+
     def pixel_gradient(
         self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
     ) -> Images:

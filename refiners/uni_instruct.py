@@ -96,6 +96,10 @@ class UniInstruct:
     def __post_init__(self) -> None:
         check_knobs(self)
 
+    def check_teacher(self, teacher: Denoiser) -> None:
+        """Raise ValueError where SiDA would."""
+        self._as_sida().check_teacher(teacher)
+
     def pixel_gradient(
         self, x_0: Images, labels: Labels, *, teacher: Denoiser, auxiliary: Denoiser
     ) -> Images:

@@ -17,7 +17,9 @@ from refiners.dmd import DMD
 from refiners.dmd2 import DMD2
 from refiners.f_distill import FDistill, level_by_sigma
 from refiners.head import HeadedDenoiser
+from refiners.sida import SiDA
 from refiners.sigma_laws import add_noise, denoising_loss
+from refiners.uni_instruct import UniInstruct
 from teachers.edm import EDMPrecond
 from teachers.edm2 import Precond
 
@@ -192,12 +194,34 @@ def test_what_the_head_sees_of_any_u_net_is_the_last_of_its_features(
         torch.testing.assert_close(denoised, network(x, sigma, labels))
 
 
+def test_eyes_that_are_guided_see_with_the_label_and_by_their_own_names() -> None:
+    sizes: dict[str, Any] = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1}
+    plain = EDMPrecond(16, 1, label_dim=3, model_type="SongUNet", label_dropout=0.1, **sizes)
+    for parameter in plain.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    plain.eval()
+    x, sigma, labels = torch.randn(2, 1, 16, 16), torch.tensor([0.5, 2.0]), torch.eye(3)[[0, 2]]
+    for guided in (
+        teachers.classifier_free(plain, weight=2.0),
+        teachers.classifier_free(teachers.Relabelled(plain, [2, 0, 1]), weight=2.0),
+    ):
+        headed: Any = FDistill().with_head(plain, teacher=guided)
+        seen: list[torch.Tensor] = []
+        headed.head.register_forward_hook(
+            lambda module, given, out, seen=seen: seen.append(given[0])
+        )
+        denoised, _ = headed.judge(x, sigma, labels)
+        torch.testing.assert_close(seen[0], guided.features(x, sigma, labels)[-1])
+        torch.testing.assert_close(denoised, guided(x, sigma, labels))
+
+
 def test_a_denoiser_whose_innermost_layer_has_no_name_asks_for_one(point_denoiser: Any) -> None:
     denoiser = point_denoiser()
     with pytest.raises(ValueError, match=r"gives no features.*needs none \(--method diff-instruct"):
         DMD2().with_head(denoiser, teacher=denoiser)
-    with pytest.raises(ValueError, match="gives no features"):
-        FDistill().check_teacher(denoiser)
+    for method in (FDistill(), SiDA(), UniInstruct()):
+        with pytest.raises(ValueError, match="gives no features"):
+            method.check_teacher(denoiser)
     DMD2(**LAWS).check_teacher(denoiser)  # whose layer is named
     denoiser.features = lambda x, sigma, labels: [x, x[:, :, ::2, ::2]]
     with pytest.raises(ValueError, match="name the innermost of its encoder by --set layer=NAME"):
