@@ -19,7 +19,10 @@ class DenoiserModule(torch.nn.Module):
         label_dim: number of classes; 0 is unconditional.
         sigma_min: lowest noise level the denoiser knows.
         sigma_max: highest noise level the denoiser knows.
+        autoencoder: None; what a denoiser of latents would encode images with.
     """
+
+    autoencoder: None = None
 
     def __init__(self, img_channels: int, img_resolution: int, *, label_dim: int = 0):
         super().__init__()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ def test_a_pipeline_is_its_network_under_its_schedule(tmp_path, write_diffusers)
     network = write_diffusers(tmp_path / "a", DDIM, num_class_embeds=3)
     denoiser: Any = teachers.load(tmp_path / "a")
     assert (denoiser.img_channels, denoiser.img_resolution, denoiser.label_dim) == (1, 16, 3)
+    assert denoiser.autoencoder is None
     assert not any(p.requires_grad for p in denoiser.parameters())
     x, labels = torch.randn(2, 1, 16, 16), torch.eye(3)[[2, 0]]
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -255,9 +258,38 @@ def test_folders_that_hold_something_else_are_refused_in_one_line(
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
+ODD: list[Any] = [
+    *(None, True, 0, 1, -1, 3, 10**12, 1e300, math.nan, "", "x", [], [1], ["a"], [None], [[8]]),
+    *({}, {"a": 1}, [8, 16, 32], "conv", "resnet", "fourier", "UNet2DModel"),
+]
+
+
+def test_whatever_the_files_beside_say_they_make_a_denoiser_or_are_refused(
+    tmp_path, write_diffusers, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    write_diffusers(tmp_path / "a", {**DDIM, "beta_start": 1e-4}, flat=True, num_class_embeds=3)
+    names = ("config.json", "scheduler_config.json", "model_index.json")
+    whole = {name: json.loads((tmp_path / "a" / name).read_text()) for name in names}
+    drawn, loaded = random.Random(0), 0
+    for _ in range(120):
+        told = {name: dict(values) for name, values in whole.items()}
+        for _ in range(drawn.choice([1, 1, 2])):
+            values = told[drawn.choice([*names, "config.json", "config.json"])]
+            values[drawn.choice([*values, "dropout", "time_embedding_type"])] = drawn.choice(ODD)
+        for name, values in told.items():
+            (tmp_path / "a" / name).write_text(json.dumps(values))
+        try:
+            load_folder(tmp_path / "a")
+            loaded += 1
+        except ValueError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+    assert 0 < loaded < 100
+
+
 def test_blocks_that_are_not_built_here_ask_for_the_package(tmp_path, write_diffusers, monkeypatch):
     write_diffusers(tmp_path / "a", DDIM, flat=True)
-    monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
     change(tmp_path / "a" / "config.json", act_fn="mish")
     with pytest.raises(ValueError, match=re.escape("act_fn is 'mish', which only the package dif")):
         teachers.load(tmp_path / "a")
