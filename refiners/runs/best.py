@@ -13,8 +13,8 @@ from refiners.training.blend import blend
 from refiners.training.state import State, check_tensors
 from roles import Student
 
-# Of the way from the original to the best, at the end of a run. Not beyond: there the judge's number
-# fell where two other classifiers saw it rise by a fifth (docs/experiments.md).
+# Of the way from the original to the best, at the end of a run. Not beyond: there the judge's
+# number fell where two other classifiers saw it rise by a fifth (docs/experiments.md).
 BACK = (0.75, 0.5, 0.25)
 # Of what a training state holds.
 KINDS = {"score": (float, type(None)), "start": float, "num_images": int, "last": int}
