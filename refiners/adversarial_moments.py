@@ -48,8 +48,8 @@ class AdversarialMoments:
     init_sigma: ClassVar = 2.5
     # Measured on pairs of several strengths, see docs/experiments.md.
     settings: ClassVar[dict[str, Any]] = {
-        "glr": 1e-3,
-        "lr": 2e-3,
+        "glr": 3e-4,
+        "lr": 6e-4,
         "beta2": 0.99,
         "rampup_kimg": 0.0,
         "decay_kimg": 2.0,

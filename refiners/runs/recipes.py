@@ -113,8 +113,9 @@ DISTILL_PRESETS: dict[str, Row] = {
 PRESETS = {"gan": GAN_PRESETS, "distill": DISTILL_PRESETS}
 
 # How many of its samples a teacher makes for `gan`. To draw one costs it about what training costs
-# an image, so they are a fifth of a run's work; a thousand were enough in the demo.
-IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES = 200, 500, 5000
+# an image, so they are a fifth of a run's work; fewer than two thousand make a poor judge, which has
+# a third of them in three parts.
+IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES = 200, 2000, 5000
 # The share of a run that the auxiliary's warm-up takes at most, where its length is not told.
 WARMUP_SHARE = 0.5
 
