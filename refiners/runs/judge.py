@@ -9,6 +9,9 @@ way there are three parts, and latents of their own for each:
     confirms   says whether the best of them is better than the original beyond chance
     reports    is what the report compares with
 
+of a quarter, a half and a quarter of the images: what confirms has to tell a small change from
+accidents of its images.
+
 So a number that chose is never the one that is told, and a student that was trained towards some
 images or features has no advantage. What no judge can see without real images is whether the
 teacher's are the better ones.
@@ -34,7 +37,7 @@ BATCH = 250
 NUM_IMAGES = 2000  # of a student, behind each number of the judge
 TEACHERS = 1000  # of the teacher's own, where real images are given and it makes no others
 GROUPS = 20  # of the jackknife, where there are images enough
-PARTS = 3
+MANY = 3  # images behind the mean for each single one: then the whole tells more than a part
 LEAST_ROWS = 600  # of a reference that judges
 
 
@@ -142,7 +145,7 @@ def judge_of(images: ImageSet, *, num: int, seed: int, device: str) -> Judge:
     labels = None if kept.labels is None else kept.labels.argmax(dim=1).numpy()
     chooses, confirms, reports = (
         _reference(values, labels, space, part, "images held back from the method")
-        for part in range(PARTS)
+        for part in parts_of(len(values), seed)
     )
     return Judge(chooses, confirms, reports, num_images=min(num, NUM_IMAGES), seed=seed)
 
@@ -159,26 +162,36 @@ def judge_by(reference: metrics.Reference, *, num: int, seed: int) -> Judge | No
     space = reference.extractor
     chooses, confirms, reports = (
         _reference(values, labels, space, part, f"images of {reference.source}")
-        for part in range(PARTS)
+        for part in parts_of(len(values), seed)
     )
-    if (reference.statistics.num or 0) >= PARTS * len(values):
+    if (reference.statistics.num or 0) >= MANY * len(values):
         reports = reference
     return Judge(chooses, confirms, reports, num_images=min(num, NUM_IMAGES), seed=seed)
+
+
+def parts_of(count: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """Return the numbers of the images that choose, confirm and report, drawn by the seed.
+
+    Drawn, as a data set may be in the order of its classes.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, JUDGE, 3)))
+    quarter = count // 4
+    return order.split([quarter, count - 2 * quarter, quarter])
 
 
 def _reference(
     values: torch.Tensor,
     labels: np.ndarray | None,
     space: metrics.AnyExtractor,
-    part: int,
+    part: torch.Tensor,
     source: str,
 ) -> metrics.Reference:
     """Return one of the parts of features as a reference."""
-    chosen = values[part::PARTS].double()
+    chosen = values[part.to(values.device)].double()
     statistics = metrics.Statistics.of(
         metrics.Moments.of(chosen),
         space=metrics.space_name(space),
         features=chosen.float(),
-        labels=None if labels is None else labels[part::PARTS],
+        labels=None if labels is None else labels[part.numpy()],
     )
     return metrics.Reference(statistics, space, f"{len(chosen)} {source}")

@@ -113,9 +113,9 @@ DISTILL_PRESETS: dict[str, Row] = {
 PRESETS = {"gan": GAN_PRESETS, "distill": DISTILL_PRESETS}
 
 # How many of its samples a teacher makes for `gan`. To draw one costs it about what training costs
-# an image, so they are a fifth of a run's work; fewer than two thousand make a poor judge, which has
-# a third of them in three parts.
-IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES = 200, 2000, 5000
+# an image, so they are a fifth of a long run's work. A sixth of them confirm the result: of 4,000
+# that is enough to tell a change of a tenth (docs/experiments.md), of 1,600 it was not.
+IMAGES_PER_KIMG, LEAST_IMAGES, MOST_IMAGES = 200, 4000, 10000
 # The share of a run that the auxiliary's warm-up takes at most, where its length is not told.
 WARMUP_SHARE = 0.5
 

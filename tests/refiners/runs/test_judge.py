@@ -59,7 +59,7 @@ def test_a_third_is_held_back_and_no_image_is_on_both_sides() -> None:
 
 def test_the_parts_of_a_judge_are_of_different_images(judge: Judge) -> None:
     parts = (judge.chooses, judge.confirms, judge.reports)
-    assert [part.statistics.num for part in parts] == [100, 100, 100]
+    assert [part.statistics.num for part in parts] == [75, 150, 75]
     assert len({part.sha256 for part in parts}) == 3
 
 
