@@ -3,6 +3,7 @@
     python -m benchmarks.passes ops [--size full|small] [--repeats 3]
     python -m benchmarks.passes generator [--official DIR] [--resolution 32] [--batch 4]
     python -m benchmarks.passes denoiser [--official DIR] [--teacher PKL] [--batch 8]
+    python -m benchmarks.passes adm [--official DIR] [--resolution 256] [--width 128] [--batch 1]
 
 `ops` times every operation's kernel beside its definition in torch, in float32, at the shapes of
 the CIFAR-10 generator (four images) and of a 256 x 256 generator (one). "of copy" is the rate at
@@ -10,8 +11,9 @@ which the forward pass moves what it must read and write once, as a share of wha
 the same run; convolutions are bound by arithmetic, where it says little. With `--device cuda`,
 where the definitions run, torch.compile takes the kernel's place.
 
-DIR is a checkout of stylegan2-ada-pytorch, or of NVlabs/edm; without it ours are timed alone. Both
-sides hold the same weights, are in evaluation mode, and how far their outputs lie apart is shown.
+DIR is a checkout of stylegan2-ada-pytorch, of NVlabs/edm, or for `adm`, the network of FFHQ's
+published 256-pixel teachers, of guided-diffusion; without it ours are timed alone. Both sides hold
+the same weights, are in evaluation mode, and how far their outputs lie apart is shown.
 
 All are timed in turn and ratios are of the least times, so that a busy machine slows every side.
 """
@@ -30,7 +32,13 @@ import torch
 import stylegan_ops as ops
 import teachers
 from benchmarks import machine
-from benchmarks.published import cifar_student, cifar_teacher, official_network
+from benchmarks.published import (
+    adm_network,
+    cifar_student,
+    cifar_teacher,
+    official_adm,
+    official_network,
+)
 from stylegan_ops.kernels.choice import available
 
 COPY_NUMBERS = 1 << 25  # 128 MiB: beyond every cache
@@ -282,6 +290,34 @@ def denoiser(
             ours.to(memory_format=LAYOUTS[way])
 
     found = compare(ways, repeats, lay_out)
+    machine.report(networks_table(found), {"batch": batch, **found}, json_file)
+
+
+@main.command()
+@machine.official_option(of="guided-diffusion")
+@machine.number_option("--resolution", 256)
+@machine.number_option("--width", 128)
+@machine.number_option("--batch", 1)
+@machine.number_option("--repeats", 5)
+@machine.threads_option
+@machine.json_option
+def adm(
+    official: Path | None,
+    resolution: int,
+    width: int,
+    batch: int,
+    repeats: int,
+    json_file: Path | None,
+) -> None:
+    """Time the forward pass of a network of the guided-diffusion layout on the CPU in float32."""
+    ours = adm_network(width)
+    networks: dict[str, Any] = {"ours": ours}
+    if official is not None:
+        networks["original"] = official_adm(official, ours, width)
+    x, t = torch.randn(batch, 3, resolution, resolution), torch.full([batch], 300.0)
+    # No gradient is asked for, as of a teacher.
+    ways = {name: {"forward": functools.partial(net, x, t)} for name, net in networks.items()}
+    found = compare(ways, repeats)
     machine.report(networks_table(found), {"batch": batch, **found}, json_file)
 
 

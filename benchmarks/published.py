@@ -25,6 +25,7 @@ from refiners import Settings
 from refiners.training.optimiser import follow
 from students.stylegan2.generator import Generator
 from teachers.edm import EDMPrecond
+from teachers.networks.guided_unet import GuidedUNet, Heads
 
 RATE = 1e-5
 P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
@@ -190,6 +191,49 @@ def official_network(folder: Path, ours: Any) -> Any:
     network = getattr(official_module(folder, "training.networks"), type(ours).__name__)(**kwargs)
     network.load_state_dict(ours.state_dict())
     return network.eval()
+
+
+ADM_MULT = (1, 1, 2, 2, 4, 4)
+
+
+def adm_network(width: int) -> GuidedUNet:
+    """Return ffhq_10m's network at 128 channels of width (Choi et al. 2021, arXiv:2108.02938).
+
+    It has random weights, also where a new network's are zero, and asks for no gradient.
+    """
+    network = GuidedUNet(
+        3,
+        6,
+        model_channels=width,
+        channel_mult=ADM_MULT,
+        num_res_blocks=[1] * len(ADM_MULT),
+        attention_levels=[i == 4 for i in range(len(ADM_MULT))],
+        num_classes=0,
+        use_scale_shift_norm=True,
+        resblock_updown=True,
+        heads=Heads(num_head_channels=width // 2),
+    )
+    for parameter in network.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    return network.eval().requires_grad_(False)
+
+
+def official_adm(folder: Path, ours: GuidedUNet, width: int) -> Any:
+    """Return guided-diffusion's network of the same shape and weights as ours."""
+    network = official_module(folder, "guided_diffusion.unet").UNetModel(
+        image_size=256,
+        in_channels=3,
+        model_channels=width,
+        out_channels=6,
+        num_res_blocks=1,
+        attention_resolutions=(16,),
+        channel_mult=ADM_MULT,
+        num_head_channels=width // 2,
+        use_scale_shift_norm=True,
+        resblock_updown=True,
+    )
+    network.load_state_dict(ours.state_dict())
+    return network.eval().requires_grad_(False)
 
 
 def official_loss(folder: Path | None) -> Any:

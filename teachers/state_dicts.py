@@ -9,11 +9,14 @@ import torch
 
 import checkpoints
 from checkpoints import Value
+from roles.shown import shown
 from teachers import guided_diffusion, score_sde
 from teachers.denoiser import DenoiserModule
 
 # Where training programs keep the tensors of a network, the averaged ones first.
 WRAPPERS = ("ema", "state_dict", "model")
+# Ends of names that tell the layouts that are read.
+NAMES = ("time_embed.0.weight", "all_modules.0.weight", "all_modules.0.W")
 # What else people have, by a name in it: (part of a tensor's name, what it is, what to do).
 OTHERS = (
     ("first_stage_model.", "a latent-diffusion checkpoint", "LATENT"),
@@ -39,6 +42,7 @@ def load(data: Value, source: str | Path, facts: Mapping[str, object]) -> Denois
     """
     if score_sde.is_layout(data):
         return score_sde.load(data, source, facts)
+    check_tensors(data, source)
     tensors = tensors_of(data)
     if tensors is not None and guided_diffusion.is_layout(tensors):
         return guided_diffusion.load(tensors, source, facts)
@@ -74,6 +78,23 @@ def tensors_of(data: Value) -> dict[str, torch.Tensor] | None:
     # The name of torch's DistributedDataParallel.
     bare = all(name.startswith("module.") for name in tensors)
     return {name.removeprefix("module."): t for name, t in tensors.items()} if bare else tensors
+
+
+def check_tensors(data: Value, source: str | Path) -> None:
+    """Raise ValueError for something else than a tensor among those of a layout that is read."""
+    places = [data, *(data.get(key) for key in WRAPPERS)] if isinstance(data, Mapping) else []
+    for place in places:
+        if not isinstance(place, Mapping) or not any(
+            str(name).endswith(NAMES) and isinstance(value, torch.Tensor)
+            for name, value in place.items()
+        ):
+            continue
+        for name, value in place.items():
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(
+                    f"{source} holds {shown(value)} as {shown(str(name))} among its tensors; a "
+                    "file of weights holds tensors alone"
+                )
 
 
 def kind_of(data: Value) -> tuple[str, str] | None:

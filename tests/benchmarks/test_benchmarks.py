@@ -78,6 +78,11 @@ def test_a_network_is_timed_beside_the_original_of_the_same_weights(
     assert "original" in shown
 
 
+def test_a_network_of_guided_diffusion_is_timed_alone() -> None:
+    sizes = ["--width", 64, "--resolution", 32, "--repeats", 1]
+    assert "ours                 forward" in run(passes.main, "adm", *sizes)
+
+
 def test_our_steps_and_the_published_loops_end_at_the_same_weights(
     checkout: Path, tmp_path: Path
 ) -> None:

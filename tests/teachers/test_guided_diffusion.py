@@ -293,6 +293,25 @@ def test_what_is_no_teacher_is_refused_in_one_line(tmp_path, wrap, message):
     assert "\n" not in str(error.value)
 
 
+class Runs:
+    """What a pickle would call while it is read."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+def test_nothing_in_a_file_runs(tmp_path):
+    state = {**network("convolutions").state_dict(), "extra": Runs(tmp_path / "ran")}
+    torch.save(state, tmp_path / "net.pt")
+    message = "holds a Record as 'extra' among its tensors; a file of weights holds tensors alone"
+    with pytest.raises(ValueError, match=message):
+        teachers.load(tmp_path / "net.pt", facts=FACTS)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(("channels", "what"), [(6, "an upsampler"), (4, "most likely latents")])
 def test_networks_of_other_channels_than_images_are_refused(tmp_path, channels, what):
     path = written(tmp_path / "net.pt", network("convolutions", channels=channels))
