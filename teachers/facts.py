@@ -37,7 +37,8 @@ def text(value: object) -> str:
 
 
 IMAGE_SIZE: dict[str, Reader] = {"image_size": whole(1, MAX_RESOLUTION)}
-# improved-diffusion, guided-diffusion, consistency_models.
+# improved-diffusion, guided-diffusion, consistency_models
+# (denoising-diffusion-pytorch needs the size alone).
 GUIDED: dict[str, Reader] = {
     **IMAGE_SIZE,
     "num_heads": whole(-1, MAX_WIDTH),

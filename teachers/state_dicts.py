@@ -10,7 +10,7 @@ import torch
 import checkpoints
 from checkpoints import Value
 from roles.shown import shown
-from teachers import guided_diffusion, score_sde
+from teachers import denoising_diffusion, guided_diffusion, score_sde
 from teachers.denoiser import DenoiserModule
 
 # Where training programs keep the tensors of a network, the averaged ones first.
@@ -22,14 +22,11 @@ OTHERS = (
     ("first_stage_model.", "a latent-diffusion checkpoint", "LATENT"),
     ("model.diffusion_model.", "a latent-diffusion checkpoint", "LATENT"),
     ("x_embedder.proj.", "a DiT", "LATENT"),
-    ("init_conv.", "a milestone of denoising-diffusion-pytorch", "UNREAD"),
     ("param_groups", "an optimiser's state", "BESIDE"),
 )
 ADVICE = {
     "LATENT": "it denoises latents of an autoencoder, which are not read yet; give a model of "
     "pixels",
-    "UNREAD": "it is not read, as its network differs from version to version; give a pickle of "
-    "EDM, a diffusers folder, or a file of guided-diffusion or score_sde",
     "BESIDE": "give the network beside it, as ema_*.pt",
 }
 
@@ -42,6 +39,8 @@ def load(data: Value, source: str | Path, facts: Mapping[str, object]) -> Denois
     """
     if score_sde.is_layout(data):
         return score_sde.load(data, source, facts)
+    if denoising_diffusion.is_layout(data):
+        return denoising_diffusion.load(data, source, facts)
     check_tensors(data, source)
     tensors = tensors_of(data)
     if tensors is not None and guided_diffusion.is_layout(tensors):
@@ -54,7 +53,8 @@ def load(data: Value, source: str | Path, facts: Mapping[str, object]) -> Denois
         raise ValueError(
             f"{source} holds {len(tensors)} named tensors ({', '.join(list(tensors)[:3])[:120]} "
             "...) of a network that is not known; a teacher is a pickle of EDM, a diffusers "
-            "folder, or a file of guided-diffusion, consistency_models or score_sde"
+            "folder, or a file of guided-diffusion, consistency_models, score_sde or "
+            "denoising-diffusion-pytorch"
         )
     return None
 
@@ -62,9 +62,9 @@ def load(data: Value, source: str | Path, facts: Mapping[str, object]) -> Denois
 def is_teacher(data: Value) -> bool:
     """Whether a file's data are named tensors of a denoiser, by its names."""
     tensors = tensors_of(data)
-    return score_sde.is_layout(data) or (
-        tensors is not None and guided_diffusion.is_layout(tensors)
-    )
+    if score_sde.is_layout(data) or denoising_diffusion.is_layout(data):
+        return True
+    return tensors is not None and guided_diffusion.is_layout(tensors)
 
 
 def tensors_of(data: Value) -> dict[str, torch.Tensor] | None:

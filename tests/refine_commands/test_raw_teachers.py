@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import students
+from teachers.networks.denoising_unet import DenoisingUNet, Kind
 from teachers.networks.guided_unet import GuidedUNet, Heads
 from teachers.networks.score_unet import ScoreUNet
+from teachers.noise_scales import schedule
 
 TINY = (
     *("--kimg", "0.016", "--batch", "8", "--glr", "0.01", "--seed", "1", "--device", "cpu"),
@@ -130,6 +132,17 @@ def test_a_ddpmpp_network_of_score_sde(taught, sde):
     plain = {"progressive": "none", "progressive_input": "none", "embedding_type": "positional"}
     facts = {"image_size": 16, "sde": sde, "continuous": True, "fir": False}
     taught("c.pth", score_unet(**plain, fir=False), facts)
+
+
+@pytest.mark.slow
+def test_a_milestone_of_denoising_diffusion(taught):
+    kinds = (Kind(2, 4, 2, True), Kind(2, 4, 2, False), Kind(2, 4, 2, False))
+    net = DenoisingUNet(1, dim=8, widths=(8, 8, 16), attention=kinds, self_condition=False)
+    a = schedule("linear", 500)
+    betas = 1 - a / torch.cat([torch.ones(1, dtype=a.dtype), a[:-1]])
+    state = {f"ema_model.model.{name}": tensor for name, tensor in off_zero(net).items()}
+    state |= {"ema_model.betas": betas.float(), "ema_model.loss_weight": a.float()}  # that of v
+    taught("model-1.pt", {"ema": state, "version": "2.3.1"}, {"image_size": 16})
 
 
 @pytest.mark.slow

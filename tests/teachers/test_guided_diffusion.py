@@ -279,10 +279,6 @@ def without(*parts: str) -> Any:
             lambda state: {"layers.0.weight": torch.zeros(2, 2)},
             "1 named tensors (layers.0.weight ...) of a network that is not known",
         ),
-        (
-            lambda state: {"step": 3, "ema": {"ema_model.init_conv.weight": torch.zeros(2)}},
-            "holds a milestone of denoising-diffusion-pytorch; it is not read",
-        ),
         (lambda state: [1, 2], "holds no network"),
     ],
 )
