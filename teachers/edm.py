@@ -59,6 +59,12 @@ class Precond(DenoiserModule):
         """How often training drops the label; above 0, labels None is a trained model too."""
         return self.model.label_dropout
 
+    @property
+    def augment_dim(self) -> int:
+        """Length of the augmentation labels; 0 is none."""
+        layer = self.model.map_augment
+        return 0 if layer is None else layer.in_features
+
     def forward(
         self,
         x: Float[torch.Tensor, "n c h w"],

@@ -69,7 +69,7 @@ from refiners.training.inputs import (
     name_of,
     pseudo_huber,
 )
-from refiners.training.refinement import Refinement
+from refiners.training.refinement import Refinement, check_training_noise
 from refiners.training.settings import Settings
 from roles import Denoiser, Processes, Student
 from roles.processes import join
@@ -222,7 +222,9 @@ class DistilJob:
                 )
         assert job.init_sigma is not None
         start = one_step.OneStep(copy.deepcopy(teacher), sigma_init=job.init_sigma)
-        if not isinstance(method, Method):
+        if isinstance(method, Method):
+            check_training_noise(method, settings, teacher)
+        else:
             method.new_student(teacher)  # says what the method asks of the teacher
         check_teacher(method, teacher)
         if job.transfer:

@@ -58,7 +58,7 @@ from refiners.runs.starting import (
 from refiners.runs.teacher_images import doubt_of, make_teacher_images, read_images
 from refiners.training.fit import check_pair, check_role, check_teacher
 from refiners.training.inputs import ImageSet, Inputs
-from refiners.training.refinement import Refinement
+from refiners.training.refinement import Refinement, check_training_noise
 from refiners.training.settings import Settings
 from roles import Denoiser, Discriminator, Processes, Student
 from roles.processes import join
@@ -206,6 +206,7 @@ class RefineJob:
         )
         check_pair(pair.student, pair.teacher)
         check_teacher(method, pair.teacher)
+        check_training_noise(method, settings, pair.teacher)
         if job.data:
             read_images(job.data, pair.teacher)
         start = pair.student

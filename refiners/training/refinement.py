@@ -26,6 +26,8 @@ from refiners.base import (
     WithPairs,
 )
 from refiners.feature_discriminator import FeatureDiscriminator
+from refiners.training.augment import LABELS, Told, augmented
+from refiners.training.dropout import OneMask, blocks_of, dropping
 from refiners.training.fit import check_pair, check_teacher
 from refiners.training.health import Health
 from refiners.training.inputs import Inputs, draw_inputs, name_of, source_stream
@@ -77,6 +79,7 @@ class AuxiliaryLoss(torch.nn.Module):
         auxiliary: the network that is trained.
         draw_real: n -> real images and labels, for the head.
         share_pass: whether the auxiliary's pass is kept for the student's gradient.
+        augment: probability of each of EDM's augmentations.
     """
 
     def __init__(
@@ -86,15 +89,19 @@ class AuxiliaryLoss(torch.nn.Module):
         draw_real: Callable[[int], tuple[torch.Tensor, Labels]],
         *,
         share_pass: bool,
+        augment: float = 0.0,
     ):
         super().__init__()
         self.method, self.auxiliary = method, auxiliary
-        self.draw_real, self.share_pass = draw_real, share_pass
+        self.draw_real, self.share_pass, self.augment = draw_real, share_pass, augment
 
     def forward(self, x_0: Images, labels: Labels) -> tuple[torch.Tensor, Pass | None]:
         """Return the mean loss on images without a graph, and the pass that made it."""
         auxiliary, method = cast("Denoiser", self.auxiliary), self.method
         assert isinstance(method, WithAuxiliary)
+        if self.augment:
+            x_0, told = augmented(x_0, self.augment)
+            return method.auxiliary_loss(x_0, labels, auxiliary=Told(auxiliary, told)), None
         heard = Heard(auxiliary) if self.share_pass else None
         loss = method.auxiliary_loss(x_0, labels, auxiliary=heard or auxiliary)
         if isinstance(method, WithHead):
@@ -166,6 +173,7 @@ class Refinement:
         self.device = next(self.student.parameters()).device
         check_device(settings, self.device)
         check_shared_pass(method, settings)
+        check_training_noise(method, settings, teacher)
         self.processes = processes or Processes()
         self.pieces = Pieces(
             settings.batch, settings.batch_gpu, settings.seed, self.processes, self.device
@@ -211,6 +219,7 @@ class Refinement:
                 cast("torch.nn.Module", self.auxiliary),
                 self.draw_real,
                 share_pass=self.settings.share_pass,
+                augment=self.settings.augment,
             )
             self.auxiliary_loss = replicated(loss, self.processes)
         if self.discriminator is not None:
@@ -302,7 +311,8 @@ class Refinement:
         self.moving.train(for_student)
         batch.before_images = list(self.pieces.streams)
         # Several pieces keep no graph meanwhile: the images are made once more for it.
-        self._draw_images(batch, graph=for_student and len(self.pieces.rows) == 1)
+        with dropping([self.student], self.settings.dropout if for_student else 0.0):
+            self._draw_images(batch, graph=for_student and len(self.pieces.rows) == 1)
         return batch
 
     def _advance_others(self, batch: Batch) -> dict[str, float]:
@@ -324,7 +334,10 @@ class Refinement:
         if len(self.pieces.rows) == 1:
             self._send_back(batch.images[0], slopes[0])
         else:
-            with self.pieces.one_mean(self.moving) as note:
+            with (
+                self.pieces.one_mean(self.moving) as note,
+                dropping([self.student], self.settings.dropout),
+            ):
 
                 def resend(i: int) -> None:
                     with summing_up(self.student_replica, last=self._is_last_pass(i)):
@@ -389,7 +402,8 @@ class Refinement:
             if update and settings.fresh_images != "none":
                 batch = self._new_batch(for_student=False)
             self.auxiliary_adam.zero_grad()
-            loss = torch.stack(self.pieces.each(part)).sum()
+            with dropping([self.auxiliary], settings.dropout):
+                loss = torch.stack(self.pieces.each(part)).sum()
             self.processes.mean(loss, phase="the auxiliary's loss")
             ramp = settings.rampup(self.step * settings.auxiliary_steps + update)
             value, size = step_if_finite(
@@ -431,7 +445,6 @@ class Refinement:
         """
         method, pieces = self.method, self.pieces
         images = [x_0.detach() for x_0 in batch.images]
-        networks = {"teacher": self.teacher, "auxiliary": self.auxiliary_average}
 
         def whole(parts: list[torch.Tensor]) -> torch.Tensor:
             return parts[0] if pieces.are_one else pieces.gather(parts, "the whole batch")
@@ -440,9 +453,7 @@ class Refinement:
             x_0, labels = whole(images), None
             if batch.seen[0] is not None:
                 labels = whole(cast("list[torch.Tensor]", batch.seen))
-            return pieces.cut(
-                pieces.of_batch(lambda: method.pixel_gradient(x_0, labels, **networks))
-            )
+            return pieces.cut(pieces.of_batch(lambda: self._gradient_at(x_0, labels)))
         slopes = pieces.each(lambda i: self._piece_gradient(batch, images[i], i))
         if isinstance(method, WithMemory):
             assert self.memory is not None
@@ -458,15 +469,23 @@ class Refinement:
         labels, teacher = batch.seen[i], self.teacher
         if i in batch.heard:
             return shared_gradient(self.method, x_0, labels, batch.heard[i], teacher=teacher)
-        g = self.method.pixel_gradient(
-            x_0, labels, teacher=teacher, auxiliary=self.auxiliary_average
-        )
+        g = self._gradient_at(x_0, labels)
         if self.discriminator is None:
             return g
         assert isinstance(self.method, WithDiscriminator)
         return g + self.method.discriminator_gradient(
             x_0, batch.labels[i], discriminator=self.discriminator
         )
+
+    def _gradient_at(self, x_0: torch.Tensor, labels: Labels) -> torch.Tensor:
+        """Return the method's gradient at images; teacher and auxiliary drop alike, if at all."""
+        networks = {"teacher": self.teacher, "auxiliary": self.auxiliary_average}
+        if not (self.settings.dropout and self.settings.dropout_in_gradient):
+            return self.method.pixel_gradient(x_0, labels, **networks)
+        seed = int(torch.randint(2**62, []))
+        masked = {k: OneMask(network, seed, self.device) for k, network in networks.items()}
+        with dropping([*networks.values()], self.settings.dropout):
+            return self.method.pixel_gradient(x_0, labels, **masked)
 
     def _regress_on_pairs(self) -> None:
         """Send the regression's slope at the student's images of pairs through it."""
@@ -572,6 +591,33 @@ class Refinement:
         for name, network in networks.items():
             network.load_state_dict(theirs[name])
         self.figures.begin()
+
+
+def check_training_noise(method: Method, settings: Settings, teacher: Denoiser) -> None:
+    """Raise ValueError where the networks or the method cannot be trained with what is asked."""
+    if settings.dropout and not blocks_of(teacher):
+        raise ValueError(
+            f"dropout is {settings.dropout:g}, but a {type(teacher).__name__} has no blocks that "
+            "drop features; set it to 0"
+        )
+    if settings.dropout_in_gradient and isinstance(method, WithHead):
+        raise ValueError(
+            f"dropout_in_gradient is set, but {type(method).__name__} has a head, which would see "
+            "another mask; leave it out"
+        )
+    if not settings.augment:
+        return
+    if not isinstance(method, WithAuxiliary) or isinstance(method, WithHead):
+        raise ValueError(
+            f"augment is {settings.augment:g}, which {type(method).__name__} cannot take: it "
+            "trains no auxiliary by denoising alone; set it to 0"
+        )
+    found = getattr(teacher, "augment_dim", 0)
+    if found != LABELS:
+        raise ValueError(
+            f"augment is {settings.augment:g}, but the teacher takes {found} augmentation labels, "
+            f"not EDM's {LABELS}; set it to 0"
+        )
 
 
 def couples_samples(method: Method) -> bool:

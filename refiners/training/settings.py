@@ -157,6 +157,31 @@ class Settings:
         outside="Each batch costs a pass of the student.",
         allowed=FRESH,
     )
+    dropout: float = knob(
+        0.0,
+        "Share of features that the blocks of denoisers drop where the auxiliary or a one-step "
+        "student is trained.",
+        useful="0; 0.13 for Diff-Instruct and SiD as published on CIFAR-10",
+        outside="It is noise on the auxiliary, and on the student's images.",
+        unit="SHARE",
+        at_least=0,
+        below=1,
+    )
+    dropout_in_gradient: bool = knob(
+        False,
+        "Teacher and auxiliary drop too where the student follows them, by one mask.",
+        useful="for Diff-Instruct as published",
+        outside="It is noise on their difference.",
+    )
+    augment: float = knob(
+        0.0,
+        "Probability of each of EDM's augmentations of what the auxiliary learns; it is told.",
+        useful="0; 0.12 for Diff-Instruct and SiD as published on CIFAR-10",
+        outside="It learns more than it needs; a network without augmentation labels cannot.",
+        unit="SHARE",
+        at_least=0,
+        at_most=1,
+    )
     # Too long, the run overshoots.
     auxiliary_ema: float = knob(
         5.0,

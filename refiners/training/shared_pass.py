@@ -84,6 +84,11 @@ def check_shared_pass(method: object, settings: Settings) -> None:
             f"{settings.fresh_images}; the pass is of one batch and comes before the student's "
             "update, so leave both out"
         )
+    if settings.augment or settings.dropout:
+        raise ValueError(
+            f"share_pass is set with augment {settings.augment:g} and dropout "
+            f"{settings.dropout:g}, which are of the auxiliary's own pass alone; leave them at 0"
+        )
     if settings.auxiliary_ema:
         raise ValueError(
             f"share_pass is set with auxiliary_ema {settings.auxiliary_ema:g}; the pass is that of "

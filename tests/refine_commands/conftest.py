@@ -24,6 +24,7 @@ def write_teacher(path: Path, *, label_dim: int = 0, label_dropout: float = 0.0)
         img_resolution=16,
         img_channels=1,
         label_dim=label_dim,
+        augment_dim=9,  # as EDM's files have
         model_channels=4,
         channel_mult=[1, 1],
         num_blocks=1,

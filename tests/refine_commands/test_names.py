@@ -85,7 +85,7 @@ def test_the_flags_that_set_a_setting_are_these() -> None:
         *("kimg", "batch", "glr", "lr", "beta1", "beta2", "weight_decay", "clip", "auxiliary_clip"),
         *("rampup_kimg", "rampup_updates", "decay_kimg"),
         *("ema", "ema_rampup_ratio", "warmup_kimg", "auxiliary_steps", "student_first"),
-        *("fresh_images", "auxiliary_ema"),
+        *("fresh_images", "dropout", "dropout_in_gradient", "augment", "auxiliary_ema"),
         *("train", "seed", "tick", "snap", "max_hours", "patience_kimg", "stop_if"),
         *("ignore_health", "batch_gpu"),
         *("precision", "compile", "channels_last", "share_pass"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 
 from refiners import Refinement, Settings
@@ -38,18 +39,21 @@ class OneStep(torch.nn.Module):
         return self.denoiser(x, torch.full([len(z)], INIT_SIGMA))
 
 
-def small_edm() -> EDMPrecond:
-    """A DDPM++ without dropout, whose last layers are not the zeros of a new network."""
-    network = EDMPrecond(
-        8, 1, model_type="SongUNet", model_channels=8, channel_mult=[1], num_blocks=1, dropout=0.0
-    )
+def small_edm(dropout: float = 0.0) -> EDMPrecond:
+    """A DDPM++, whose last layers are not the zeros of a new network."""
+    sizes: dict[str, Any] = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1}
+    network = EDMPrecond(8, 1, model_type="SongUNet", dropout=dropout, **sizes)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
 
 
-def recipe(teacher: torch.nn.Module) -> tuple[Any, Any, Any]:
-    """Run the official loop on our stream: per step z, then sigma and noise of each update."""
+def recipe(teacher: torch.nn.Module, *, new_z: bool) -> tuple[Any, Any, Any]:
+    """Run the official loop on our stream: per step z, then sigma and noise of each update.
+
+    With new_z the student's update has latents of its own, as published, and what of the networks
+    drops features is in training mode where it is there: the generator in its own update alone.
+    """
     generator, auxiliary = copy.deepcopy(teacher).train(), copy.deepcopy(teacher).train()
     generator_ema = copy.deepcopy(teacher).eval()
     teacher = copy.deepcopy(teacher).train().requires_grad_(False)
@@ -67,8 +71,10 @@ def recipe(teacher: torch.nn.Module) -> tuple[Any, Any, Any]:
         torch.manual_seed(SEED * 1_000_003 + step)
         z = INIT_SIGMA * torch.randn([BATCH, 64]).reshape(-1, 1, 8, 8)
         init = torch.full([BATCH], INIT_SIGMA)
+        generator.train(not new_z)
         with torch.no_grad():
             y = generator(z, init)
+        generator.train()
         yn, sigma = noised(y)
         weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
         loss = weight[:, None, None, None] * (auxiliary(yn, sigma) - y) ** 2
@@ -76,10 +82,16 @@ def recipe(teacher: torch.nn.Module) -> tuple[Any, Any, Any]:
         (loss.sum() / BATCH).backward()
         fake_optimizer.step()
 
+        if new_z:
+            z = INIT_SIGMA * torch.randn([BATCH, 64]).reshape(-1, 1, 8, 8)
         y = generator(z, init)
+        masks = int(torch.randint(2**62, [])) if new_z else 0
         yn, sigma = noised(y)
         with torch.no_grad():
-            difference = auxiliary(yn, sigma) - teacher(yn, sigma)
+            torch.manual_seed(masks)
+            d_fake = auxiliary(yn, sigma)
+            torch.manual_seed(masks)
+            difference = d_fake - teacher(yn, sigma)
         g_optimizer.zero_grad(set_to_none=True)
         ((difference * y).sum() / BATCH).backward()
         g_optimizer.step()
@@ -98,18 +110,22 @@ def relative_error(ours: Any, theirs: Any) -> float:
     return max(((a - b).norm() / b.norm()).item() for a, b in pairs)
 
 
-def test_ten_steps_move_every_parameter_as_the_official_recipe_does() -> None:
-    teacher = small_edm()
+@pytest.mark.parametrize("dropout", [0.0, 0.13])
+def test_ten_steps_move_every_parameter_as_the_official_recipe_does(dropout: float) -> None:
+    teacher, as_published = small_edm(dropout), dropout > 0
+    more: dict[str, Any] = {}
+    if as_published:
+        more = {"fresh_images": "all", "dropout": dropout, "dropout_in_gradient": True}
     settings = Settings(
         kimg=STEPS * BATCH / 1000, batch=BATCH, glr=RATE, lr=RATE, beta1=0.0, beta2=0.999,
         rampup_kimg=0, decay_kimg=0, ema=EMA_KIMG, ema_rampup_ratio=EMA_RAMPUP, warmup_kimg=0,
-        auxiliary_steps=1, auxiliary_ema=0, seed=SEED,
+        auxiliary_steps=1, auxiliary_ema=0, seed=SEED, **more,
     )  # fmt: skip
-    student = OneStep(copy.deepcopy(teacher))
+    student = OneStep(copy.deepcopy(teacher).eval())
     job = Refinement(student, teacher, DiffInstruct(), settings)
     for _ in range(STEPS):
         job.advance()
-    generator, auxiliary, generator_ema = recipe(teacher)
+    generator, auxiliary, generator_ema = recipe(teacher, new_z=as_published)
     assert relative_error(generator, teacher) > 1e-3  # it has moved
     assert relative_error(generator_ema, generator) > 1e-5  # and the average lags
     assert relative_error(job.student, generator) < 1e-5
