@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from checkpoints import Value
+    from refiners.progressive import Progressive
 
 STEPS = 18  # of Heun's method, for CIFAR-10 (Karras et al. 2022, Table 1)
 
@@ -90,7 +91,7 @@ class Wishes:
     "--steps",
     metavar="INT",
     type=click.IntRange(min=1),
-    help=f"Denoiser: steps of Heun's method.  [default: {STEPS}]",
+    help=f"Denoiser: steps of Heun's method; a distilled one has its own.  [default: {STEPS}]",
 )
 @click.option(
     "--init-sigma",
@@ -170,7 +171,55 @@ def make_images(
         return of_generator(path, network, seeds, wishes, label, device)
     wishes.refuse(network, "a denoiser", "trunc", "noise_mode")
     recorded = data.get("init_sigma") if isinstance(data, Mapping) else None
+    stepped = sampler_of(data, network)
+    if stepped is not None and wishes.init_sigma is None:
+        wishes.refuse(network, f"a student of {stepped[1]} steps", "steps")
+        return of_stepped(path, *stepped, seeds, label, batch, device)
     return of_denoiser(path, seeds, wishes, cast("float | None", recorded), label, batch, device)
+
+
+def sampler_of(data: Value, network: str) -> tuple[Progressive, int] | None:
+    """Return how a file's student of several steps is drawn from; None of another file."""
+    from refiners.progressive import sampler_in
+
+    if not isinstance(data, Mapping):
+        return None
+    try:
+        return sampler_in(cast("Mapping[str, object]", data))
+    except ValueError as error:
+        raise ValueError(f"{network}: its sampler cannot be: {error}") from None
+
+
+def of_stepped(
+    path: Path,
+    method: Progressive,
+    num_steps: int,
+    seeds: Sequence[int],
+    label: int | None,
+    batch: int,
+    device: str,
+) -> Iterator[np.ndarray]:
+    """Images of a distilled denoiser by its own sampler; what that draws is each seed's."""
+    import teachers
+    from refiners.progressive import sample_in_steps
+    from teachers.sampler import inputs_of_seeds
+
+    denoiser = teachers.load(path, device=device)
+    for start in range(0, len(seeds), batch):
+        latents, labels, streams = inputs_of_seeds(
+            denoiser, seeds[start : start + batch], label=label
+        )
+        c = None if labels is None else labels.to(device)
+        images = sample_in_steps(
+            lambda x, sigma, c=c: denoiser(x, sigma, c),
+            latents.to(device),
+            method=method,
+            num_steps=num_steps,
+            noise_like=lambda x, s=streams: s.randn(x.shape[1:], dtype=x.dtype).to(x.device),
+        )
+        if not bool(images.isfinite().all()):
+            raise ValueError(f"{path} makes images that are not finite")
+        yield from (images.float().cpu() * 127.5 + 128).clamp(0, 255).byte().numpy()
 
 
 def is_denoiser(data: Value) -> bool:

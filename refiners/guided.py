@@ -168,6 +168,7 @@ class Guided:
         outside="Another name is refused.",
     )
     num_steps: int = same_as(Progressive, "num_steps")
+    end_steps: int = same_as(Progressive, "end_steps")
     weight: str = same_as(Progressive, "weight")
     sigma_min: float = same_as(Progressive, "sigma_min")
     sigma_max: float = same_as(Progressive, "sigma_max")
@@ -192,6 +193,7 @@ class Guided:
         """Stage 2."""
         return Progressive(
             num_steps=self.num_steps,
+            end_steps=self.end_steps,
             weight=self.weight,
             sigma_min=self.sigma_min,
             sigma_max=self.sigma_max,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -62,6 +62,12 @@ class Progressive:
         outside="Too few and the first teacher is coarse; each halving takes its share of the run.",
         symbol="N",
     )
+    end_steps: int = knob(
+        1,
+        "Steps of the last student, a power of two; what it makes is drawn by its own sampler.",
+        useful="1, 2 or 4",
+        outside="More steps are more evaluations an image, and better images.",
+    )
     weight: str = knob(
         "snr_trunc",
         "Weight of the loss: snr_trunc (max(SNR, 1)) or snr_plus_1.",
@@ -91,6 +97,11 @@ class Progressive:
         check_knobs(self)
         if self.num_steps < 1 or self.num_steps & (self.num_steps - 1):
             raise ValueError(f"num_steps is {self.num_steps}; it must be a power of two, as 32")
+        end = self.end_steps
+        if not 1 <= end <= self.num_steps or end & (end - 1):
+            raise ValueError(
+                f"end_steps is {end}; it must be a power of two, at most num_steps, as 1 or 2"
+            )
         if not self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"sigma_min, sigma_max are {self.sigma_min}, {self.sigma_max}; "
@@ -109,8 +120,9 @@ class Progressive:
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """The student's number of steps in each stage: N, N / 2, ..., 1."""
-        return tuple(self.num_steps >> i for i in range(self.num_steps.bit_length()))
+        """The student's number of steps in each stage: N, N / 2, ..., end_steps."""
+        halvings = (self.num_steps // self.end_steps).bit_length()
+        return tuple(self.num_steps >> i for i in range(halvings))
 
     def new_student(self, teacher: Denoiser) -> Denoiser:
         """Return the network that is trained: a copy of the teacher."""
@@ -174,12 +186,18 @@ def two_step_target(teacher: Denoise, x: Images, sigma: Levels, mid: Levels, end
 
 @torch.no_grad()
 def sample_in_steps(
-    denoiser: Denoise, latents: Images, *, method: Progressive, num_steps: int
+    denoiser: Denoise,
+    latents: Images,
+    *,
+    method: Progressive,
+    num_steps: int,
+    noise_like: Callable[[Images], Images] = torch.randn_like,
 ) -> Images:
     """Turn unit noise into images by num_steps calls of the denoiser.
 
     The stochastic sampler (Meng et al. 2023, Section 3.3) steps two intervals down and one back up,
-    x_s = x_u + sqrt(sigma_s^2 - sigma_u^2) eps, with torch's random stream.
+    x_s = x_u + sqrt(sigma_s^2 - sigma_u^2) eps, with eps by noise_like, torch's random stream
+    unless told.
     """
     n = len(latents)
     at = torch.arange(num_steps + 1, device=latents.device) / num_steps
@@ -191,8 +209,35 @@ def sample_in_steps(
         x = ddim_step(denoiser(x, sigma), x, sigma, end)
         if method.stochastic and i > 1:
             back = (levels[i - 1].square() - end[0].square()).sqrt()
-            x = x + back * torch.randn_like(x)
+            x = x + back * noise_like(x)
     return x
+
+
+def recorded_sampler(student: SteppedStudent) -> dict[str, int | float | bool]:
+    """Return what a file says of how a student of several steps is drawn from."""
+    method = student.method
+    return {
+        "num_steps": student.num_steps,
+        "sampler_sigma_min": method.sigma_min,
+        "sampler_sigma_max": method.sigma_max,
+        "sampler_stochastic": method.stochastic,
+    }
+
+
+def sampler_in(data: Mapping[str, object]) -> tuple[Progressive, int] | None:
+    """Return how a student of several steps is drawn from by what its file says, None of others.
+
+    Raises:
+        ValueError: the file says what cannot be.
+    """
+    num_steps = data.get("num_steps")
+    if num_steps is None:
+        return None
+    names = ("sampler_sigma_min", "sampler_sigma_max", "sampler_stochastic")
+    given = {name.removeprefix("sampler_"): data[name] for name in names if name in data}
+    # check_knobs says what is wrong with a value of another kind.
+    method = Progressive(num_steps=num_steps, **given)  # pyright: ignore[reportArgumentType]
+    return method, method.num_steps
 
 
 def _wide(values: Levels) -> Float[torch.Tensor, "n 1 1 1"]:

@@ -21,7 +21,7 @@ import metrics
 import teachers
 from refiners.base import Distance, Method, WithPairs
 from refiners.guided import GuidedDenoiser
-from refiners.progressive import SteppedStudent
+from refiners.progressive import SteppedStudent, recorded_sampler
 from refiners.runs.endings import Outcome, failing_as_a_run
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts, Stopped
@@ -380,7 +380,8 @@ class CheckedDistilJob:
         job = self.job
         if job.outdir is None:
             return None
-        parts = Path(name_of_source(job.teacher)).stem, name_of_method(self.method), "1step"
+        steps = f"{end_steps_of(self.method)}step"
+        parts = Path(name_of_source(job.teacher)).stem, name_of_method(self.method), steps
         options, has = self.options(), self.made_of
         folder, resume = open_folder(job.outdir, job.resume, job.desc, options, has, *parts)
         save_grid(folder.path / "fakes_init.png", self.start, self.settings.seed)
@@ -476,8 +477,8 @@ class CheckedDistilJob:
         )
         student = session.run_from(resume)
         if isinstance(student, SteppedStudent):
-            # A run may end in a stage of more steps.
-            student = self.as_one_step(student)
+            # A run may end in a stage of more steps than asked for.
+            student = self.as_result(student)
             if folder is not None and isinstance(job.teacher, (str, Path)):
                 self.save(student, folder.path / RESULT_FILE)
         return student, session.outcome
@@ -486,17 +487,20 @@ class CheckedDistilJob:
         """Write a snapshot in the layout of the teacher's file."""
         assert isinstance(self.job.teacher, (str, Path))
         if isinstance(student, SteppedStudent) and student.num_steps > 1:
-            # Not yet a one-step student: a denoiser for a sampler of that many steps.
-            teachers.save(plain(student.denoiser), path, extra={"num_steps": student.num_steps})
+            # A denoiser for a sampler of that many steps.
+            teachers.save(plain(student.denoiser), path, extra=recorded_sampler(student))
             return
         if isinstance(student, SteppedStudent):
-            student = self.as_one_step(student)
+            student = self.as_result(student)
         assert isinstance(student, one_step.OneStep)
         one_step.save(student, path, like=self.job.teacher)
 
-    def as_one_step(self, student: SteppedStudent) -> one_step.OneStep:
-        """Return what trained on images as a one-step student."""
+    def as_result(self, student: SteppedStudent) -> SteppedStudent | one_step.OneStep:
+        """Return what trained on images as a student of the steps that were asked for."""
         assert self.job.init_sigma is not None
+        student.num_steps = end_steps_of(self.method)
+        if student.num_steps > 1:
+            return student
         return one_step.OneStep(plain(student.denoiser), sigma_init=self.job.init_sigma)
 
     def pairs_in(self, place: Path, processes: Processes, interrupts: Interrupts) -> Pairs:
@@ -550,6 +554,7 @@ class CheckedDistilJob:
             null=False,
             progress=stage_bar("compare"),
         )
+        calls = student.num_steps if isinstance(student, SteppedStudent) else 1
         notes = [
             f"Before is the teacher's sampler, {sampler.num_evaluations} evaluations an image."
         ]
@@ -557,7 +562,8 @@ class CheckedDistilJob:
             distance = comparison["frechet_distance"]
             ratio = distance.after / distance.before
             notes.append(
-                f"After is one evaluation: {ratio:.3g} times the sampler's Frechet distance."
+                f"After is {'one evaluation' if calls == 1 else f'{calls} evaluations'}: "
+                f"{ratio:.3g} times the sampler's Frechet distance."
             )
             grids |= metrics.draw_gallery(sampler, student, comparison)
         for note in notes:
@@ -573,6 +579,11 @@ class CheckedDistilJob:
             started=started,
             notes=notes,
         )
+
+
+def end_steps_of(method: AnyMethod) -> int:
+    """Return how many evaluations an image of a method's result takes."""
+    return 1 if isinstance(method, Method) else method.halving.end_steps
 
 
 def plain(denoiser: Denoiser) -> Denoiser:

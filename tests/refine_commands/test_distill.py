@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -12,10 +13,12 @@ import image_sets
 import teachers
 from refiners.diff_instruct import DiffInstruct
 from refiners.guided import GuidedDenoiser
+from refiners.progressive import Progressive, sample_in_steps
 from refiners.runs.recipes import DISTILL_PRESETS
 from refiners.training.inputs import draw_inputs
 from students.adapters import one_step
 from students.adapters.one_step import OneStep
+from teachers.sampler import inputs_of_seeds
 
 TINY = (
     *(
@@ -129,6 +132,37 @@ def test_methods_that_train_on_images_end_in_one_step_from_the_highest_noise(
     student = OneStep(teachers.load(result_in(out)), sigma_init=20.0)
     assert student(torch.randn(2, 256), torch.eye(3)[:2]).isfinite().all()
     assert not list(out.glob("*/teacher-images.zip"))
+
+
+@pytest.mark.parametrize("stochastic", [0, 1])
+def test_a_student_of_two_steps_is_drawn_from_by_its_own_sampler(
+    distill, refine_py, files, tmp_path, stochastic
+):
+    options = ("--method", "progressive", "--set", "num_steps=2", "--set", "end_steps=2")
+    options = (*options, "--set", f"stochastic={stochastic}", "--set", "sigma_max=20")
+    options = (*options, "--reference", files / "features.npz")
+    result = distill(tmp_path / "run", *options, teacher="classes.pkl")
+    assert result.exit_code == 0, result.output
+    assert "After is 2 evaluations" in result.output
+    file = result_in(tmp_path / "run")
+    seeds = ("--seeds", "3-5", "--class", "1", "--device", "cpu")
+    for name, more in (("a", ("--batch", "1")), ("b", ())):
+        done = refine_py("generate", "--network", file, "--outdir", tmp_path / name, *seeds, *more)
+        assert done.exit_code == 0, done.output
+    method = Progressive(num_steps=2, sigma_max=20.0, stochastic=bool(stochastic))
+    denoiser = teachers.load(file)
+    z, labels, streams = inputs_of_seeds(denoiser, [3, 4, 5], label=1)
+    images = sample_in_steps(
+        lambda x, sigma: denoiser(x, sigma, labels), z, method=method, num_steps=2,
+        noise_like=lambda x: streams.randn(x.shape[1:]),
+    )  # fmt: skip
+    for seed, image in zip((3, 4, 5), images, strict=True):
+        expected = (image * 127.5 + 128).clamp(0, 255).byte().numpy()[0]
+        for name in "ab":
+            drawn = np.asarray(PIL.Image.open(tmp_path / name / f"seed{seed:04d}.png"))
+            assert np.abs(drawn.astype(int) - expected).max() <= 1
+    done = refine_py("generate", "--network", file, "--outdir", tmp_path / "c", "--steps", "4")
+    assert done.exit_code == 2 and "is a student of 2 steps, which has no --steps" in done.output
 
 
 def test_a_guided_denoiser_at_one_weight_is_a_plain_denoiser(files):

@@ -238,6 +238,8 @@ def test_a_layer_that_cannot_take_the_weight_is_refused(layer: str, complaint: s
     [
         (lambda: Progressive(num_steps=12), "num_steps is 12; it must be a power of two"),
         (lambda: Progressive(num_steps=0), "num_steps is 0; it must be a power of two"),
+        (lambda: Progressive(end_steps=3), "end_steps is 3; it must be a power of two, at most"),
+        (lambda: Guided(num_steps=2, end_steps=4), "end_steps is 4; it must be a power of two"),
         (lambda: Progressive(weight="snr"), "weight is 'snr'; allowed are snr_trunc"),
         (lambda: Progressive(sigma_min=0.0), "sigma_min is 0.0; it must be above 0"),
         (lambda: Progressive(sigma_max=math.inf), "sigma_max is inf; it must be finite"),
@@ -255,6 +257,8 @@ def test_stages_halve_down_to_one_and_guidance_comes_first() -> None:
     assert Progressive(num_steps=8).stages == (8, 4, 2, 1)
     assert Progressive(num_steps=1).stages == (1,)
     assert Guided(num_steps=4).stages == (0, 4, 2, 1)
+    assert Progressive(num_steps=8, end_steps=2).stages == (8, 4, 2)
+    assert Guided(num_steps=4, end_steps=4).stages == (0, 4)
 
 
 class Job:
