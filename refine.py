@@ -22,6 +22,7 @@ from refine_commands.gan import gan
 from refine_commands.generate import generate
 from refine_commands.inspect import inspect
 from refine_commands.report import report
+from refine_commands.teachers import teachers_command
 from refiners.runs.endings import RunFailed
 from refiners.runs.provenance import software
 
@@ -117,7 +118,7 @@ def main() -> None:
 
 
 for command in (
-    gan, distill, report, blend, dataset, export, generate, inspect, doctor, demo,
+    gan, distill, report, blend, dataset, export, generate, inspect, teachers_command, doctor, demo,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -7,7 +7,8 @@ The names a file may use are one table (`reader.NAMES`); tensor storages (`stora
 back. `modules` finds the tensors of a record, changes them, and makes records of modules born here;
 `fitting` compares them with what a network asks for, and fills it. `json_files` reads what lies
 beside them.
-`fetch` (`cache`) keeps files from the web, and `replacing` (`atomic`) is how every file here is
+`fetch` (`cache`) keeps files from the web, `local` (`places`) finds what a user names, on the
+Hugging Face Hub too (`hub`), and `replacing` (`atomic`) is how every file here is
 written.
 """
 
@@ -37,9 +38,13 @@ from checkpoints.pickles.torch_files import write_torch_file
 from checkpoints.pickles.writer import write
 from checkpoints.records import EasyDict, Record, UnsafeCheckpoint, Value, check_clean
 from checkpoints.safetensors import write_safetensors
-from checkpoints.web.cache import fetch, local, local_data, sha256
+from checkpoints.web.cache import fetch, sha256
+from checkpoints.web.hub import is_hub_id
+from checkpoints.web.places import local, local_data
+from checkpoints.web.published import ADDRESSES
 
 __all__ = [
+    "ADDRESSES",
     "EasyDict",
     "Json",
     "Program",
@@ -53,6 +58,7 @@ __all__ = [
     "describe",
     "fetch",
     "filled",
+    "is_hub_id",
     "is_state_dict",
     "local",
     "local_data",

@@ -15,6 +15,7 @@ import click
 # Extra package -> what it is for.
 OPTIONAL = {
     "diffusers": "folders of diffusers with kinds of blocks that are not built here",
+    "huggingface_hub": "models of the Hugging Face Hub that need a token",
     "onnx": "export --format onnx",
     "tensorboard": "training curves in TensorBoard",
     "transformers": "--features dinov2 and clip",

@@ -23,7 +23,12 @@ from refine_commands.options import (
 
 @click.command(cls=RunCommand)
 @click.option("--student", metavar="PKL|URL", required=True, help="The StyleGAN pickle to refine.")
-@click.option("--teacher", metavar="PKL|URL", required=True, help="The EDM pickle to follow.")
+@click.option(
+    "--teacher",
+    metavar="PKL|URL|NAME|ID",
+    required=True,
+    help="The diffusion model to follow; refine.py teachers names some.",
+)
 @teacher_set_option
 @outdir_option
 @recipe_options("gan")

@@ -63,12 +63,15 @@ class RunCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.MissingParameter as error:
             if error.param is not None and error.param.name == "teacher":
+                from refine_commands.teachers import best_for
+
+                student = ctx.params.get("student")
+                best = best_for(str(student)) if student else []
                 shown = (
-                    "A file, an address, or a published network's name: "
-                    "edm-cifar10-32x32-uncond-vp, edm-ffhq-64x64-uncond-vp, "
-                    "edm-afhqv2-64x64-uncond-vp, edm-imagenet-64x64-cond-adm."
+                    "A file, an address, a published network's name or an id of the Hugging Face "
+                    "Hub; refine.py teachers lists them, with --for my-gan.pkl those that fit."
                 )
-                raise click.MissingParameter(shown, ctx, error.param) from None
+                raise click.MissingParameter("\n".join([shown, *best]), ctx, error.param) from None
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -163,14 +166,30 @@ def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def carry_out(job: RefineJob | DistilJob, *, dry_run: bool) -> None:
     """Run a job, or print its options and what it will take."""
+    from refiners.training.fit import Mismatch
     from roles.processes import rank_here
 
-    if not dry_run:
-        job.run()
-        return
-    plan = job.check().plan()
+    try:
+        if not dry_run:
+            job.run()
+            return
+        plan = job.check().plan()
+    except Mismatch:
+        tell_best(job)
+        raise
     if rank_here() == 0:
         click.echo(json.dumps(plan, indent=2))
+
+
+def tell_best(job: RefineJob | DistilJob) -> None:
+    """Say which published teachers would fit a job's student, a line each, where it has one."""
+    from refine_commands.teachers import best_for
+    from roles.processes import rank_here
+
+    student = getattr(job, "student", None)
+    if student is not None and rank_here() == 0:
+        for line in best_for(str(student)):
+            click.echo(line, err=True)
 
 
 def setting_option(field: Field[str | float]) -> Decorator:

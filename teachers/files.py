@@ -64,8 +64,9 @@ def load(
 ) -> DenoiserModule:
     """Load a denoiser from a network file: under `ema` or `net`, or the file's only object.
 
-    A folder is one that diffusers wrote, see teachers.diffusers. Snapshots of SiD and Diff-Instruct
-    hold their one-step generator under `ema`, a network of EDM's. Named tensors alone are of the
+    A folder is one that diffusers wrote, see teachers.diffusers; so is a model of the Hugging Face
+    Hub, by its id OWNER/NAME or OWNER/NAME@REVISION. Snapshots of SiD and Diff-Instruct hold their
+    one-step generator under `ema`, a network of EDM's. Named tensors alone are of the
     programs of teachers.state_dicts.
 
     Args:
@@ -82,6 +83,8 @@ def load(
             missing; checkpoints.UnsafeCheckpoint where it asks for what no network needs.
         OSError: the file cannot be read.
     """
+    if checkpoints.is_hub_id(path_or_url):
+        path_or_url = checkpoints.local(path_or_url)
     if Path(path_or_url).is_dir():
         state_dicts.refuse_facts(path_or_url, facts)
         return diffusers.load_folder(path_or_url).to(device)

@@ -34,7 +34,7 @@ from checkpoints.records import (
     Value,
 )
 from checkpoints.safetensors import read_safetensors
-from checkpoints.web.cache import local
+from checkpoints.web.places import local
 from roles.budget import FREE
 from roles.shown import shown
 

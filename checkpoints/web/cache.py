@@ -12,10 +12,8 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -24,7 +22,7 @@ import requests
 from tqdm import tqdm
 
 from checkpoints.atomic import replacing
-from checkpoints.web.published import ADDRESSES
+from checkpoints.web.published import SHA256
 
 try:
     import fcntl
@@ -48,76 +46,61 @@ def is_url(place: str | Path) -> bool:
     return True
 
 
-def local(place: str | Path) -> Path:
-    """Path of a file given by its path, its address, or the name of a published network.
-
-    What has that path comes before a published network of that name, and a line says so.
-
-    Raises:
-        ValueError, OSError: as `fetch`; for a published name that is not kept here and cannot be
-            fetched, the line names both the name and the address. There is no such file, and no
-            published network has this name.
-    """
-    if is_url(place):
-        return fetch(str(place))
-    path = Path(place)
-    if path.exists():
-        if isinstance(place, str) and place in ADDRESSES:
-            kind = "folder" if path.is_dir() else "file"
-            print(
-                f"{place}: taking the {kind} of this name in the current folder, not the published "
-                f"network; {ADDRESSES[place]} is that one's address",
-                file=sys.stderr,
-            )
-        return path
-    if isinstance(place, Path) or place not in ADDRESSES:
-        near = get_close_matches(str(place), ADDRESSES, n=3)
-        hint = f"; published networks of similar names: {', '.join(near)}" if near else ""
-        raise FileNotFoundError(f"{place} does not exist{hint}")
-    try:
-        return fetch(ADDRESSES[place])
-    except OSError as error:
-        raise OSError(f"the published network {place} is not kept here: {error}") from error
-
-
-def local_data(place: str | Path) -> Path:
-    """Path of data given by its path or address; no published network's name is tried.
-
-    ValueError or OSError as `fetch` raises them; whether a path exists is for its reader to say.
-    """
-    return fetch(str(place)) if is_url(place) else Path(place)
-
-
 def fetch(url: str, *, cache_dir: str | Path | None = None, max_bytes: int = MAX_BYTES) -> Path:
     """Path of the local copy of a file on the web; it is fetched if there is none.
 
     Raises:
-        ValueError: not an http(s) address, the file is too large, or the copy no longer has its
-            SHA-256.
+        ValueError: not an http(s) address, the file is too large, has another SHA-256 than is known
+            of this address, or the copy no longer has its own.
         OSError: the server cannot be reached or sends no file; what arrived is kept and completed
             next time.
     """
     if not is_url(url):
         raise ValueError(f"{url} is not an address; give http://... or https://...")
     folder = Path(cache_dir) if cache_dir else default_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / local_name(url)
+    fetch_to(path, url, expected=SHA256.get(url), max_bytes=max_bytes)
+    return path
+
+
+def fetch_to(
+    path: Path, url: str, *, expected: str | None = None, max_bytes: int = MAX_BYTES
+) -> None:
+    """Make a path the local copy of a file on the web; what is there is checked and stays.
+
+    Args:
+        path: where the copy is kept, with its SHA-256 beside it.
+        url: http(s) address.
+        expected: SHA-256 of the file; None takes what comes.
+        max_bytes: that are fetched at most.
+
+    Raises:
+        ValueError, OSError: as fetch.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     with _alone(path.with_name(path.name + ".lock")):
-        if not path.exists():
-            try:
-                _download(url, partial, max_bytes)
-            except requests.RequestException as error:
-                raise OSError(
-                    f"{url} cannot be fetched ({_reason(error)}); try again to go on from what "
-                    "arrived, or fetch the file by other means and give its path"
-                ) from error
-            _record_digest(path, sha256(partial))
-            os.replace(partial, path)
+        if path.exists():
+            _check_digest(path, expected)
+            return
+        try:
+            _download(url, partial, max_bytes)
+        except requests.RequestException as error:
+            raise OSError(
+                f"{url} cannot be fetched ({_reason(error)}); try again to go on from what "
+                "arrived, or fetch the file by other means and give its path"
+            ) from error
+        found = sha256(partial)
+        if expected is not None and found != expected:
             _state_of(partial).unlink(missing_ok=True)
-        else:
-            _check_digest(path)
-    return path
+            partial.unlink()
+            raise ValueError(
+                f"{url} has SHA-256 {found}, where {expected} is known of it; nothing of it was "
+                "kept; give a file that you trust by its path"
+            )
+        _record_digest(path, found)
+        os.replace(partial, path)
+        _state_of(partial).unlink(missing_ok=True)
 
 
 def default_folder() -> Path:
@@ -156,7 +139,7 @@ def _record_digest(path: Path, digest: str) -> None:
         file.write(f"{digest}  {path.name}\n".encode())
 
 
-def _check_digest(path: Path) -> None:
+def _check_digest(path: Path, known: str | None) -> None:
     if not _digest_of(path).exists():
         raise ValueError(
             f"{path} has no recorded SHA-256 beside it; remove it and it is fetched again"
@@ -167,6 +150,11 @@ def _check_digest(path: Path) -> None:
         raise ValueError(
             f"{path} has SHA-256 {found} but was recorded with {expected}; "
             "remove it and it is fetched again"
+        )
+    if known is not None and found != known:
+        raise ValueError(
+            f"{path} has SHA-256 {found}, where {known} is known of its address; remove it and it "
+            "is fetched again"
         )
     if complaint := _no_file(path):  # one that a version before this kept
         raise ValueError(f"{path} is no file: {complaint}; remove it and it is fetched again")

@@ -1,10 +1,12 @@
 """Published networks by short name, so that `--student ffhq` needs no address.
 
-A name is the published file's own, without `.pkl`; StyleGAN-XL's, some of which others have too,
-begin with `stylegan-xl-`. None of these addresses was fetched from here: they are as the
-publishers' documents write them, and a file that has moved is one clear error that names the
-address. Files are kept with the SHA-256 of what arrived (`cache`), which no publisher announces.
-Left out are EDM2's networks of 512 x 512, which see the codes of another network, not images.
+A name is the published file's own, without `.pkl`, `.pt` or `.pth`; StyleGAN-XL's, some of which
+others have too, begin with `stylegan-xl-`. None of these addresses was fetched from here: they are
+as the publishers' documents write them, and a file that has moved is one clear error that names the
+address. Files are kept with the SHA-256 of what arrived (`cache`); where SHA256 has that of an
+address, nothing else is kept. No publisher here announces any: those are from programs that others
+have been checking the file with. Left out are EDM2's networks of 512 x 512, which see the codes of
+another network, not images, and OpenAI's classifiers, upsamplers and consistency models.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ STYLEGAN3 = f"{NGC}/stylegan3/versions/1/files"
 STYLEGAN_XL = "https://s3.eu-central-1.amazonaws.com/avg-projects/stylegan_xl/models"
 EDM = f"{NVLABS}/edm/pretrained"
 EDM2 = f"{NVLABS}/edm2/posthoc-reconstructions"
+OPENAI = "https://openaipublic.blob.core.windows.net"
+IMPROVED, GUIDED = f"{OPENAI}/diffusion/march-2021", f"{OPENAI}/diffusion/jul-2021"
+CONSISTENCY = f"{OPENAI}/consistency"
+DIFFACE = "https://github.com/zsyOAOA/DifFace/releases/download/V1.0"
 
 # Of these, cifar10 alone has classes.
 _STYLEGAN2_ADA = "ffhq metfaces afhqcat afhqdog afhqwild brecahad cifar10"
@@ -54,11 +60,23 @@ _EDM2 = (
     "edm2-img64-s-1073741-0.075 edm2-img64-s-1073741-0.105 edm2-img64-m-2147483-0.060 "
     "edm2-img64-l-1073741-0.040 edm2-img64-xl-0671088-0.040"
 )
+_IMPROVED = (
+    "cifar10_uncond_50M_500K cifar10_uncond_vlb_50M_500K imagenet64_uncond_100M_1500K "
+    "imagenet64_uncond_vlb_100M_1500K imagenet64_cond_270M_250K lsun_uncond_100M_1200K_bs128 "
+    "lsun_uncond_100M_2400K_bs64"
+)
+_GUIDED = (
+    "64x64_diffusion 128x128_diffusion 256x256_diffusion 256x256_diffusion_uncond "
+    "512x512_diffusion lsun_bedroom lsun_cat lsun_horse lsun_horse_nodropout"
+)
+_CONSISTENCY = "edm_imagenet64_ema edm_bedroom256_ema edm_cat256_ema"
 
 
-def _addresses(root: str, names: str, *, name: str = "", file: str = "") -> dict[str, str]:
+def _addresses(
+    root: str, names: str, *, name: str = "", file: str = "", end: str = "pkl"
+) -> dict[str, str]:
     """Short name -> address; what comes before the names there, and before the files' names."""
-    return {f"{name}{own}": f"{root}/{file}{own}.pkl" for own in names.split()}
+    return {f"{name}{own}": f"{root}/{file}{own}.{end}" for own in names.split()}
 
 
 STUDENTS = MappingProxyType(
@@ -76,6 +94,19 @@ TEACHERS = MappingProxyType(
         **_addresses(EDM, _EDM),
         **_addresses(f"{EDM}/baseline", _BASELINES),
         **_addresses(EDM2, _EDM2),
+        **_addresses(IMPROVED, _IMPROVED, end="pt"),
+        **_addresses(GUIDED, _GUIDED, end="pt"),
+        **_addresses(CONSISTENCY, _CONSISTENCY, end="pt"),
+        **_addresses(DIFFACE, "iddpm_ffhq512_ema500000", end="pth"),
     }
 )
 ADDRESSES = MappingProxyType({**STUDENTS, **TEACHERS})
+# Of an address: in several image-making programs of 2022, which refuse any other file, as
+# disco-diffusion's `diff_model_map`.
+SHA256 = MappingProxyType(
+    {
+        ADDRESSES["256x256_diffusion_uncond"]: (
+            "a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1"
+        ),
+    }
+)

@@ -11,6 +11,10 @@ ASKED = {
 }
 
 
+class Mismatch(ValueError):
+    """A teacher that cannot judge a student's images, where another may."""
+
+
 def check_role(role: str, network: object) -> None:
     """Raise ValueError unless a network has what is asked of a student or a teacher (roles)."""
     missing = [name for name in ("parameters", *ASKED[role]) if not hasattr(network, name)]
@@ -23,7 +27,7 @@ def check_role(role: str, network: object) -> None:
 
 
 def check_pair(student: Student, teacher: Denoiser) -> None:
-    """Raise ValueError unless the teacher can judge the student's images."""
+    """Raise ValueError, or Mismatch, unless the teacher can judge the student's images."""
     height, width = shape_of(student)
     if height != width:
         raise ValueError(
@@ -34,22 +38,22 @@ def check_pair(student: Student, teacher: Denoiser) -> None:
     for name in ("img_resolution", "img_channels"):
         a, b = getattr(student, name), getattr(teacher, name)
         if a != b:
-            raise ValueError(
+            raise Mismatch(
                 f"the student has {name} {a}, the teacher {b}; choose a teacher with {name} {a}, "
                 "or bridge the two (--adapt)"
             )
     if student.c_dim and not teacher.label_dim:
-        raise ValueError(
+        raise Mismatch(
             f"the student has {student.c_dim} classes, the teacher none; "
             "choose a conditional teacher, or hide the classes from it (--class-map none)"
         )
     if student.c_dim and student.c_dim != teacher.label_dim:
-        raise ValueError(
+        raise Mismatch(
             f"the student has {student.c_dim} classes, the teacher {teacher.label_dim}; "
             "choose a teacher of the same classes, or say which stands for which (--class-map)"
         )
     if not student.c_dim and teacher.label_dim and not getattr(teacher, "label_dropout", 0):
-        raise ValueError(
+        raise Mismatch(
             f"the student is unconditional, the teacher has {teacher.label_dim} classes and was "
             "trained without label dropout, so it has no unconditional model; "
             "choose an unconditional teacher"

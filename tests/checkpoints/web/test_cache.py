@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import checkpoints
-from checkpoints.web import cache
+from checkpoints.web import cache, places
 from refine import main
 from refiners.runs.provenance import sha256
 
@@ -293,7 +293,7 @@ def test_the_folder_is_the_named_one_then_the_shared_one_then_the_home(tmp_path,
 @pytest.fixture
 def named(server, monkeypatch, tmp_path) -> Server:
     """The server, known as the published network ffhq; files are kept in tmp_path / cache."""
-    monkeypatch.setattr(cache, "ADDRESSES", {"ffhq": server.url})
+    monkeypatch.setattr(places, "ADDRESSES", {"ffhq": server.url})
     monkeypatch.setenv("REFINE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return server
@@ -332,6 +332,21 @@ def test_a_broken_transfer_of_a_published_name_goes_on(named):
     named.break_after = None
     assert checkpoints.local("ffhq").read_bytes() == BODY
     assert named.ranges[0] is None and str(named.ranges[1]).startswith("bytes=")
+
+
+def test_of_an_address_with_a_known_hash_nothing_else_is_kept(named, monkeypatch):
+    digest = hashlib.sha256(BODY).hexdigest()
+    monkeypatch.setattr(cache, "SHA256", {named.url: digest})
+    named.body = BODY[::-1]
+    with pytest.raises(ValueError, match=f"where {digest} is known of it; nothing of it was kept"):
+        checkpoints.local("ffhq")
+    assert not [path for path in cache.default_folder().iterdir() if path.suffix != ".lock"]
+    named.body = BODY
+    path = checkpoints.local("ffhq")
+    assert path.read_bytes() == BODY
+    monkeypatch.setattr(cache, "SHA256", {named.url: "0" * 64})
+    with pytest.raises(ValueError, match=f"where {'0' * 64} is known of its address; remove it"):
+        checkpoints.local("ffhq")
 
 
 def test_a_truncated_or_replaced_copy_is_refused_by_every_name(named):
