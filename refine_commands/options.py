@@ -357,6 +357,13 @@ seed_option = click.option(
 run_options = in_order(
     device_option,
     click.option(
+        "--memory-gb",
+        metavar="GIB",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Memory that --dry-run plans for and --batch-gpu auto counts on, as 24 for another "
+        "machine's GPU. [default: what is free here]",
+    ),
+    click.option(
         "--resume",
         metavar="latest|FILE|RUN_DIR",
         help="Continue the newest run in --outdir, or that of a training-state-*.pt or run folder.",

@@ -71,16 +71,20 @@ def table(teachers: Sequence[PublishedTeacher]) -> Iterator[str]:
     from teachers.catalogue import BY_HAND, LAYOUTS
 
     width = max(len(teacher.name) for teacher in teachers)
-    yield f"{'teacher':<{width}}  {'data':<12}  size  classes  weights  {'licence':<15}  file"
+    title = f"{'teacher':<{width}}  {'data':<12}  size  classes  weights    memory"
+    yield f"{title}  {'licence':<15}  file"
     for teacher in teachers:
         by_hand = "" if teacher.place != BY_HAND else ", by hand"
         read = "" if teacher.is_read else ", NOT YET READ"
+        memory = "?" if teacher.memory_mib is None else f"{teacher.memory_mib} MiB"
         yield (
             f"{teacher.name:<{width}}  {teacher.data:<12}  {teacher.size:>4}  "
-            f"{teacher.classes or '-':>7}  {millions(teacher):>7}  {teacher.licence:<15}  "
+            f"{teacher.classes or '-':>7}  {teacher.weights:>5.0f} M  {memory:>8}  "
+            f"{teacher.licence:<15}  "
             f"{teacher.layout}{by_hand}{read}"
         )
     yield ""
+    yield "Memory: of the weights and a pass of one image; refine.py gan -n says what a run takes."
     yield "A name works as --teacher NAME and is fetched. By hand: fetch it, and give its path:"
     for page in dict.fromkeys(t.page for t in teachers if t.place == BY_HAND):
         yield f"  {page}  ({', '.join(sorted({t.data for t in teachers if t.page == page}))})"
@@ -88,11 +92,6 @@ def table(teachers: Sequence[PublishedTeacher]) -> Iterator[str]:
     for name, layout in LAYOUTS.items():
         yield f"  {name}: {layout.what}; {layout.checked if layout.is_read else 'not yet read'}"
     yield "Which fit your generator: refine.py teachers --for my-gan.pkl"
-
-
-def millions(teacher: PublishedTeacher) -> str:
-    """Return a teacher's number of weights in words."""
-    return "?" if teacher.weights is None else f"{teacher.weights:.0f} M"
 
 
 def wanted_by(student: str) -> Wanted:
@@ -150,7 +149,7 @@ def in_words(match: Match) -> str:
     teacher = match.teacher
     parts = [
         f"{teacher.data}, {teacher.size} pixels",
-        f"{millions(teacher)} weights",
+        f"{teacher.weights:.0f} M weights",
         f"licence {teacher.licence}",
         *([match.remark] if match.remark else []),
         *([f"fetch it first from {teacher.page}"] if teacher.place == BY_HAND else []),

@@ -145,6 +145,8 @@ class AdversarialMoments:
         """Return the moments of the student's features and those to reach."""
         return self.matching().new_memory(draw_student, draw_reference, teacher=teacher)
 
-    def join(self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory) -> Images:
+    def join(
+        self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory, at_a_time: int = 0
+    ) -> Images:
         """Return the gradient g with the moments' part; memory sees the batch."""
-        return self.matching().join(g, x_0, teacher=teacher, memory=memory)
+        return self.matching().join(g, x_0, teacher=teacher, memory=memory, at_a_time=at_a_time)

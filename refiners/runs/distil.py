@@ -112,6 +112,7 @@ class DistilJob:
         features: the feature space, where the reference brings none.
         num: images behind the report's numbers.
         device: "auto", "cpu" or "cuda".
+        memory_gb: GiB that the plan and batch_gpu "auto" count on; None is what is free.
         resume: "latest", a run folder or a training-state-*.pt to continue.
         transfer: a network's file or a training-state-*.pt whose weights the run starts from.
         wandb: project to log to.
@@ -145,6 +146,7 @@ class DistilJob:
     features: str | None = None
     num: int = 5000
     device: str = "auto"
+    memory_gb: float | None = None
     resume: str | None = None
     transfer: str | None = None
     wandb: str | None = None
@@ -246,7 +248,10 @@ class DistilJob:
             given_data=job.data,
             distance=distance and distance.to(device),
         )
-        return replace(run, settings=measured(settings, auto, method, run.begin, device))
+        return replace(
+            run,
+            settings=measured(settings, auto, method, run.begin, device, memory_gb=job.memory_gb),
+        )
 
     def run(self) -> Student:
         """Carry the job out and return the one-step student."""
@@ -324,7 +329,8 @@ class CheckedDistilJob:
 
     def plan(self) -> dict[str, object]:
         """Return every option with its value, and what the run will take, measured."""
-        return {**self.options(), "plan": plan_run(self.begin, self.method, self.settings)}
+        plan = plan_run(self.begin, self.method, self.settings, memory_gb=self.job.memory_gb)
+        return {**self.options(), "plan": plan}
 
     @failing_as_a_run()
     def run(self, *, began: float | None = None) -> Student:

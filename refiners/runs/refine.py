@@ -112,6 +112,7 @@ class RefineJob:
         guidance_interval: "LOW,HIGH", the noise levels at which to guide.
         network: which network of the student's file.
         device: "auto", "cpu" or "cuda", for networks from files; modules are where they are.
+        memory_gb: GiB that the plan and batch_gpu "auto" count on; None is what is free.
         resume: "latest", a run folder or a training-state-*.pt to continue, to the same numbers as
             an undisturbed run.
         transfer: a network's file or a training-state-*.pt whose weights the run starts from.
@@ -156,6 +157,7 @@ class RefineJob:
     guidance_interval: str = EVERYWHERE
     network: str = "G_ema"
     device: str = "auto"
+    memory_gb: float | None = None
     resume: str | None = None
     transfer: str | None = None
     wandb: str | None = None
@@ -219,7 +221,10 @@ class RefineJob:
         run = CheckedJob(
             job, method, settings, device, pair, reference, start, discriminator, remarks
         )
-        return replace(run, settings=measured(settings, auto, method, run.begin, device))
+        return replace(
+            run,
+            settings=measured(settings, auto, method, run.begin, device, memory_gb=job.memory_gb),
+        )
 
     def load_student(self, student: str | Path | Student, device: str) -> Student:
         """Return a student from its file, or the one given."""
@@ -293,7 +298,8 @@ class CheckedJob:
 
     def plan(self) -> dict[str, object]:
         """Return every option with its value, and what the run will take, measured."""
-        return {**self.options(), "plan": plan_run(self.begin, self.method, self.settings)}
+        plan = plan_run(self.begin, self.method, self.settings, memory_gb=self.job.memory_gb)
+        return {**self.options(), "plan": plan}
 
     @failing_as_a_run()
     def run(self, *, began: float | None = None) -> Student:

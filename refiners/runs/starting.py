@@ -164,13 +164,21 @@ def check_running(settings: Settings, method: AnyMethod, device: str, *, wandb: 
 
 
 def measured(
-    settings: Settings, auto: bool, method: AnyMethod, start: Start, device: str
+    settings: Settings,
+    auto: bool,
+    method: AnyMethod,
+    start: Start,
+    device: str,
+    *,
+    memory_gb: float | None,
 ) -> Settings:
     """Return the settings, with batch_gpu as it fits where that was left to us."""
     if not auto:
         return settings
     size = num_processes()
-    found = measured_batch_gpu(start, method, settings, device=device, size=size)
+    found = measured_batch_gpu(
+        start, method, settings, device=device, size=size, memory_gb=memory_gb
+    )
     return replace(settings, batch_gpu=found)
 
 

@@ -14,7 +14,7 @@ import image_sets
 import teachers
 from refiners.training.inputs import ImageSet
 from roles import Denoiser
-from roles.pixels import to_uint8
+from roles.pixels import images_at_a_time, to_uint8
 
 BATCH = 250  # images of one stream of noise
 DOUBTED = 8  # images that show whether a teacher denoises
@@ -102,8 +102,18 @@ def sample(
     labels = None
     if classes is not None:
         labels = torch.eye(teacher.label_dim)[torch.as_tensor(classes)].to(device)
-    x_0 = teachers.sample(teacher, latents.to(device), labels=labels, num_steps=steps)
-    return to_uint8(x_0).cpu().numpy()
+    part = images_at_a_time(teacher.img_resolution, most=PART)
+    made = []
+    for first in range(0, len(latents), part):
+        rows = slice(first, first + part)
+        x_0 = teachers.sample(
+            teacher,
+            latents[rows].to(device),
+            labels=None if labels is None else labels[rows],
+            num_steps=steps,
+        )
+        made.append(to_uint8(x_0).cpu())
+    return torch.cat(made).numpy()
 
 
 def read_images(path: Path | str, teacher: Denoiser) -> ImageSet:

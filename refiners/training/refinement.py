@@ -459,7 +459,9 @@ class Refinement:
             assert self.memory is not None
             g, x_0, memory = whole(slopes), whole(images), self.memory
             joined = pieces.of_batch(
-                lambda: method.join(g, x_0, teacher=self.teacher, memory=memory)
+                lambda: method.join(
+                    g, x_0, teacher=self.teacher, memory=memory, at_a_time=pieces.size(0)
+                )
             )
             return pieces.cut(joined)
         return slopes

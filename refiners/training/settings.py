@@ -235,7 +235,7 @@ class Settings:
         0,
         "Images at a time in each process; gradients add up to the same result. 0 is all of its "
         "share of the batch.",
-        useful="auto halves the share until a step fits the GPU, and is all of it on a CPU",
+        useful="auto is the most that fits into the memory, by trial on a GPU, by plan on a CPU",
         outside="Below the share a step makes its images twice.",
         unit="INT|auto",
         at_least=0,

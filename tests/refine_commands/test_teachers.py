@@ -82,7 +82,7 @@ def test_the_students_data_are_those_that_its_file_names(student, name, data):
 
 
 def test_a_missing_teacher_names_the_three_best_with_their_commands(student):
-    result = run("gan", "--student", student("a b.pkl", "church.zip"), "--outdir", "runs")
+    result = run("gan", "--student", student("a b.pkl", None), "--outdir", "runs")
     assert result.exit_code == 2
     lines = result.stderr.splitlines()
     assert "refine.py teachers lists them" in lines[-4]
@@ -91,7 +91,7 @@ def test_a_missing_teacher_names_the_three_best_with_their_commands(student):
 
 def test_a_teacher_that_does_not_fit_names_the_three_best_with_their_commands(student):
     teacher = Path(__file__).parents[2] / "refine_demo" / "teacher.pkl"
-    given = ("--student", student("my.pkl", "church.zip"), "--teacher", teacher)
+    given = ("--student", student("my.pkl", None), "--teacher", teacher)
     result = run("gan", *given, "--outdir", "runs", "--device", "cpu")
     assert result.exit_code == 2
     lines = result.stderr.splitlines()

@@ -9,7 +9,7 @@ from teachers.matching import Wanted, matches, named_data
 
 
 def teacher(name: str, data: str, size: int, layout: str = "edm", **others) -> PublishedTeacher:
-    return PublishedTeacher(name, data, size, 1.0, layout, "MIT", HUB, **others)
+    return PublishedTeacher(name, data, size, 1.0, None, layout, "MIT", HUB, **others)
 
 
 def wanted(*data: str, size: int = 256, channels: int = 3, classes: int = 0) -> Wanted:
@@ -57,7 +57,7 @@ def test_the_same_data_come_first_then_its_kind_then_all_of_imagenet_and_no_othe
 def test_what_is_read_and_fetched_by_name_comes_before_what_is_not():
     rows = [
         teacher("latent", "FFHQ", 256, "latent"),
-        PublishedTeacher("hand", "FFHQ", 256, 1.0, "edm", "MIT", BY_HAND, page="https://x"),
+        PublishedTeacher("hand", "FFHQ", 256, 1.0, None, "edm", "MIT", BY_HAND, page="https://x"),
         teacher("easy", "FFHQ", 256),
     ]
     assert [m.teacher.name for m in matches(wanted("FFHQ"), rows)] == ["easy", "hand", "latent"]
