@@ -131,7 +131,8 @@ GUIDED = (
         (
             *("ffhq_10m.pt", "afhq_dog_4m.pt"),
             *("ffhq_p2.pt", "ffhq_baseline.pt", "celebahq_p2.pt", "cub_p2.pt", "cub_baseline.pt"),
-            *("afhqdog_p2.pt", "flower_p2.pt", "metface_p2.pt"),
+            *("afhq_p2.pt", "afhq_baseline.pt", "flower_p2.pt", "flower_baseline.pt"),
+            *("metface_p2.pt", "metface_baseline.pt"),
         ),
         (128, MULT256, 1, (16,), 0, True, True, 3),
         {"image_size": 256, **W64, **OLD, **LINEAR},

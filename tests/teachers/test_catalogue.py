@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+import checkpoints
+import teachers
 from checkpoints import ADDRESSES, is_hub_id
 from refiners.runs.held import holdings
 from teachers.catalogue import (
@@ -23,6 +25,8 @@ from teachers.catalogue import (
 )
 from teachers.edm import EDMPrecond
 from teachers.edm2 import Precond
+from teachers.networks.guided_unet import GuidedUNet, Heads
+from teachers.published_facts import GUIDED, of_score
 
 VE = {
     "embedding_type": "fourier",
@@ -45,7 +49,12 @@ CALLS: dict[str, dict[str, Any]] = {
     },
 }
 EDM2_WIDTHS = {"xs": 128, "s": 192, "m": 256, "l": 320, "xl": 384}
+RAW = ("guided-diffusion", "consistency")
 ROWS = {teacher.name: teacher for teacher in TEACHERS}
+
+
+def file_of(row: PublishedTeacher) -> str:
+    return row.name if row.place == BY_HAND else ADDRESSES[row.name].rpartition("/")[2]
 
 
 def check_row(row: PublishedTeacher, build: Callable[[], torch.nn.Module]) -> None:
@@ -108,6 +117,52 @@ def test_weights_and_memory_of_edm2s_rows_are_those_of_its_networks(size):
             model_channels=EDM2_WIDTHS[size],
         ),
     )
+
+
+@pytest.mark.parametrize("published", GUIDED, ids=lambda row: row.files[0])
+def test_files_without_all_facts_are_known_by_the_name_of_their_row(published):
+    rows = {file_of(row): row for row in ROWS.values() if row.layout in RAW}
+    found = [rows[file] for file in published.files if file in rows]
+    assert found
+    mc, mult, blocks, factors, classes, scale_shift, updown, ndim = published.shape
+    outputs = 3 if ndim == 4 else 6  # those of the guided-diffusion layout learned variances
+    for row in found[:1]:
+        check_row(
+            row,
+            lambda: GuidedUNet(
+                3,
+                outputs,
+                model_channels=mc,
+                channel_mult=mult,
+                num_res_blocks=[blocks] * len(mult) if isinstance(blocks, int) else blocks,
+                attention_levels=[2**i in factors for i in range(len(mult))],
+                num_classes=classes,
+                use_scale_shift_norm=scale_shift,
+                resblock_updown=updown,
+                qkv_ndim=ndim,
+                heads=Heads(num_heads=4),
+            ),
+        )
+    for row in found:
+        assert (row.size, row.classes) == (published.facts["image_size"], classes)
+        assert (row.weights, row.memory_mib) == (found[0].weights, found[0].memory_mib)
+
+
+def test_no_row_of_these_layouts_is_without_facts():
+    known = {file for published in GUIDED for file in published.files}
+    for name, row in ROWS.items():
+        if row.layout in RAW:
+            assert file_of(row) in known, name
+        if row.layout == "score-sde":
+            assert of_score(f"{name}/checkpoint_1.pth")["image_size"] == row.size
+
+
+def test_a_published_network_is_loaded_by_its_files_own_name(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(checkpoints, "read", lambda source: seen.append(source) or {})
+    with pytest.raises(ValueError, match="no network"):
+        teachers.load("lsun_bedroom")
+    assert seen == [ADDRESSES["lsun_bedroom"]]
 
 
 def test_a_latent_model_is_not_said_to_be_read():
