@@ -346,7 +346,7 @@ def bytes_of(tensors: Iterable[torch.Tensor], seen: set[int]) -> int:
     total = 0
     for tensor in tensors:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
+        if storage._cdata not in seen:  # which tensors without data have, too
+            seen.add(storage._cdata)
             total += storage.nbytes()
     return total
