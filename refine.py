@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 from typing import Any, TextIO
 
 import click
@@ -65,6 +66,7 @@ class OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         say_anything(sys.stdout, sys.stderr)
+        format_before, warnings.formatwarning = warnings.formatwarning, as_note
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -81,13 +83,33 @@ class OneLineErrors(click.Group):
             if code in (FAILED, INTERRUPTED) or os.environ.get("LOCAL_RANK", "0") == "0":
                 print(in_one_line(error), file=sys.stderr)
             ctx.exit(code)
+        finally:
+            warnings.formatwarning = format_before
+
+
+def as_note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning of ours as one line for a user; those of other packages as Python has them."""
+    if category is not UserWarning or "site-packages" in filename:
+        where = f"{filename}:{lineno}"
+        return f"{where}: {category.__name__}: {message}\n"
+    return f"Note: {printable(str(message))}\n"
 
 
 def in_one_line(error: BaseException) -> str:
     """What an error says, by its type where it says nothing; a file's control characters shown."""
-    text = " ".join(str(error).split()) or f"{type(error).__name__} without a message"
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return f"Error: {''.join(shown)}"
+    return f"Error: {printable(str(error)) or f'{type(error).__name__} without a message'}"
+
+
+def printable(text: str) -> str:
+    """A text in one line, with the codes of characters that a terminal would obey."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def say_anything(*streams: TextIO) -> None:

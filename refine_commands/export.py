@@ -59,7 +59,19 @@ images = student(student.sample_latents(4){labels})  # float [4, {channels}, h, 
     help="Write all networks of SOURCE as a pickle that loads in this program's own checkout and "
     "needs nothing of this project. It names the program's classes and carries no program text.",
 )
-def export(source: str, out: Path, form: str | None, network: str, program: str | None) -> None:
+@click.option(
+    "--like",
+    metavar="PKL",
+    help="Where SOURCE holds tensors alone: a pickle whose network has their class and options.",
+)
+def export(
+    source: str,
+    out: Path,
+    form: str | None,
+    network: str,
+    program: str | None,
+    like: str | None,
+) -> None:
     """Write a generator in another format, and compare its images with the source's.
 
     With --for edm or edm2, a teacher or a one-step student, and what it makes of noise.
@@ -79,10 +91,15 @@ def export(source: str, out: Path, form: str | None, network: str, program: str 
     if program in ("edm", "edm2"):
         report(write_denoiser(source, out, program), source, out, "what it makes of 4 noises")
         return
-    student = students.load(source, network=network)
+    if like is not None and (program or form != "pkl"):
+        raise ValueError("--like writes a pickle first, without --for; export that one again")
+    student = students.load(source, network=network, like=like)
     if not isinstance(student, students.Student):
         raise ValueError(f"{network} of {source} makes no images; export a generator")
-    if form == "pkl":
+    if like is not None:
+        students.save(student, out, like=like, network=network)
+        worst = difference(student, students.load(out, network=network))
+    elif form == "pkl":
         worst = write_pickle(student, source, out, network, program)
     else:
         worst = WRITERS[form](student, source, out, network)

@@ -21,7 +21,7 @@ import teachers
 from checkpoints import Json, Record, Value, is_state_dict
 from roles.shown import shown
 from students.fastgan import calls as fastgan_calls
-from students.foreign import fastgan, rosinality, tensorflow
+from students.foreign import fastgan, rosinality, state_dicts, tensorflow
 from students.r3gan import calls as r3gan_calls
 from students.stylegan2.blocks import grown
 from students.stylegan2.calls import first_size
@@ -86,6 +86,9 @@ def networks_of(data: Value) -> dict[str, Network]:
         return {name: of_rosinality(held, name) for name in rosinality.names(data)}
     if fastgan.matches(held):
         return {name: of_record(fastgan.record(held, name)) for name in fastgan.names(held)}
+    if state_dicts.matches(data):
+        found = {name: state_dicts.told(data, name) for name in state_dicts.names(data)}
+        return {name: of_told(*facts) for name, facts in found.items()}
     if is_state_dict(data):
         return {"": of_state_dict(data)}
     sigma = held.get("init_sigma")
@@ -204,6 +207,12 @@ def of_rosinality(data: Mapping[Any, Any], name: str) -> Network:
         options,
         {},
     )
+
+
+def of_told(state: Mapping[str, torch.Tensor], sizes: Mapping[str, object]) -> Network:
+    """The facts of a StyleGAN2 generator that is told from its tensors."""
+    kind = "StyleGAN2 generator (tensors by name)"
+    return _network(kind, "state dict", "unknown", sizes, dict(state), {}, {}, {})
 
 
 def of_state_dict(state: Mapping[str, torch.Tensor]) -> Network:

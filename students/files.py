@@ -23,7 +23,7 @@ from students.base import StudentModule
 from students.fastgan import calls as fastgan_calls
 from students.fastgan import generator as fastgan
 from students.foreign import fastgan as fastgan_files
-from students.foreign import rosinality, tensorflow
+from students.foreign import rosinality, state_dicts, tensorflow
 from students.r3gan import calls as r3gan_calls
 from students.r3gan import generator as r3gan
 from students.stylegan2 import calls
@@ -99,6 +99,7 @@ LAYOUTS = (
         lambda data, network: _row(data)[network],
         _replace_in_row,
     ),
+    Layout(state_dicts.matches, state_dicts.names, state_dicts.record, state_dicts.replace),
     Layout(
         lambda data: True,
         _clean,
@@ -195,17 +196,30 @@ def load(
     *,
     network: Literal["G_ema", "G"] = "G_ema",
     device: torch.device | str = "cpu",
+    like: str | Path | None = None,
 ) -> StudentModule: ...
 @overload
 def load(
-    path_or_url: str | Path, *, network: Literal["D"], device: torch.device | str = "cpu"
+    path_or_url: str | Path,
+    *,
+    network: Literal["D"],
+    device: torch.device | str = "cpu",
+    like: str | Path | None = None,
 ) -> Discriminator: ...
 @overload
 def load(
-    path_or_url: str | Path, *, network: str, device: torch.device | str = "cpu"
+    path_or_url: str | Path,
+    *,
+    network: str,
+    device: torch.device | str = "cpu",
+    like: str | Path | None = None,
 ) -> StudentModule | Discriminator: ...
 def load(
-    path_or_url: str | Path, *, network: str = "G_ema", device: torch.device | str = "cpu"
+    path_or_url: str | Path,
+    *,
+    network: str = "G_ema",
+    device: torch.device | str = "cpu",
+    like: str | Path | None = None,
 ) -> StudentModule | Discriminator:
     """Load a generator (or with network="D" a discriminator) from a network file.
 
@@ -213,6 +227,8 @@ def load(
         path_or_url: a StyleGAN pickle, or its http(s) address; nothing in it runs.
         network: which of the file's networks: "G_ema", "G" or "D".
         device: where the parameters go.
+        like: a file whose network has the class and options of this one, of which there are only
+            tensors by name.
 
     Returns:
         The network in eval mode without gradients. Its parameters are the file's, in float32.
@@ -222,7 +238,15 @@ def load(
             finite; checkpoints.UnsafeCheckpoint where the file asks for what no network needs.
         OSError: the file cannot be read.
     """
-    record = find_network(checkpoints.read(path_or_url), network, path_or_url)
+    data = checkpoints.read(path_or_url)
+    if like is None:
+        record = find_network(data, network, path_or_url)
+    else:
+        known = find_network(checkpoints.read(like), network, like)
+        try:
+            record = state_dicts.fitted(data, known)
+        except ValueError as error:
+            raise ValueError(f"{path_or_url}: {error}; those of {like} were asked for") from error
     try:
         module = build(record)
     except ValueError as error:
@@ -285,7 +309,8 @@ def _tensors_alone(key: str, state: Mapping[str, torch.Tensor]) -> str:
     return (
         f"holds no network but {', '.join([f'{len(state)} tensors by name{under}', *about])}; what "
         "is missing is the call that made the network (its sizes and options): give the pickle "
-        "that the training wrote, which holds the network G_ema itself"
+        "that the training wrote, which holds the network G_ema itself, or take the call from "
+        "another file of such a network (refine.py export FILE --like PICKLE --out NEW.pkl)"
     )
 
 

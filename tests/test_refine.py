@@ -21,7 +21,7 @@ import students
 import teachers
 from metrics import Moments, Statistics
 from metrics.spaces.features import Classifier, ClassifierFeatures, save_features
-from refine import main
+from refine import as_note, main
 from refine_commands.generate import parse_seeds
 from refiners import REFINERS
 from refiners.base import WithPairs
@@ -391,3 +391,10 @@ def test_a_preset_stands_in_for_defaults_and_flags_beat_it_in_any_order(files, t
 )  # fmt: skip
 def test_an_error_has_one_exit_code(error: BaseException, code: int | None) -> None:
     assert refine.exit_code(error) == code
+
+
+def test_a_warning_of_ours_is_a_line_and_others_say_where_they_come_from():
+    said = as_note(UserWarning("one\n\x1b[1mtwo"), UserWarning, "/x/students/a.py", 3)
+    assert said == "Note: one \\x1b[1mtwo\n"
+    other = as_note("odd", DeprecationWarning, "/x/site-packages/torch/a.py", 3)
+    assert other == "/x/site-packages/torch/a.py:3: DeprecationWarning: odd\n"

@@ -114,14 +114,21 @@ def replace(data: Value, network: str, changed: Record, path: str | Path) -> Non
     """Write the file with other tensors in one of its networks; all else passes through."""
     old, tensors = _state(data, network), checkpoints.tensors(changed)
     assert isinstance(data, dict) and is_state_dict(old)
+    new = replaced(old, tensors, network)
+    average = {AVERAGE: tensors["mapping.w_avg"]} if network == "G_ema" else {}
+    checkpoints.write_torch_file(dict(data) | {KEYS[network]: new} | average, path)
+
+
+def replaced(
+    old: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], network: str
+) -> OrderedDict[str, torch.Tensor]:
+    """A state dict of this program with the values of ours."""
     table = names_of(network, old)
     theirs = {name: (ours, *axes) for ours, (name, *axes) in table.items()}
-    new = OrderedDict(
+    return OrderedDict(
         (name, foreign(tensors, *theirs[name]).to(value.dtype) if name in theirs else value)
         for name, value in old.items()
     )
-    average = {AVERAGE: tensors["mapping.w_avg"]} if network == "G_ema" else {}
-    checkpoints.write_torch_file(dict(data) | {KEYS[network]: new} | average, path)
 
 
 def save(generator: torch.nn.Module, path: str | Path) -> None:

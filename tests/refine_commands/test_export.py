@@ -136,3 +136,19 @@ def test_onnx_takes_any_number_of_ws_and_has_the_images_of_torch(refine_py, tmp_
     (images,) = synthesis.run(["images"], {"ws": ws})
     expected = student(z, noise_mode="const")
     torch.testing.assert_close(torch.from_numpy(images), expected, rtol=0, atol=1e-4)
+
+
+def test_tensors_alone_take_class_and_options_from_another_file(refine_py, tmp_path):
+    source, out = colour(tmp_path), tmp_path / "out.pkl"
+    state = students.load(source).state_dict()
+    state = {f"module.{name}": value + 0.1 for name, value in state.items()}
+    torch.save({"netG": state}, tmp_path / "a.pth")
+    result = refine_py("export", tmp_path / "a.pth", "--like", source, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert largest_difference(result.output) == 0
+    loaded = students.load(out).state_dict()
+    assert all(torch.equal(loaded[name], state[f"module.{name}"]) for name in loaded)
+    assert checkpoints.read(out)["training_set_kwargs"] == {"path": "x.zip"}  # pyright: ignore
+    refused = refine_py("export", tmp_path / "a.pth", "--like", source, "--out", tmp_path / "b.pt")
+    assert refused.exit_code == 2
+    assert "--like writes a pickle first" in refused.stderr

@@ -106,15 +106,111 @@ def test_a_file_without_noise_constants_gets_those_of_a_fixed_seed(tmp_path):
     assert torch.equal(one["synthesis.b4.conv1.noise_const"], first)
 
 
-@pytest.mark.parametrize("key", ["G_ema", "params_ema"])
-@pytest.mark.parametrize("prefix", ["", "module.", "decoder.", "generator.module."])
-def test_tensors_alone_are_told_from_a_network_with_what_is_missing(key, prefix, tmp_path):
-    state = {f"{prefix}{name}": value for name, value in generator().state_dict().items()}
-    torch.save({key: state}, tmp_path / "a.pt")
-    said = rf"no network but {len(state)} tensors by name under {key}, of a StyleGAN2 generator"
-    said += rf", with '{prefix}' before their names" if prefix else ""
-    with pytest.raises(ValueError, match=said + "; what is missing is the call that made"):
+ALONE = "the file holds tensors alone"
+OPTIONS: dict[str, Any] = {
+    "plain": {},
+    "labels": {"c_dim": 3, "mapping_kwargs": {"num_layers": 2, "embed_features": 5}},
+    "wide": {"init_res": (3, 5), "z_dim": 7},
+    "resnet": {"synthesis_kwargs": {"architecture": "resnet", "channel_base": 32}},
+    "orig": {"synthesis_kwargs": {"architecture": "orig", "use_noise": False}},
+    "no layers, own filter": {
+        "mapping_kwargs": {"num_layers": 0, "w_avg_beta": None},
+        "synthesis_kwargs": {"resample_filter": [1, 2, 1], "kernel_size": 1},
+    },
+    "hidden": {"mapping_kwargs": {"num_layers": 3, "layer_features": 6}, "channels": 1},
+}
+
+
+@pytest.mark.parametrize("key", ["", "G_ema", "params_ema", "state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "decoder.", "generator.module.", "netG."])
+def test_tensors_alone_are_loaded_whatever_stands_before_them(key, prefix, tmp_path):
+    network = generator()
+    state: Any = {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+    state |= {"opt.step": torch.zeros([])} if prefix else {}
+    torch.save({key: state, "epoch": 3} if key else state, tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match=ALONE):
+        student = students.load(tmp_path / "a.pt")
+    assert np.array_equal(image(student), image(network))
+    with torch.no_grad():
+        next(student.parameters()).add_(1)
+    with pytest.warns(UserWarning, match=ALONE):
+        students.save(student, tmp_path / "b.pt", like=tmp_path / "a.pt")
+        assert np.array_equal(image(students.load(tmp_path / "b.pt")), image(student))
+    written = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert list(written[key] if key else written) == list(state)
+
+
+@pytest.mark.parametrize("way", OPTIONS)
+def test_sizes_and_kind_are_read_off_names_and_shapes(way, tmp_path):
+    network = generator(**OPTIONS[way])
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match=ALONE):
+        student: Any = students.load(tmp_path / "a.pt")
+    assert np.array_equal(image(student), image(network))
+    sizes = ("z_dim", "c_dim", "w_dim", "num_ws", "img_shape", "img_channels")
+    assert all(getattr(student, name) == getattr(network, name) for name in sizes)
+
+
+def test_of_several_the_average_is_g_ema(tmp_path):
+    first, second = generator(), generator(mapping_kwargs={"num_layers": 2})
+    held = {"G": first.state_dict(), "ema": {"module": second.state_dict()}, "D": {}}
+    torch.save(held, tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match=ALONE):
+        assert np.array_equal(image(students.load(tmp_path / "a.pt")), image(second))
+        assert np.array_equal(image(students.load(tmp_path / "a.pt", network="G")), image(first))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "params"])
+def test_rosinality_s_names_are_found_inside_other_files(key, tmp_path):
+    """As pixel2style2pixel keeps its decoder."""
+    rosinality.save(generator(), tmp_path / "a.pt")
+    data = torch.load(tmp_path / "a.pt", weights_only=True)
+    inner = {f"decoder.{name}": value for name, value in data["g_ema"].items()}
+    encoder = {"encoder.a": torch.ones(2)}
+    held = {key: encoder | inner, "latent_avg": data["latent_avg"], "opts": {"size": 8}}
+    torch.save(held, tmp_path / "b.pt")
+    student = students.load(tmp_path / "b.pt")
+    assert np.array_equal(image(student), image(students.load(tmp_path / "a.pt")))
+    with torch.no_grad():
+        next(student.parameters()).add_(1)
+    students.save(student, tmp_path / "c.pt", like=tmp_path / "b.pt")
+    assert np.array_equal(image(students.load(tmp_path / "c.pt")), image(student))
+    written = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert written["opts"] == {"size": 8} and torch.equal(written[key]["encoder.a"], torch.ones(2))
+
+
+def test_tensors_that_do_not_fit_one_another_are_named(tmp_path):
+    state = generator().state_dict()
+    torch.save({n: v for n, v in state.items() if n != "mapping.fc0.bias"}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"fit one another: mapping\.fc0\.bias is missing"):
         students.load(tmp_path / "a.pt")
+    state["synthesis.b8.conv1.weight"] = torch.zeros(5, 4, 3, 3)
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"widths are \[4, 5\]"):
+        students.load(tmp_path / "a.pt")
+
+
+def test_others_are_told_with_what_is_missing_and_take_it_from_another_file(tmp_path):
+    network = generator(mapping_kwargs={"num_layers": 1, "lr_multiplier": 1})
+    checkpoints.write({"G_ema": originals.describe(generator())}, tmp_path / "default.pkl")
+    checkpoints.write({"G_ema": originals.describe(network)}, tmp_path / "like.pkl")
+    state = network.state_dict()
+    torch.save({"x": {f"netG.{n}": v for n, v in state.items()}}, tmp_path / "a.pt")
+    like = students.load(tmp_path / "a.pt", like=tmp_path / "like.pkl")
+    assert np.array_equal(image(like), image(network))
+    default = students.load(tmp_path / "a.pt", like=tmp_path / "default.pkl")
+    assert not np.array_equal(image(default), image(network))
+    other = generator(img_resolution=16, synthesis_kwargs={"channel_max": 4})
+    checkpoints.write({"G_ema": originals.describe(other)}, tmp_path / "other.pkl")
+    with pytest.raises(ValueError, match=r"do not fit: synthesis\.b16\..* of .*other.pkl were"):
+        students.load(tmp_path / "a.pt", like=tmp_path / "other.pkl")
+    torch.save(
+        {"g": {f"module.synthesis.L0_36_{i}.weight": torch.ones(i) for i in (1, 2)}},
+        tmp_path / "b.pt",
+    )
+    said = "no network but 2 tensors by name under g, of a StyleGAN3 generator, with 'module.' befo"
+    with pytest.raises(ValueError, match=said + r".*--like PICKLE"):
+        students.load(tmp_path / "b.pt")
 
 
 def test_a_bare_foreign_object_is_no_network(tmp_path):
