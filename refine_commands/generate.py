@@ -17,23 +17,27 @@ if TYPE_CHECKING:
     import numpy as np
 
     from checkpoints import Value
+<<<<<<< HEAD
     from refiners.progressive import Progressive
+=======
+    from students.base import StudentModule
+>>>>>>> fde41a7 (generate: classes by image, ws of a file, mixed styles, loops)
 
+MAX_LOOP_BYTES = 2**31
+FRAME_MS = 33  # 30 a second
 STEPS = 18  # of Heun's method, for CIFAR-10 (Karras et al. 2022, Table 1)
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
     """Turn "0-3,7" into [0, 1, 2, 3, 7]."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", part)
         if match is None:
-            raise ValueError(f"--seeds is {text!r}; allowed are numbers and ranges, as in 0-63,100")
+            raise ValueError(f"{flag} is {text!r}; allowed are numbers and ranges, as in 0-63,100")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first >= 1_000_000:
-            raise ValueError(
-                f"--seeds has the range {part!r}; it must rise, by less than a million"
-            )
+            raise ValueError(f"{flag} has the range {part!r}; it must rise, by less than a million")
         seeds.extend(range(first, last + 1))
     return seeds
 
@@ -78,9 +82,8 @@ class Wishes:
 @click.option(
     "--class",
     "label",
-    metavar="INT",
-    type=click.IntRange(min=0),
-    help="Class of a conditional network; without it, each seed draws one.",
+    metavar="INT|RANGE",
+    help="Class of a conditional network, or one for each seed, as 0-9; without it, seeds draw.",
 )
 @click.option(
     "--noise-mode",
@@ -108,6 +111,35 @@ class Wishes:
     show_default=True,
     help="Images of a denoiser at a time; the images do not depend on it.",
 )
+@click.option(
+    "--projected-w",
+    metavar="NPZ|PT",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="StyleGAN: images of the ws in this file (w [n, num_ws, w_dim]) instead of seeds.",
+)
+@click.option("--rows", metavar="RANGE", help="StyleGAN: seeds of rows of mixed styles.")
+@click.option("--cols", metavar="RANGE", help="StyleGAN: seeds of columns, whose --styles go in.")
+@click.option(
+    "--styles",
+    metavar="RANGE",
+    default="0-6",
+    show_default=True,
+    help="StyleGAN: which of a column's ws replace the row's.",
+)
+@click.option(
+    "--video",
+    metavar="WEBP|GIF",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="StyleGAN: also a loop through the seeds, in this file.",
+)
+@click.option(
+    "--frames",
+    metavar="INT",
+    type=click.IntRange(min=1, max=10000),
+    default=60,
+    show_default=True,
+    help="Images of the loop from each seed to the next, 30 a second.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the files written as JSON.")
 @device_option
 def generate(
@@ -115,16 +147,26 @@ def generate(
     seeds: str,
     outdir: Path,
     trunc: float | None,
-    label: int | None,
+    label: str | None,
     noise_mode: str | None,
     steps: int | None,
     init_sigma: float | None,
     grid: bool,
     batch: int,
+    projected_w: Path | None,
+    rows: str | None,
+    cols: str | None,
+    styles: str,
+    video: Path | None,
+    frames: int,
     as_json: bool,
     device: str,
 ) -> None:
-    """Write seedNNNN.png for each seed; an image depends on its seed alone."""
+    """Write seedNNNN.png for each seed; an image depends on its seed alone.
+
+    With --projected-w, projNNNN.png of the ws in a file; with --rows and --cols, ROW-COL.png of
+    mixed styles and their grid.
+    """
     import numpy as np
 
     import image_sets
@@ -132,26 +174,161 @@ def generate(
 
     chosen = parse_seeds(seeds)
     wishes = Wishes(trunc, noise_mode, steps, init_sigma)
-    images = make_images(network, chosen, wishes, label, batch, pick_device(device))
+    labels = None if label is None else parse_seeds(label, "--class")
+    device = pick_device(device)
+    columns = 0
+    if projected_w is not None or rows is not None or cols is not None:
+        if None not in (projected_w, rows) or (rows is None) != (cols is None) or video:
+            raise ValueError("give one of --projected-w, --video, or --rows and --cols together")
+        student = styled(network, wishes, device)
+        if rows is not None and cols is not None:
+            pairs = parse_seeds(rows, "--rows"), parse_seeds(cols, "--cols")
+            columns, grid = len(pairs[1]), True
+            pictures = mixed(student, *pairs, parse_seeds(styles, "--styles"), wishes, labels)
+        else:
+            if trunc is not None or labels is not None:
+                raise ValueError("ws of a file have their class and truncation; leave them out")
+            pictures = projected(student, cast("Path", projected_w), wishes)
+    else:
+        if video is not None:
+            check_video(video)
+        images = make_images(network, chosen, wishes, labels, batch, device)
+        pictures = zip((f"seed{seed:04d}" for seed in chosen), images, strict=True)
     kept, files = [], []
-    for seed, image in zip(chosen, images, strict=True):
+    for name, image in pictures:
         outdir.mkdir(parents=True, exist_ok=True)  # not before an image shows that all is well
-        files.append({"seed": seed, "file": str(outdir / f"seed{seed:04d}.png")})
+        seed = {"seed": int(name[4:])} if name.startswith("seed") else {}
+        files.append(seed | {"file": str(outdir / f"{name}.png")})
         image_sets.save_png(files[-1]["file"], image_sets.image_grid(image[None], 1))
         if grid:
             kept.append(image)
     if grid:
-        columns = max(1, round(len(kept) ** 0.5))
+        columns = columns or max(1, round(len(kept) ** 0.5))
         image_sets.save_png(outdir / "grid.png", image_sets.image_grid(np.stack(kept), columns))
+    if video is not None:
+        save_walk(styled(network, wishes, device), chosen, frames, wishes, labels, video)
     if as_json:
         facts = {"network": network, "images": files}
+        facts |= {"video": str(video)} if video else {}
         print(json.dumps(facts | ({"grid": str(outdir / "grid.png")} if grid else {}), indent=1))
     else:
-        print(f"{len(chosen)} images in {outdir}")
+        print(f"{len(files)} images in {outdir}" + (f", a loop in {video}" if video else ""))
+
+
+def styled(network: str, wishes: Wishes, device: str) -> StudentModule:
+    """Load a style-based generator; ValueError where the file holds something else."""
+    import checkpoints
+    import students
+    from students.styles import is_style_based
+
+    wishes.refuse(network, "asked for styles", "steps", "init_sigma")
+    student = students.load(checkpoints.local(network), device=device)
+    if not is_style_based(student):
+        raise ValueError(f"{network} is no style-based generator, which has ws to mix and to walk")
+    return student
+
+
+def projected(
+    student: StudentModule, path: Path, wishes: Wishes
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and images of the ws in a file."""
+    from students.styles import of_ws, read_ws
+
+    ws = read_ws(path, student)
+    for number, image in enumerate(of_ws(student, ws, noise_mode=wishes.noise_mode or "const")):
+        yield f"proj{number:04d}", image
+
+
+def mixed(
+    student: StudentModule,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    styles: Sequence[int],
+    wishes: Wishes,
+    labels: Sequence[int] | None,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and images of mixed styles, row by row."""
+    from students import styles as of_styles
+
+    if labels is not None and len(labels) != 1:
+        raise ValueError("rows and columns have one --class together")
+    found = of_styles.mixed(
+        student,
+        rows,
+        columns,
+        styles,
+        truncation_psi=1.0 if wishes.trunc is None else wishes.trunc,
+        label=labels[0] if labels else None,
+        noise_mode=wishes.noise_mode or "const",
+    )
+    for row, column, image in found:
+        yield f"{row}-{column}", image
+
+
+def check_video(path: Path) -> None:
+    """Raise ValueError unless the file's name is one of moving pictures that Pillow writes."""
+    from PIL import features
+
+    if path.suffix.lower() not in (".webp", ".gif"):
+        raise ValueError(f"--video is {path}; moving pictures are written as .webp or .gif")
+    if path.suffix.lower() == ".webp" and not features.check("webp"):
+        raise ValueError("this Pillow writes no .webp; give --video a file that ends in .gif")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--video is {path}; there is no folder {path.parent}: make it")
+
+
+def save_walk(
+    student: StudentModule,
+    seeds: Sequence[int],
+    frames: int,
+    wishes: Wishes,
+    labels: Sequence[int] | None,
+    path: Path,
+) -> None:
+    """Write a loop through the seeds as moving pictures, 30 a second."""
+    from PIL import Image
+
+    import image_sets
+    from checkpoints import replacing
+    from students.styles import walk
+
+    height, width = student.img_shape
+    if len(seeds) * frames * height * width * 4 > MAX_LOOP_BYTES:
+        raise ValueError(
+            f"{len(seeds) * frames} images of {height} x {width} are more than a loop may hold; "
+            "give fewer --seeds or --frames"
+        )
+    one = labels[0] if labels and len(labels) == 1 else labels
+    images = walk(
+        student,
+        seeds,
+        frames,
+        truncation_psi=1.0 if wishes.trunc is None else wishes.trunc,
+        label=one,
+        noise_mode=wishes.noise_mode or "const",
+    )
+    pictures = [Image.fromarray(image_sets.image_grid(image[None], 1)) for image in images]
+    kind = path.suffix[1:].upper()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    with replacing(path) as file:
+        pictures[0].save(
+            file,
+            format=kind,
+            save_all=True,
+            append_images=pictures[1:],
+            duration=FRAME_MS,
+            loop=0,
+            **options,
+        )
 
 
 def make_images(
-    network: str, seeds: Sequence[int], wishes: Wishes, label: int | None, batch: int, device: str
+    network: str,
+    seeds: Sequence[int],
+    wishes: Wishes,
+    labels: Sequence[int] | None,
+    batch: int,
+    device: str,
 ) -> Iterator[np.ndarray]:
     """Yield the images of the seeds, uint8 [c, h, w], by whatever the file holds.
 
@@ -164,18 +341,22 @@ def make_images(
     path = checkpoints.local(network)
     if path.is_dir():
         wishes.refuse(network, "a folder of diffusers", "trunc", "noise_mode")
-        return of_denoiser(path, seeds, wishes, None, label, batch, device)
+        return of_denoiser(path, seeds, wishes, None, labels, batch, device)
     data = checkpoints.read(path)
     if not is_denoiser(data):
         wishes.refuse(network, "a generator", "steps", "init_sigma")
-        return of_generator(path, network, seeds, wishes, label, device)
+        return of_generator(path, network, seeds, wishes, labels, device)
     wishes.refuse(network, "a denoiser", "trunc", "noise_mode")
     recorded = data.get("init_sigma") if isinstance(data, Mapping) else None
+<<<<<<< HEAD
     stepped = sampler_of(data, network)
     if stepped is not None and wishes.init_sigma is None:
         wishes.refuse(network, f"a student of {stepped[1]} steps", "steps")
         return of_stepped(path, *stepped, seeds, label, batch, device)
     return of_denoiser(path, seeds, wishes, cast("float | None", recorded), label, batch, device)
+=======
+    return of_denoiser(path, seeds, wishes, cast("float | None", recorded), labels, batch, device)
+>>>>>>> fde41a7 (generate: classes by image, ws of a file, mixed styles, loops)
 
 
 def sampler_of(data: Value, network: str) -> tuple[Progressive, int] | None:
@@ -237,7 +418,12 @@ def is_denoiser(data: Value) -> bool:
 
 
 def of_generator(
-    path: Path, name: str, seeds: Sequence[int], wishes: Wishes, label: int | None, device: str
+    path: Path,
+    name: str,
+    seeds: Sequence[int],
+    wishes: Wishes,
+    labels: Sequence[int] | None,
+    device: str,
 ) -> Iterator[np.ndarray]:
     """Images of a StyleGAN-family generator."""
     import image_sets
@@ -255,7 +441,7 @@ def of_generator(
         student,
         seeds,
         truncation_psi=1.0 if wishes.trunc is None else wishes.trunc,
-        label=label,
+        label=labels[0] if labels and len(labels) == 1 else labels,
         noise_mode=wishes.noise_mode or "const",
     )
 
@@ -265,7 +451,7 @@ def of_denoiser(
     seeds: Sequence[int],
     wishes: Wishes,
     recorded: float | None,
-    label: int | None,
+    labels: Sequence[int] | None,
     batch: int,
     device: str,
 ) -> Iterator[np.ndarray]:
@@ -276,6 +462,9 @@ def of_denoiser(
 
     if recorded is not None or wishes.init_sigma is not None:
         wishes.refuse(str(path), "a one-step generator", "steps")
+    if labels is not None and len(labels) > 1:
+        raise ValueError("a denoiser makes images of one --class at a time")
+    label = labels[0] if labels else None
     denoiser = teachers.load(path, device=device)
     sigma = wishes.init_sigma if wishes.init_sigma is not None else recorded
     if sigma is not None:
