@@ -189,7 +189,12 @@ def _ordered_labels(
     for entry in entries:
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
             raise ValueError(f"{where}: entry {shown(entry)}, expected [name, label]")
-        table[_as_listed(entry[0], there, folder)] = entry[1]
+        name = _as_listed(entry[0], there, folder)
+        if table.setdefault(name, entry[1]) != entry[1]:
+            raise ValueError(
+                f"{where}: {_name(name)} is listed twice, with the labels {shown(table[name])} and "
+                f"{shown(entry[1])}; give an image of several classes one vector, as [1, 0, 1]"
+            )
     missing = [name for name in names if name not in table]
     if missing:
         raise ValueError(
