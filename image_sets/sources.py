@@ -262,7 +262,7 @@ def _image_files(path: Path, split: str | None, *, use_json: bool = True) -> Sou
     if use_json and isinstance(files, ImageFiles) and files.labels_file:
         all_labels = files.labels(whole=True)
         labels = None if all_labels is None else all_labels[kept]
-        remarks = [_of_json(labels)]
+        remarks = [_of_json(labels, files.class_names)]
     else:
         labels, remarks = _classes_of_folders(names, split)
     if isinstance(files, ImageFiles) and files.skipped:
@@ -280,13 +280,14 @@ def _image_files(path: Path, split: str | None, *, use_json: bool = True) -> Sou
     return Source(where, labels, read, tuple(remarks))
 
 
-def _of_json(labels: np.ndarray | None) -> str:
+def _of_json(labels: np.ndarray | None, names: Sequence[str]) -> str:
     if labels is None:
         return "labels: none, as dataset.json says"
     if labels.ndim > 1:
         return f"labels: vectors of {labels.shape[1]} numbers from dataset.json"
     classes, counts = np.unique(labels, return_counts=True)
-    return f"labels: from dataset.json, {_counted([str(c) for c in classes], counts)}"
+    called = [names[c] if names else str(c) for c in classes]
+    return f"labels: from dataset.json, {_counted(called, counts)}"
 
 
 def _classes_of_folders(

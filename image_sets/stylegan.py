@@ -3,7 +3,8 @@
 Every image file below the root counts, in the string order of its path relative to the root. All
 have one size and channel count. dataset.json is {"labels": [["00000/img00000000.png", 6], ...]},
 {"labels": null} or absent; a label is a class index or a vector of numbers. It may also lie in the
-folder that holds everything, as zipping a folder makes it.
+folder that holds everything, as zipping a folder makes it. Where all labels are names, their
+classes are in string order.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class ImageFiles:
         found = [path for path in where if (path / "dataset.json").as_posix() in everything]
         # The folder of dataset.json, to which its names are relative; the outermost counts.
         self._labels_in = found[0] if found else None
+        self.class_names: list[str] = []  # of labels that are names, once they are read
         self.labels_file = (found[0] / "dataset.json").as_posix() if found else None
 
     def _folder_names(self) -> set[str]:
@@ -144,7 +146,10 @@ class ImageFiles:
         entries = content.get("labels")
         if entries is None:
             return None
-        return _ordered_labels(entries, self.names, self._labels_in, where, whole)
+        found, self.class_names = _ordered_labels(
+            entries, self.names, self._labels_in, where, whole
+        )
+        return found
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_zip": None}
@@ -180,8 +185,11 @@ def _as_listed(entry: str, names: Collection[str], folder: PurePosixPath) -> str
 
 def _ordered_labels(
     entries: object, names: Sequence[str], folder: PurePosixPath, where: str, whole: bool
-) -> np.ndarray | None:
-    """Labels for names; `whole` refuses entries of files that are not there."""
+) -> tuple[np.ndarray | None, list[str]]:
+    """Labels for names, and what the classes are called where labels are names, in their order.
+
+    `whole` refuses entries of files that are not there.
+    """
     if not isinstance(entries, list):
         raise ValueError(f'{where}: "labels" is no list; expected [[name, label], ...] or null')
     table: dict[str, object] = {}
@@ -207,9 +215,17 @@ def _ordered_labels(
             f"{where}: labels for {len(absent)} images that are not there, the first "
             f"{_name(min(absent))}; put them back, or take them out of dataset.json"
         )
-    if all(table[name] is None for name in names):
-        return None
-    return _label_array([_whole(table[name]) for name in names], names, where)
+    given = [_whole(table[name]) for name in names]
+    if all(label is None for label in given):
+        return None, []
+    classes = sorted({label for label in given if isinstance(label, str)})
+    if all(isinstance(label, str) and label.isdecimal() for label in given):
+        given, classes = [int(str(label)) for label in given], []  # numbers as text
+    if classes and all(isinstance(label, str) for label in given):
+        given = [classes.index(str(label)) for label in given]
+    else:
+        classes = []
+    return _label_array(given, names, where), classes
 
 
 def _whole(label: object) -> object:

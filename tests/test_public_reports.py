@@ -158,8 +158,10 @@ class TestDistances:
 
     def test_clean_fid_2_two_folders_of_other_sizes_are_measured(self, tmp_path):
         sides = noise(tmp_path / "small", 8), noise(tmp_path / "large", 16)
+        small, large = map(open_images, sides)
         found = metrics.compare(
-            *map(open_images, sides),
+            small,
+            large,
             noise(tmp_path / "real", 12),
             features=mean_colour,
             num_images=40,
@@ -172,9 +174,7 @@ class TestDistances:
         distances = [metrics.frechet_distance_of_features(side, real) for side in both]
         measured = found["frechet_distance"]
         assert [measured.before, measured.after] == pytest.approx(distances, rel=1e-6)
-        assert not metrics.draw_gallery(*map(open_images, sides), found).keys() & {
-            "largest improvements"
-        }
+        assert not metrics.draw_gallery(small, large, found).keys() & {"largest improvements"}
 
 
 class TestNetworks:

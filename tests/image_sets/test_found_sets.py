@@ -164,3 +164,17 @@ def test_an_image_is_upright_by_its_exif(tmp_path: Path) -> None:
     image.save(stream, "JPEG", quality=100, exif=exif)
     found = image_sets.decode_image(stream.getvalue(), "a.jpg")[0].astype(int)
     assert np.abs(found - np.rot90(np.asarray(image), -1)).max() < 8
+
+
+def test_labels_that_are_names_are_classes_in_their_order(tmp_path: Path) -> None:
+    for name in ("0.png", "1.png", "2.png"):
+        (tmp_path / name).write_bytes(level(0))
+    given = {"0.png": "dog", "1.png": "cat", "2.png": "dog"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": list(given.items())}))
+    said: list[str] = []
+    made = image_sets.convert(tmp_path, tmp_path / "a.zip", remark=said.append)
+    np.testing.assert_array_equal(made.labels, [1, 0, 1])
+    assert said == ["labels: from dataset.json, 2 classes: 0 cat (1), 1 dog (2)"]
+    given = {"0.png": "10", "1.png": "2", "2.png": "2"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": list(given.items())}))
+    np.testing.assert_array_equal(image_sets.ImageFolder(tmp_path).labels, [10, 2, 2])
