@@ -286,7 +286,7 @@ def _of_json(labels: np.ndarray | None, names: Sequence[str]) -> str:
     if labels.ndim > 1:
         return f"labels: vectors of {labels.shape[1]} numbers from dataset.json"
     classes, counts = np.unique(labels, return_counts=True)
-    called = [names[c] if names else str(c) for c in classes]
+    called = [names[int(c)] if names else str(c) for c in classes]
     return f"labels: from dataset.json, {_counted(called, counts)}"
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -219,10 +220,11 @@ def _ordered_labels(
     if all(label is None for label in given):
         return None, []
     classes = sorted({label for label in given if isinstance(label, str)})
-    if all(isinstance(label, str) and label.isdecimal() for label in given):
+    if all(isinstance(label, str) and re.fullmatch(r"\d{1,9}", label) for label in given):
         given, classes = [int(str(label)) for label in given], []  # numbers as text
     if classes and all(isinstance(label, str) for label in given):
-        given = [classes.index(str(label)) for label in given]
+        numbers = {name: number for number, name in enumerate(classes)}
+        given = [numbers[str(label)] for label in given]
     else:
         classes = []
     return _label_array(given, names, where), classes
