@@ -18,13 +18,16 @@ from metrics.sampling import BLOCK, draw_images, draw_some, first_image
 from metrics.storage import read_arrays
 from roles import Processes, Student
 
+ORDER_SEED = 0
 SUFFIXES = (".zip", ".npz")  # of files that hold images; networks have others
 
 
 class FoundImages:
-    """Images where a student may stand: image i of n is one of them, at an even stride.
+    """Images where a student may stand.
 
-    So a part of a set that lies class by class has of every class. `names` are the paths of the
+    A part of them is taken at an even stride, so that of a set that lies class by class it has of
+    every class, and in a random order that is always the same: the jackknife's groups are every
+    K-th image, which must not be a class. `names` are the paths of the
     images without their suffix, [] where they have none.
     """
 
@@ -45,10 +48,11 @@ class FoundImages:
         return len(self._indices)
 
     def part(self, num_images: int) -> FoundImages:
-        """So many of them, at an even stride; ValueError where there are fewer."""
+        """So many of them, in their order; ValueError where there are fewer."""
         if not 0 < num_images <= len(self):
             raise ValueError(f"{self.source} has {len(self)} images; {num_images} were asked for")
-        kept = [self._indices[i * len(self) // num_images] for i in range(num_images)]
+        order = np.random.default_rng(ORDER_SEED).permutation(num_images).tolist()
+        kept = [self._indices[i * len(self) // num_images] for i in order]
         return FoundImages(self._images, self.source, indices=kept)
 
     def some(self, chosen: Sequence[int]) -> UInt8[Tensor, "n c h w"]:
