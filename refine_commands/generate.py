@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from checkpoints import Value
-<<<<<<< HEAD
     from refiners.progressive import Progressive
-=======
     from students.base import StudentModule
->>>>>>> fde41a7 (generate: classes by image, ws of a file, mixed styles, loops)
 
 MAX_LOOP_BYTES = 2**31
 FRAME_MS = 33  # 30 a second
@@ -348,15 +345,20 @@ def make_images(
         return of_generator(path, network, seeds, wishes, labels, device)
     wishes.refuse(network, "a denoiser", "trunc", "noise_mode")
     recorded = data.get("init_sigma") if isinstance(data, Mapping) else None
-<<<<<<< HEAD
     stepped = sampler_of(data, network)
     if stepped is not None and wishes.init_sigma is None:
         wishes.refuse(network, f"a student of {stepped[1]} steps", "steps")
-        return of_stepped(path, *stepped, seeds, label, batch, device)
-    return of_denoiser(path, seeds, wishes, cast("float | None", recorded), label, batch, device)
-=======
-    return of_denoiser(path, seeds, wishes, cast("float | None", recorded), labels, batch, device)
->>>>>>> fde41a7 (generate: classes by image, ws of a file, mixed styles, loops)
+        return of_stepped(path, *stepped, seeds, one_class(labels), batch, device)
+    return of_denoiser(
+        path, seeds, wishes, cast("float | None", recorded), one_class(labels), batch, device
+    )
+
+
+def one_class(labels: Sequence[int] | None) -> int | None:
+    """Return the class of all images of a denoiser, or None."""
+    if labels is not None and len(labels) > 1:
+        raise ValueError("a denoiser makes images of one --class at a time")
+    return labels[0] if labels else None
 
 
 def sampler_of(data: Value, network: str) -> tuple[Progressive, int] | None:
@@ -451,7 +453,7 @@ def of_denoiser(
     seeds: Sequence[int],
     wishes: Wishes,
     recorded: float | None,
-    labels: Sequence[int] | None,
+    label: int | None,
     batch: int,
     device: str,
 ) -> Iterator[np.ndarray]:
@@ -462,9 +464,6 @@ def of_denoiser(
 
     if recorded is not None or wishes.init_sigma is not None:
         wishes.refuse(str(path), "a one-step generator", "steps")
-    if labels is not None and len(labels) > 1:
-        raise ValueError("a denoiser makes images of one --class at a time")
-    label = labels[0] if labels else None
     denoiser = teachers.load(path, device=device)
     sigma = wishes.init_sigma if wishes.init_sigma is not None else recorded
     if sigma is not None:
