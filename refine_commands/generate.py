@@ -338,7 +338,7 @@ def make_images(
     path = checkpoints.local(network)
     if path.is_dir():
         wishes.refuse(network, "a folder of diffusers", "trunc", "noise_mode")
-        return of_denoiser(path, seeds, wishes, None, labels, batch, device)
+        return of_denoiser(path, seeds, wishes, None, one_class(labels), batch, device)
     data = checkpoints.read(path)
     if not is_denoiser(data):
         wishes.refuse(network, "a generator", "steps", "init_sigma")
