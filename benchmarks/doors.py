@@ -39,6 +39,7 @@ from refiners.runs.folder import read_state
 from students import originals
 from students.foreign import rosinality
 from students.stylegan2.generator import Generator
+from students.styles import read_ws
 from teachers.edm import EDMPrecond
 
 CORPUS = Path(__file__).parent.parent / "tests" / "benchmarks" / "corpus"
@@ -69,9 +70,17 @@ def doors(folder: Path) -> list[Door]:
     checkpoints.write({"fid": held, "num_images": 100}, folder / "statistics.pkl")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
     image_sets.write_zip(folder / "images.zip", pixels, np.array([0, 1, 1]))
+    alone = folder / "alone.pt"
     state = {"format": 1, "networks": {"G": generator.state_dict()}, "step": 3, "name": "a"}
     torch.save(state, folder / "state.pt")
+    torch.save({"netG": {f"module.{n}": v for n, v in generator.state_dict().items()}}, alone)
+    ws = np.zeros([1, generator.num_ws, generator.w_dim], dtype=np.float32)
+    np.savez(folder / "w.npz", w=ws)
+    np.save(folder / "w.npy", ws)
     opens: Mapping[str, Callable[[Path], object]] = {
+        alone.name: students.load,
+        "w.npz": lambda path: read_ws(path, generator),
+        "w.npy": lambda path: read_ws(path, generator),
         "student.pkl": students.load,
         "student.pt": students.load,
         "teacher.pkl": teachers.load,

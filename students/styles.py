@@ -6,8 +6,8 @@ num_ws, w_dim], and `synthesis(ws)` images of them.
 
 from __future__ import annotations
 
-import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Container, Iterator, Sequence
@@ -23,6 +23,11 @@ from roles.budget import check_unpacked, file_size
 from students.base import StudentModule, check_noise_mode
 from students.seeds import draw_latent, drawn, labels_of
 
+MAGIC = b"\x93NUMPY\x01\x00"
+HEADER = re.compile(
+    rb"\{'descr': '<(f[248])', 'fortran_order': False, "
+    rb"'shape': \(((?:[0-9]{1,9}, ?)*(?:[0-9]{1,9})?)\), \} *\n?"
+)
 KEYS = ("w", "ws", "projected_w", "latent")  # of arrays and tensors in files
 
 
@@ -96,19 +101,18 @@ def _member(path: Path) -> bytes:
 
 
 def _array(raw: bytes, path: Path) -> np.ndarray:
-    """An array of NumPy's format, whose size is that of the bytes."""
-    stream = io.BytesIO(raw)
-    try:
-        np.lib.format.read_magic(stream)
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise ValueError(f"{path} holds no array of floating-point numbers ({error})") from None
-    rest = raw[stream.tell() :]
-    if dtype.kind != "f" or is_fortran or len(rest) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(
-            f"{path} holds {dtype} {list(shape)} in {len(rest)} bytes; ws are floating-point "
-            "numbers, row by row"
-        )
+    """An array of NumPy's format 1.0, whose header is read by its form and never evaluated."""
+    start = raw[: len(MAGIC)] == MAGIC and len(MAGIC) + 2 + int.from_bytes(
+        raw[len(MAGIC) : len(MAGIC) + 2], "little"
+    )
+    header = HEADER.fullmatch(raw[len(MAGIC) + 2 : start or 0])
+    if not start or header is None:
+        raise ValueError(f"{path} holds no array of floating-point numbers, row by row")
+    dtype = np.dtype(f"<{header[1].decode()}")
+    shape = tuple(int(size) for size in re.findall(rb"\d+", header[2]))
+    rest = raw[start:]
+    if len(rest) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{path} holds {dtype} {list(shape)} in {len(rest)} bytes")
     return np.frombuffer(rest, dtype).reshape(shape).astype(np.float32)
 
 
