@@ -107,6 +107,25 @@ def test_the_moments_part_has_the_asked_share_of_the_gradient():
     assert float(rms(joined - g) / rms(g)) == pytest.approx(0.4, rel=1e-5)
 
 
+@pytest.mark.parametrize("at_a_time", [1, 3, 8])
+def test_how_many_images_the_teacher_sees_at_a_time_changes_no_number(at_a_time):
+    method = DiffInstructMoments(num_features=8, num_reference=200)
+    teacher = SeenThrough()
+    first = method.new_memory(
+        lambda n: torch.randn(n, 1, 4, 4), lambda n: 0.2 + 0.5 * torch.randn(n, 1, 4, 4),
+        teacher=teacher,
+    )  # fmt: skip
+    g, x_0 = torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
+    joined, memories = [], [first, copy.deepcopy(first)]
+    for memory, n in zip(memories, (0, at_a_time), strict=True):
+        torch.manual_seed(1)
+        joined.append(method.join(g, x_0, teacher=teacher, memory=memory, at_a_time=n))
+    assert float((joined[0] - g).abs().max()) > 0.1
+    torch.testing.assert_close(joined[1], joined[0], rtol=1e-4, atol=1e-5)
+    for name, value in first.named_buffers():
+        torch.testing.assert_close(memories[1].get_buffer(name), value)
+
+
 def test_the_features_are_noised_at_each_level():
     torch.manual_seed(0)
     x = torch.zeros(2000, 1, 4, 4)
