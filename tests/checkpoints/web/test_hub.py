@@ -226,6 +226,18 @@ def test_inspect_shows_a_model_of_the_hub(server):
     assert facts["networks"]["unet"]["sizes"]["img_resolution"] == 8
 
 
+@pytest.mark.parametrize(
+    "name", ["diffusers-ddpm-2022-names-small", "diffusers-ncsnpp-ve-2022-names-small"]
+)
+def test_a_teacher_of_the_hub_is_the_one_in_its_folder(server, samples, name):
+    folder = samples / name
+    server.files[ONE] = contents(folder)
+    here, there = teachers.load(folder), teachers.load("church/ddpm")
+    x = torch.randn(1, here.img_channels, here.img_resolution, here.img_resolution)
+    sigma = torch.tensor([2.0])
+    torch.testing.assert_close(there(x, sigma), here(x, sigma), rtol=0, atol=0)
+
+
 def test_paths_come_before_ids(server, tmp_path):
     (tmp_path / "church").mkdir()
     for path in ("church/ddpm", "nets/edm.pkl", "a/b/c", "./church", "church/", "x", "a b/c"):
