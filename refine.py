@@ -23,6 +23,7 @@ from refine_commands.gan import gan
 from refine_commands.generate import generate
 from refine_commands.inspect import inspect
 from refine_commands.report import report
+from refine_commands.teach import teach
 from refine_commands.teachers import teachers_command
 from refiners.runs.endings import RunFailed
 from refiners.runs.provenance import software
@@ -140,7 +141,8 @@ def main() -> None:
 
 
 for command in (
-    gan, distill, report, blend, dataset, export, generate, inspect, teachers_command, doctor, demo,
+    gan, distill, teach, report, blend, dataset, export, generate, inspect, teachers_command,
+    doctor, demo,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -17,6 +17,8 @@ from refine_commands.options import (
     report_options,
     run_options,
     settings_options,
+    taught_teacher,
+    teach_option,
     teacher_set_option,
 )
 
@@ -30,6 +32,7 @@ from refine_commands.options import (
     help="The diffusion model to follow; refine.py teachers names some.",
 )
 @teacher_set_option
+@teach_option
 @outdir_option
 @recipe_options("gan")
 @settings_options()
@@ -72,5 +75,8 @@ def gan(dry_run: bool, **options: Any) -> None:
     """
     from refiners.runs.refine import RefineJob
 
+    hours = options.pop("teach")
+    if hours is not None:
+        options["teacher"] = taught_teacher(options, hours, dry_run=dry_run)
     job, settings = parted(options)
     carry_out(RefineJob(**job, settings=settings), dry_run=dry_run)

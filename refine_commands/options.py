@@ -25,6 +25,7 @@ from refiners.training.settings import Settings
 if TYPE_CHECKING:
     from refiners.runs.distil import DistilJob
     from refiners.runs.refine import RefineJob
+    from refiners.runs.teach import TeachJob
 
 Command = TypeVar("Command", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
@@ -43,7 +44,10 @@ RENAMED = {
 
 # What --help shows of `gan` and `distill`; --help-all shows the rest.
 GROUPS = {
-    "What": ("student", "teacher", "method", "knobs", "explained", "preset", "data"),
+    "What": (
+        *("student", "teacher", "method", "knobs", "explained", "preset", "data", "teach"),
+        *("size", "start", "net"),
+    ),
     "How long": ("kimg", "batch", "glr", "lr", "ema", "snap", "seed", "max_hours"),
     "Where": ("outdir", "resume", "device", "dry_run"),
     "Report": ("reference", "features", "num", "keep"),
@@ -67,6 +71,15 @@ class RunCommand(click.Command):
 
                 student = ctx.params.get("student")
                 best = best_for(str(student)) if student else []
+                data = ctx.params.get("data")
+                if data and self.name == "gan":
+                    shown = (
+                        "None? 'refine.py teach --data {0} --outdir {1}' makes one of the images "
+                        "in {0}; --teach here does so first."
+                    ).format(data, ctx.params.get("outdir", "DIR"))
+                    raise click.MissingParameter(
+                        "\n".join([shown, *best]), ctx, error.param
+                    ) from None
                 shown = (
                     "A file, an address, a published network's name or an id of the Hugging Face "
                     "Hub; refine.py teachers lists them, with --for my-gan.pkl those that fit."
@@ -84,6 +97,8 @@ class RunCommand(click.Command):
         if ctx.meta.get(WHOLE):
             shown |= {"Settings": settings, "Others": list(options.values())}
         for title, group in {**shown, "Help": helps}.items():
+            if not any(group):
+                continue
             with formatter.section(title):
                 formatter.write_dl([record_of(option, ctx) for option in group if option])
 
@@ -159,12 +174,12 @@ def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     settings = {k: v for k, v in options.items() if k in SETTINGS and v is not None}
     job = {k: v for k, v in options.items() if k not in SETTINGS and k != "metrics"}
-    if options["metrics"] == "none":
+    if options.get("metrics") == "none":
         job["reference"] = job["features"] = None
     return job, settings
 
 
-def carry_out(job: RefineJob | DistilJob, *, dry_run: bool) -> None:
+def carry_out(job: RefineJob | DistilJob | TeachJob, *, dry_run: bool) -> None:
     """Run a job, or print its options and what it will take."""
     from refiners.training.fit import Mismatch
     from roles.processes import rank_here
@@ -181,7 +196,7 @@ def carry_out(job: RefineJob | DistilJob, *, dry_run: bool) -> None:
         click.echo(json.dumps(plan, indent=2))
 
 
-def tell_best(job: RefineJob | DistilJob) -> None:
+def tell_best(job: RefineJob | DistilJob | TeachJob) -> None:
     """Say which published teachers would fit a job's student, a line each, where it has one."""
     from refine_commands.teachers import best_for
     from roles.processes import rank_here
@@ -192,20 +207,42 @@ def tell_best(job: RefineJob | DistilJob) -> None:
             click.echo(line, err=True)
 
 
-def setting_option(field: Field[str | float]) -> Decorator:
-    """Return an option that sets a field of refiners.Settings, where the defaults are."""
+def setting_option(field: Field[str | float], text: str | None = None) -> Decorator:
+    """Return an option that sets a field of refiners.Settings, where the defaults and help are."""
     flag, knob, kind = f"--{field.name.replace('_', '-')}", knob_of(field), type(field.default)
     shown: dict[str, Any] = {"type": kind, "metavar": knob.unit or kind.__name__.upper()}
     if kind is bool:
         shown = {"is_flag": True}
     elif knob.unit == IntOrAuto.name:
         shown["type"] = IntOrAuto()
-    return click.option(flag, field.name, default=None, help=knob.in_one_line(), **shown)
+    return click.option(flag, field.name, default=None, help=text or knob.in_one_line(), **shown)
 
 
-def settings_options(*leave_out: str) -> Callable[[Command], Command]:
-    """Add the options that set fields of refiners.Settings, but for those left out."""
-    return in_order(*(setting_option(f) for name, f in SETTINGS.items() if name not in leave_out))
+def settings_options(
+    *leave_out: str, told: Mapping[str, str] | None = None
+) -> Callable[[Command], Command]:
+    """Add the options that set fields of refiners.Settings, but for those left out.
+
+    `told` has the help of those that mean something else to a command.
+    """
+    texts = told or {}
+    return in_order(
+        *(
+            setting_option(f, texts.get(name))
+            for name, f in SETTINGS.items()
+            if name not in leave_out
+        )
+    )
+
+
+help_all_option = click.option(
+    "--help-all",
+    is_flag=True,
+    callback=show_all,
+    is_eager=True,
+    expose_value=False,
+    help="Show every option and exit.",
+)
 
 
 def recipe_options(command: str) -> Callable[[Command], Command]:
@@ -253,14 +290,7 @@ def recipe_options(command: str) -> Callable[[Command], Command]:
             expose_value=False,
             help="A row of settings; flags beat it.",
         ),
-        click.option(
-            "--help-all",
-            is_flag=True,
-            callback=show_all,
-            is_eager=True,
-            expose_value=False,
-            help="Show every option and exit.",
-        ),
+        help_all_option,
     )
 
 
@@ -354,25 +384,54 @@ seed_option = click.option(
     "--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True
 )
 
-run_options = in_order(
-    device_option,
-    click.option(
-        "--memory-gb",
-        metavar="GIB",
-        type=click.FloatRange(min=0, min_open=True),
-        help="Memory that --dry-run plans for and --batch-gpu auto counts on, as 24 for another "
-        "machine's GPU. [default: what is free here]",
-    ),
-    click.option(
-        "--resume",
-        metavar="latest|FILE|RUN_DIR",
-        help="Continue the newest run in --outdir, or that of a training-state-*.pt or run folder.",
-    ),
-    click.option(
-        "--transfer",
-        metavar="PKL|STATE",
-        help="Start anew from the weights of a network or of a training-state-*.pt.",
-    ),
+TEACH_HOURS = 1.0  # of a training that is to come before a refinement
+
+
+def teach_first(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Let a teacher that is still to be made stand in for the one that is asked for."""
+    if value is not None:
+        ctx.default_map = {**(ctx.default_map or {}), "teacher": ""}
+    return value
+
+
+teach_option = click.option(
+    "--teach",
+    metavar="[HOURS]",
+    type=click.FloatRange(min=0, min_open=True),
+    is_flag=False,
+    flag_value=str(TEACH_HOURS),
+    is_eager=True,
+    callback=teach_first,
+    help="Without a --teacher: first train one of --data, once, in OUTDIR/teacher, for so many hours "
+    "(1 unless told); refine.py teach has the choices.",
+)
+
+
+def taught_teacher(options: Mapping[str, Any], hours: float, *, dry_run: bool) -> str:
+    """Return the teacher that --teach asks for, made now unless it is there."""
+    from refiners.runs.teach import taught
+
+    if options["teacher"] or not options["data"]:
+        given = f"--teacher {options['teacher']}" if options["teacher"] else "no --data"
+        raise ValueError(
+            f"--teach makes a teacher of --data, but there is {given}; give --data and --teach "
+            "without --teacher"
+        )
+    if dry_run:
+        raise ValueError(
+            "--teach comes before what -n could plan; 'refine.py teach -n' plans the teacher"
+        )
+    outdir, device = options["outdir"], options["device"]
+    return str(taught(options["data"], outdir, max_hours=hours, device=device))
+
+
+resume_option = click.option(
+    "--resume",
+    metavar="latest|FILE|RUN_DIR",
+    help="Continue the newest run in --outdir, or that of a training-state-*.pt or run folder.",
+)
+
+logging_options = in_order(
     click.option(
         "--wandb", metavar="PROJECT", help="Log to Weights & Biases too. TensorBoard needs no flag."
     ),
@@ -385,6 +444,24 @@ run_options = in_order(
         is_flag=True,
         help="Check the input, print options, memory and the measured cost of a step, and stop.",
     ),
+)
+
+run_options = in_order(
+    device_option,
+    click.option(
+        "--memory-gb",
+        metavar="GIB",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Memory that --dry-run plans for and --batch-gpu auto counts on, as 24 for another "
+        "machine's GPU. [default: what is free here]",
+    ),
+    resume_option,
+    click.option(
+        "--transfer",
+        metavar="PKL|STATE",
+        help="Start anew from the weights of a network or of a training-state-*.pt.",
+    ),
+    logging_options,
 )
 
 pairing_options = in_order(

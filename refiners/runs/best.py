@@ -21,7 +21,10 @@ KINDS = {"score": (float, type(None)), "start": float, "num_images": int, "last"
 
 
 class Judge(Protocol):
-    """Ranks students."""
+    """Ranks students.
+
+    One whose along_the_line is False is not asked for networks between and beyond two students.
+    """
 
     def __call__(self, student: Student) -> float | None:
         """Return a number, lower is better; None where it cannot tell."""
@@ -100,7 +103,8 @@ class Best:
             return "the last network, as the judge could not tell"
         if self.num_images == 0:
             return f"the original: nothing was nearer to the judge's images ({self.score:.4g})"
-        self._search()
+        if getattr(self.judge, "along_the_line", True):
+            self._search()
         kimg = f"kimg {self.num_images / 1000:g}"
         where = f"the network at {kimg}"
         if self.alpha != 1:

@@ -24,9 +24,9 @@ AnyMethod: TypeAlias = Method | Distiller
 Found = TypeVar("Found")
 
 MEASURED_IMAGES = 4
-NETWORKS = ("student", "average", "teacher", "auxiliary", "auxiliary_average")
+NETWORKS = ("network", "ema", "student", "average", "teacher", "auxiliary", "auxiliary_average")
 NETWORKS += ("discriminator", "original", "memory")
-OPTIMISERS = ("student_adam", "auxiliary_adam", "discriminator_adam")
+OPTIMISERS = ("network_adam", "student_adam", "auxiliary_adam", "discriminator_adam")
 # A method's memory looks at thousands of images once; for the cost of a step few will do.
 FEW: dict[str, int] = {"num_reference": 100, "memory": 1, "num_features": 32}
 # For what a step holds they need not even cost the same.

@@ -129,6 +129,40 @@ DISTILL_PRESETS: dict[str, Row] = {
     },
 }
 
+# What a teacher's training begins from, by size. EDM's own run on CIFAR-10 is large's, for 200,000
+# kimg with a ramp of 10,000 (Karras et al. 2022, Table 7).
+TEACHING: Row = {
+    "beta1": 0.9,
+    "ema": 500.0,
+    "ema_rampup_ratio": 0.05,
+    "decay_kimg": 0.0,
+    "warmup_kimg": 0.0,
+    "auxiliary_steps": 1,
+    "auxiliary_ema": 0.0,
+}
+TEACHER_SIZES: dict[str, Row] = {
+    "small": {
+        **TEACHING,
+        **{"kimg": 1000.0, "batch": 64, "lr": 1e-3, "rampup_kimg": 5.0, "tick": 5.0, "snap": 10},
+    },
+    "base": {
+        **TEACHING,
+        **{"kimg": 10_000.0, "batch": 256, "lr": 1e-3, "rampup_kimg": 100.0, "tick": 20.0},
+        "snap": 10,
+    },
+    "large": {
+        **TEACHING,
+        **{"kimg": 50_000.0, "batch": 512, "lr": 1e-3, "rampup_kimg": 1000.0, "tick": 50.0},
+        "snap": 10,
+    },
+}
+# A network that is trained on: it knows images already, and a high rate would undo that.
+TRAINED_ON: Row = {
+    **TEACHING,
+    **{"kimg": 500.0, "batch": 64, "lr": 2e-4, "rampup_kimg": 5.0, "tick": 5.0, "snap": 10},
+}
+USUAL_SIZE = "small"
+
 PRESETS = {"gan": GAN_PRESETS, "distill": DISTILL_PRESETS}
 
 # How many of its samples a teacher makes for `gan`. To draw one costs it about what training costs
@@ -215,8 +249,20 @@ def method_with(
     if command and name not in methods_of(command):
         allowed = ", ".join(methods_of(command))
         raise ValueError(f"method is {name!r}, which {command} cannot take; allowed are {allowed}")
+    begins = getattr(method, "begins", {}).get(command, {})
+    return method(**begins | knobs_of(method, name, knobs))
+
+
+def knobs_of(
+    method: type, name: str, knobs: Mapping[str, object] | Sequence[str]
+) -> dict[str, object]:
+    """Return values by the names of a method's knobs, from them or from KEY=VALUE texts.
+
+    Raises:
+        ValueError: no such knob, or a value that it cannot have.
+    """
     known = {field.name: field for field in fields(method)}
-    values = dict(getattr(method, "begins", {}).get(command, {}))
+    values: dict[str, object] = {}
     given = knobs.items() if isinstance(knobs, Mapping) else [text.split("=", 1) for text in knobs]
     for key, *value in given:
         if not value or key not in known:
@@ -224,4 +270,4 @@ def method_with(
             raise ValueError(f"--set is {text!r}; {name} has the knobs {', '.join(known)}")
         (value,) = value
         values[key] = parse(known[key], value) if isinstance(value, str) else value
-    return method(**values)
+    return values

@@ -50,6 +50,7 @@ class Session:
         made_of: what a state has to be made of for this run to continue it.
         finish: called with the network that the run hands back, before it is written.
         interrupts: what asks the run to end, already heard; None lets the session hear it.
+        what: what the bar calls its steps.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Session:
         made_of: MadeOf | None = None,
         finish: Callable[[Student], object] | None = None,
         interrupts: Interrupts | None = None,
+        what: str = "refine",
     ):
         self.refinement = refinement
         self.folder = folder
@@ -96,7 +98,8 @@ class Session:
         self.condition_met = ""
         self.complaint: Complaint | None = None
         total = (refinement.num_warmup_steps + settings.num_steps) * settings.batch
-        self.progress = Progress("refine", total, shown=progress if first else False)
+        self.what = what
+        self.progress = Progress(what, total, shown=progress if first else False)
 
     def run_from(self, resume: Path | bool) -> Student:
         """Carry the run out, from a state or, with True, the newest whole one; return the result.
@@ -314,7 +317,7 @@ class Session:
         self.watch.note(losses)
         warm = refinement.counts.step <= refinement.num_warmup_steps
         done = refinement.counts.step * refinement.settings.batch
-        self.progress.reach(done, what="warm-up" if warm else "refine")
+        self.progress.reach(done, what="warm-up" if warm else self.what)
 
     def on_tick(self, stats: Mapping[str, float]) -> None:
         """Write a line of statistics and one of log."""

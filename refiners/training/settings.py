@@ -284,8 +284,12 @@ class Settings:
 
     def student_rate(self, num_images: int) -> float:
         """Return the student's learning rate after that many images."""
+        return self.rate_after(num_images, self.glr)
+
+    def rate_after(self, num_images: int, rate: float) -> float:
+        """Return what a rate has become after that many images, by the ramp and the decay."""
         ramp, decay = self.rampup_kimg * 1000, self.decay_kimg * 1000
-        rate = self.glr * min(1.0, num_images / max(ramp, 1))
+        rate = rate * min(1.0, num_images / max(ramp, 1))
         return rate / math.sqrt(max(num_images / decay, 1.0)) if decay else rate
 
     def rampup(self, num_updates: int) -> float:
