@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from refiners.runs.distil import DistilJob
     from refiners.runs.refine import RefineJob
     from refiners.runs.teach import TeachJob
+    from roles import Denoiser
 
 Command = TypeVar("Command", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
@@ -402,14 +403,18 @@ teach_option = click.option(
     flag_value=str(TEACH_HOURS),
     is_eager=True,
     callback=teach_first,
-    help="Without a --teacher: first train one of --data, once, in OUTDIR/teacher, for so many hours "
-    "(1 unless told); refine.py teach has the choices.",
+    help="Without a --teacher: first train one on --data, once, in OUTDIR/teacher, for so many "
+    "hours (1 unless told); 'refine.py teach' has the choices.",
 )
 
 
-def taught_teacher(options: Mapping[str, Any], hours: float, *, dry_run: bool) -> str:
-    """Return the teacher that --teach asks for, made now unless it is there."""
-    from refiners.runs.teach import taught
+def taught_teacher(options: Mapping[str, Any], hours: float, *, dry_run: bool) -> Path | Denoiser:
+    """Return the teacher that --teach asks for, made now unless it is there.
+
+    That all else fits is checked before, with an untrained one, which is what a plan is made with.
+    """
+    from refiners.runs.refine import RefineJob
+    from refiners.runs.teach import TeachJob, taught
 
     if options["teacher"] or not options["data"]:
         given = f"--teacher {options['teacher']}" if options["teacher"] else "no --data"
@@ -417,12 +422,12 @@ def taught_teacher(options: Mapping[str, Any], hours: float, *, dry_run: bool) -
             f"--teach makes a teacher of --data, but there is {given}; give --data and --teach "
             "without --teacher"
         )
-    if dry_run:
-        raise ValueError(
-            "--teach comes before what -n could plan; 'refine.py teach -n' plans the teacher"
-        )
-    outdir, device = options["outdir"], options["device"]
-    return str(taught(options["data"], outdir, max_hours=hours, device=device))
+    place, device = Path(options["outdir"]) / "teacher", options["device"]
+    job = TeachJob(options["data"], outdir=place, settings={"max_hours": hours}, device=device)
+    network = job.check().network
+    asked, settings = parted(options)
+    RefineJob(**{**asked, "teacher": network}, settings=settings).check()
+    return network if dry_run else taught(job)
 
 
 resume_option = click.option(

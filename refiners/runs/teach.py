@@ -58,6 +58,8 @@ from teachers.sizes import LABEL_DROPOUT, new_teacher, parse_changes
 from teachers.starting import started_from
 
 STEPS = 18  # of the sampler that shows a teacher, EDM's for images of 32 x 32
+PLANNED_IMAGES = 16  # that a plan's step is measured on
+FINISHED_FILE = "finished.json"  # beside the runs of a teacher that another run needs
 TERAFLOPS = 30  # a second that a GPU is taken to sustain, in estimates
 FROM_SCRATCH = "a new network of size"
 # Settings that a teacher's training has no use for.
@@ -172,7 +174,7 @@ class TeachJob:
             settings=settings,
             device=device,
             images=images,
-            network=cast("Trainable", network.to(device)),
+            network=cast("Trainable", network.to(device).eval()),
             remark=remark,
         )
         start = run.begin
@@ -372,24 +374,14 @@ def save(student: Student, path: Path) -> None:
     teachers.save(denoiser_of(student), path)
 
 
-PLANNED_IMAGES = 16  # that a step is measured on; a batch of so many costs what larger ones do
+def taught(job: TeachJob) -> Path:
+    """Return the teacher that a job makes, from its folder if it is there for these images.
 
-FINISHED_FILE = "finished.json"
-
-
-def taught(data: str, outdir: Path, *, max_hours: float, device: str) -> Path:
-    """Return the teacher of a data set, made below a folder unless it is there.
-
-    One that was begun and not ended is continued.
-
-    Args:
-        data: the images.
-        outdir: of the run that needs it; the teacher's own runs are in outdir/teacher.
-        max_hours: of its training.
-        device: "auto", "cpu" or "cuda".
+    A run that was begun and not ended is continued.
     """
-    place = outdir / "teacher"
-    finished, data_sha256 = place / FINISHED_FILE, image_sets.fingerprint(data)
+    place = Path(job.outdir)
+    finished = place / FINISHED_FILE
+    data_sha256 = image_sets.fingerprint(checkpoints.local_data(job.data))
     if finished.is_file():
         told = checkpoints.read_json(finished)
         path = place / str(told.get("teacher"))
@@ -401,9 +393,7 @@ def taught(data: str, outdir: Path, *, max_hours: float, device: str) -> Path:
         for run in place.glob("[0-9]*-*")
         if RunFolder(run).states() and _data_of(run) == data_sha256
     ]
-    resume = str(max(begun)) if begun and not finished.is_file() else None
-    settings = {"max_hours": max_hours}
-    TeachJob(data, outdir=place, settings=settings, device=device, resume=resume).run()
+    replace(job, resume=str(max(begun)) if begun else None).run()
     newest = max(run for run in place.glob("[0-9]*-*") if (run / RESULT_FILE).is_file())
     facts = {"data_sha256": data_sha256, "teacher": f"{newest.name}/{RESULT_FILE}"}
     RunFolder(place).write_json(FINISHED_FILE, facts)

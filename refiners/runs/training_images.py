@@ -99,5 +99,5 @@ def _pixels(shape: tuple[int, int, int, int]) -> torch.Tensor:
     count = int(np.prod(shape))
     if count <= IN_MEMORY:
         return torch.empty(shape, dtype=torch.uint8)
-    file = tempfile.TemporaryFile()  # noqa: SIM115 -- it goes with the tensor
-    return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
+    with tempfile.TemporaryFile() as file:  # closed, it stays as long as it is mapped
+        return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))

@@ -7,10 +7,11 @@ the published networks, so that one of them can be trained on:
 
     0  mirrored, always for half of the images    1  upside down
     2  scaled by 2^(0.2 a)                        3, 4  rotated: cos - 1, sin
-    5, 6  stretched by 2^(0.2 a) along an axis: a cos, a sin
+    5, 6  stretched by 2^(0.2 a) along an axis, and squeezed across: a cos, a sin
     7, 8  shifted by a / 8 of the side: right, down
 
-What comes in at the border is the image's mirror image.
+A stretch and a squeeze share labels there, which leaks nothing: no change has none. What comes in
+at the border is the image's mirror image.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from refiners.runs.recipes import GAN_PRESETS
 OTHER_NAMES = {
     "--class": "label",
     "--format": "form",
+    "--from": "start",
     "--json": "as_json",
     "--knobs": "explained",
     "--metrics": "names",
@@ -120,7 +121,7 @@ def test_help_is_short_in_groups_and_the_whole_is_behind_another_flag(
     short, whole = (refine_py(command, flag).output for flag in ("--help", "--help-all"))
     for title in ("What:", "How long:", "Where:", "Report:"):
         assert f"\n{title}\n" in short
-    assert len(flags_in(short)) <= 25
+    assert len(flags_in(short)) <= 26
     assert set(flags_in(short)) < set(flags_in(whole))
     assert set(flags_in(whole)) == {*(o.opts[-1] for o in options_of(command)), "--help"}
     assert len(flags_in(whole)) == len(set(flags_in(whole)))
