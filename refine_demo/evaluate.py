@@ -28,10 +28,9 @@ import metrics
 import students
 import teachers
 from refine_demo.stages import NUM_CLASSES, Command, append_line
+from refiners.denoising import Denoising
 from refiners.runs.teacher_sampler import TeacherSampler
 from roles import Denoiser, Student
-
-LEVELS = (-1.2, 1.2)  # mean and standard deviation of ln sigma (Karras et al. 2022, Table 1)
 
 
 @click.group()
@@ -130,15 +129,15 @@ def denoising_loss(
     n = len(images)
     generator = torch.Generator().manual_seed(seed)
     quantiles = (torch.randperm(n, generator=generator) + 0.5) / n
-    sigmas = (LEVELS[0] + LEVELS[1] * torch.special.ndtri(quantiles)).exp()
+    method = Denoising()  # EDM's law and weight
+    sigmas = method.levels(quantiles)
     total = 0.0
     for part in torch.arange(n).split(batch):
         x_0, sigma = images[part].float() / 127.5 - 1, sigmas[part]
         eps = torch.randn(x_0.shape, generator=generator)
         c = None if labels is None else nn.functional.one_hot(labels[part], NUM_CLASSES).float()
-        error = teacher(x_0 + sigma[:, None, None, None] * eps, sigma, c) - x_0
-        weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
-        total += (weight * error.square().mean([1, 2, 3])).sum().item()
+        denoised = teacher(x_0 + sigma[:, None, None, None] * eps, sigma, c)
+        total += method.errors(denoised, x_0, sigma).sum().item()
     return total / n
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 import torch
-from torch import Tensor, nn
 
 import teachers
 from refine_demo.sizes import SIZES, Recipe
@@ -20,6 +19,7 @@ from refine_demo.stages import (
     load_images,
     stage,
 )
+from refiners.denoising import Denoising
 from refiners.training.optimiser import follow
 from teachers.edm import EDMPrecond
 
@@ -44,6 +44,9 @@ def teacher(
     label_dropout: float,
 ) -> None:
     """Train the EDM teacher (Karras et al. 2022), class-conditional with label dropout.
+
+    The loss is that of `refine.py teach`, whose runs are for any images; this one stays for what
+    was begun with it, its restart files and curves.
 
     A longer second run with more dropout brings the unconditional model, which zero labels ask for,
     up to the conditional one; where the size's learning rate falls, it follows the new length.
@@ -72,9 +75,11 @@ def teacher(
         images, labels, batch, seed=seed, start=training.seen, device=device, flips=flips
     )
     progress = Progress(training.seen, training)
+    mean, deviation = recipe.sigma
+    method = Denoising(p_mean=mean, p_std=deviation, augment=0.0)
     while training.seen < kimg * 1000:
         torch.manual_seed(seed * 1_000_003 + training.seen)
-        loss = denoising_loss(network, *next(stream), recipe)
+        loss = method.loss(*next(stream), network=network)
         rate = recipe.teacher_rate * training.ramp * _fall(training.seen / (kimg * 1000), recipe)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -90,19 +95,6 @@ def teacher(
             training.save()
             teachers.save(average, workdir / f"{name}.pkl")
     print(f"{workdir / name}.pkl after {training.seen} images")
-
-
-def denoising_loss(network: nn.Module, x_0: Tensor, c: Tensor, recipe: Recipe) -> Tensor:
-    """Return the mean weighted denoising error at drawn noise levels (Karras et al. 2022, Eq. 8).
-
-    ln sigma is normal, and the weight is one over the square of c_out, sigma_data being 0.5.
-    """
-    mean, deviation = recipe.sigma
-    sigma = (torch.randn([len(x_0)], device=x_0.device) * deviation + mean).exp()
-    x = x_0 + sigma[:, None, None, None] * torch.randn_like(x_0)
-    weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
-    error = (network(x, sigma, c) - x_0).square().mean(dim=[1, 2, 3])
-    return (weight * error).mean()
 
 
 def _fall(fraction: float, recipe: Recipe) -> float:

@@ -82,6 +82,15 @@ class Denoising:
         at_least=0,
     )
 
+    rank: int = knob(
+        0,
+        "Of a network that is trained on, move changes of this rank alone, in its attention and "
+        "1 x 1 convolutions, and what tells it of labels. 0 moves all of it.",
+        useful="4 to 32, where images are few or memory is short",
+        outside="Too low, and it cannot become the images' network.",
+        at_least=0,
+    )
+
     def __post_init__(self) -> None:
         """Raise ValueError naming the first knob that cannot be."""
         check_knobs(self)

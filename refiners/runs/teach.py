@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+import safetensors.torch
 import torch
 
 import checkpoints
@@ -49,6 +50,7 @@ from refiners.runs.training_images import TrainingImages, read_training_images
 from refiners.runs.validation import FILE as VALIDATION_FILE
 from refiners.runs.validation import Validation, mean_of
 from refiners.training.augmentation import AUGMENT_DIM
+from refiners.training.low_rank import changes_of, merged
 from refiners.training.pieces import random_stream
 from refiners.training.settings import Settings
 from refiners.training.teaching import Teaching
@@ -57,6 +59,7 @@ from roles.processes import join
 from teachers.sizes import LABEL_DROPOUT, new_teacher, parse_changes
 from teachers.starting import started_from
 
+LOW_RANK_FILE = "low-rank.safetensors"
 STEPS = 18  # of the sampler that shows a teacher, EDM's for images of 32 x 32
 PLANNED_IMAGES = 16  # that a plan's step is measured on
 FINISHED_FILE = "finished.json"  # beside the runs of a teacher that another run needs
@@ -126,6 +129,11 @@ class TeachJob:
             raise ValueError(f"--size is {size!r}; allowed are {', '.join(TEACHER_SIZES)}")
         changes = parse_changes(self.net)
         method = Denoising(**knobs_of(Denoising, "teach", self.knobs))  # pyright: ignore[reportArgumentType] -- it checks
+        if method.rank and not self.start:
+            raise ValueError(
+                f"--set rank={method.rank} is given without --from; a new network has nothing to "
+                "keep: leave it out"
+            )
         row = TRAINED_ON if self.start else TEACHER_SIZES[size]
         told = {**row, **(self.settings or {})}
         settings, auto = settings_of(
@@ -322,6 +330,10 @@ class CheckedTeachJob:
         student = session.run_from(resume)
         if folder is not None:
             save_grid(folder.path / "fakes_final.png", student, self.settings.seed)
+            changes = changes_of(of_sampler(student)) if self.method.rank else {}
+            if changes:
+                with checkpoints.replacing(folder.path / LOW_RANK_FILE) as file:
+                    file.write(safetensors.torch.save(changes, {"from": str(self.job.start)}))
             folder.log(
                 f"the teacher is {folder.path / RESULT_FILE}; next: refine.py gan --student "
                 f"my-gan.pkl --teacher {folder.path / RESULT_FILE} --data {self.job.data} "
@@ -363,10 +375,15 @@ class Watcher:
         return sum(losses) / len(losses)
 
 
-def denoiser_of(student: Student) -> Denoiser:
-    """Return the teacher in its sampler."""
+def of_sampler(student: Student) -> Trainable:
+    """Return the teacher in its sampler, as it is trained."""
     assert isinstance(student, TeacherSampler)
-    return student.teacher
+    return cast("Trainable", student.teacher)
+
+
+def denoiser_of(student: Student) -> Denoiser:
+    """Return the teacher in its sampler, as it is written."""
+    return merged(of_sampler(student))
 
 
 def save(student: Student, path: Path) -> None:

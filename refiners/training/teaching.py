@@ -14,6 +14,7 @@ import torch
 
 from refiners.denoising import Denoising, DenoisingLoss, Trainable, follower
 from refiners.training.inputs import RealImages, source_stream
+from refiners.training.low_rank import add_low_rank
 from refiners.training.optimiser import (
     follow,
     half_life_of,
@@ -59,8 +60,11 @@ class Teaching:
         self.method = method
         self.settings = settings
         self.real_images = real_images
-        self.ema = follower(network)
         self.network = follower(network).train().requires_grad_(True)
+        if method.rank:
+            with random_stream(settings.seed, torch.device("cpu")):
+                add_low_rank(self.network, method.rank)
+        self.ema = follower(self.network)
         self.average = sampler(self.ema)
         self.device = next(self.network.parameters()).device
         check_device(settings, self.device)
@@ -70,7 +74,8 @@ class Teaching:
         )
         prepare(self.network, settings, self.device)
         self.loss = replicated(DenoisingLoss(method, self.network), self.processes)
-        self.network_adam = new_adam(self.network.parameters(), settings.lr, settings)
+        moving = [p for p in self.network.parameters() if p.requires_grad]
+        self.network_adam = new_adam(moving, settings.lr, settings)
         self.counts = Counts()
 
     @property

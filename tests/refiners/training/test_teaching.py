@@ -11,6 +11,7 @@ import torch
 from refiners import ImageSet, RunFolder, Settings, read_state
 from refiners.denoising import Denoising
 from refiners.runs.teacher_sampler import TeacherSampler
+from refiners.training.low_rank import changes_of, merged
 from refiners.training.optimiser import step_if_finite
 from refiners.training.teaching import Teaching
 from teachers.edm import EDMPrecond
@@ -148,3 +149,44 @@ def test_a_gradient_above_the_norm_allowed_moves_as_one_of_that_norm() -> None:
         loss, norm = step_if_finite(optimiser, torch.tensor(1.0), 1.0, most_norm=most)
         assert (loss, norm) == (1.0, 5.0)
         torch.testing.assert_close(weight.data, torch.tensor(expected))
+
+
+def test_low_rank_training_starts_as_the_network_and_moves_little_of_it() -> None:
+    network = small(attn_resolutions=[8])
+    for p in network.parameters():  # its last layers start near zero
+        p.data += 0.1 * torch.randn_like(p)
+    run = teaching(network, Denoising(augment=0.3, rank=2))
+    x, labels = torch.randn(2, 1, 8, 8), torch.eye(3)[:2]
+    network.eval()
+    assert torch.equal(run.ema(x, 0.5, labels), network(x, 0.5, labels))
+    steps(run, 3)
+    whole = merged(run.ema)
+    torch.testing.assert_close(whole(x, 0.5, labels), run.ema(x, 0.5, labels))
+    before, after = network.state_dict(), whole.state_dict()
+    assert before.keys() == after.keys()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    pointwise = {n for n, v in before.items() if v.ndim == 4 and v.shape[2:] == (1, 1)}
+    told = {name for name in before if "map_label" in name or "map_augment" in name}
+    assert moved == (pointwise - {n for n in pointwise if "resample" in n}) | told
+    for name in moved - told:
+        change = (after[name] - before[name])[:, :, 0, 0]
+        assert torch.linalg.matrix_rank(change, rtol=1e-3) <= 2
+    # What is kept beside the base makes the same weights of it.
+    kept = changes_of(run.ema)
+    for name in moved - told:
+        layer = name.removesuffix(".weight")
+        product = kept[f"{layer}.up"] @ kept[f"{layer}.down"]
+        torch.testing.assert_close(before[name] + product[:, :, None, None], after[name])
+
+
+def test_low_rank_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    method = Denoising(augment=0.0, rank=2)
+    whole, first, second = (teaching(method=method) for _ in range(3))
+    steps(whole, 4)
+    steps(first, 2)
+    second.load_state_dict(
+        read_state(RunFolder(tmp_path).write_state("000000", first.state_dict()))
+    )
+    steps(second, 2)
+    theirs = whole.ema.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in second.ema.state_dict().items())
