@@ -23,7 +23,8 @@ KINDS = {"score": (float, type(None)), "start": float, "num_images": int, "last"
 class Judge(Protocol):
     """Ranks students.
 
-    One whose along_the_line is False is not asked for networks between and beyond two students.
+    One that has trained_anew = True is of networks whose original is nothing: it is not asked for
+    those between two students, and always sees the last.
     """
 
     def __call__(self, student: Student) -> float | None:
@@ -103,7 +104,7 @@ class Best:
             return "the last network, as the judge could not tell"
         if self.num_images == 0:
             return f"the original: nothing was nearer to the judge's images ({self.score:.4g})"
-        if getattr(self.judge, "along_the_line", True):
+        if not getattr(self.judge, "trained_anew", False):
             self._search()
         kimg = f"kimg {self.num_images / 1000:g}"
         where = f"the network at {kimg}"

@@ -258,7 +258,9 @@ class Session:
             asked = "its health"
         # First, as what is judged here is no candidate of the run that continues.
         self.snapshots.write_state()
-        if self.interrupts.received is None and not self.snapshots.due:
+        # What is trained anew has no original to hand back, so that a snapshot left is taken now.
+        anew = self.best is not None and getattr(self.best.judge, "trained_anew", False)
+        if self.interrupts.received is None and (anew or not self.snapshots.due):
             with contextlib.suppress(Stopped):  # by a signal, which is told below
                 self.snapshots.show(judged=True)
         why = asked if asked and self.interrupts.received is None else self.interrupts.why

@@ -346,7 +346,7 @@ class CheckedTeachJob:
 class Watcher:
     """Measures a teacher at snapshots, and chooses the one that denoises held-out images best."""
 
-    along_the_line = False
+    trained_anew = True
 
     def __init__(self, job: CheckedTeachJob, run: Teaching, folder: RunFolder | None):
         self.run, self.folder = run, folder

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import checkpoints
@@ -21,8 +22,9 @@ import image_sets
 import teachers
 from refiners.denoising import Denoising
 from refiners.runs.flops import flops_of_pass
+from refiners.runs.interrupts import Stopped
 from refiners.runs.memorisation import Memory
-from refiners.runs.teach import TeachJob, taught
+from refiners.runs.teach import TeachJob, Watcher, taught
 from refiners.runs.teacher_sampler import TeacherSampler
 from refiners.runs.training_images import TrainingImages, read_training_images
 from refiners.runs.validation import NUM_LEVELS, Validation
@@ -143,9 +145,25 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(
     assert all(torch.equal(mine["ema"][key], theirs["ema"][key]) for key in theirs["ema"])
 
 
-def test_the_last_hour_ends_a_run_with_a_teacher(data: Path, tmp_path: Path) -> None:
-    job(data, tmp_path, kimg=100.0, settings={**SHORT, "max_hours": 1e-3}).run()
-    assert list(tmp_path.glob("*/result.pkl"))
+def test_a_run_that_is_ended_early_has_a_teacher_that_was_judged_even_if_it_was_measuring(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, calls = Watcher.measure, []
+
+    def left_once(self: Watcher, student: Any, num_images: int) -> Any:
+        calls.append(num_images)
+        if len(calls) == 1:  # as the last hour leaves it
+            raise Stopped("measuring")
+        return measured(self, student, num_images)
+
+    monkeypatch.setattr(Watcher, "measure", left_once)
+    settings = {"tick": 0.016, "snap": 1, "stop_if": "Loss/loss>0"}
+    job(data, tmp_path, kimg=100.0, settings=settings).run()
+    (log,) = tmp_path.glob("*/log.txt")
+    said = log.read_text(encoding="utf-8")
+    assert "stopped at kimg 0.016 by stop_if" in said
+    assert "the result is the network at kimg 0.016" in said
+    assert calls == [16, 16]
 
 
 def test_a_teacher_can_be_trained_on_from_a_file(data: Path, whole: Path, tmp_path: Path) -> None:
@@ -161,6 +179,27 @@ def test_a_teacher_can_be_trained_on_from_a_file(data: Path, whole: Path, tmp_pa
         job(data, tmp_path, start=start, net=["num_blocks=2"]).check()
     with pytest.raises(ValueError, match="give one of them"):
         job(data, tmp_path, start=start, size="base").check()
+
+
+def test_low_rank_training_writes_a_whole_teacher_and_the_changes_beside(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="rank=2 is given without --from"):
+        job(data, tmp_path, knobs={"rank": 2}).check()
+    base = teachers.load(whole / "result.pkl").state_dict()
+    start = str(whole / "result.pkl")
+    job(data, tmp_path, start=start, net=(), knobs={"rank": 2}, kimg=0.016).run()
+    (folder,) = tmp_path.iterdir()
+    found = teachers.load(folder / "result.pkl").state_dict()
+    kept = safetensors.torch.load_file(folder / "low-rank.safetensors")
+    layers = {name.removesuffix(".up") for name in kept if name.endswith(".up")}
+    assert layers
+    (last,) = folder.glob("network-snapshot-*.pkl")
+    moved = teachers.load(last).state_dict()
+    assert not all(torch.equal(base[key], moved[key]) for key in base)
+    for layer in layers:
+        product = (kept[f"{layer}.up"] @ kept[f"{layer}.down"])[:, :, None, None]
+        torch.testing.assert_close(base[f"{layer}.weight"] + product, found[f"{layer}.weight"])
 
 
 def write(path: Path, **files: object) -> Path:
