@@ -60,7 +60,7 @@ from teachers.sizes import LABEL_DROPOUT, new_teacher, parse_changes
 from teachers.starting import started_from
 
 LOW_RANK_FILE = "low-rank.safetensors"
-STEPS = 18  # of the sampler that shows a teacher, EDM's for images of 32 x 32
+STEPS = 12  # of the sampler that shows a teacher, as a snapshot draws 192 images
 PLANNED_IMAGES = 16  # that a plan's step is measured on
 FINISHED_FILE = "finished.json"  # beside the runs of a teacher that another run needs
 TERAFLOPS = 30  # a second that a GPU is taken to sustain, in estimates
