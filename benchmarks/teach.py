@@ -94,11 +94,17 @@ def two_sides(
     network = new_teacher(
         size, img_resolution=r, img_channels=c, label_dim=label_dim, changes=changes
     )
-    row = {**TEACHER_SIZES[size], "batch": batch, "rampup_kimg": 0.0, "kimg": steps * batch / 1000}
+    row = {
+        **TEACHER_SIZES[size],
+        "clip": 0.0,
+        "batch": batch,
+        "rampup_kimg": 0.0,
+        "kimg": steps * batch / 1000,
+    }
     settings = Settings(**row)
     ours = Teaching(
         network,
-        Denoising(augment=0.0, clip=0.0),
+        Denoising(augment=0.0),
         settings,
         real_images=images,
         sampler=lambda denoiser: TeacherSampler(denoiser, num_steps=2),

@@ -19,16 +19,15 @@ from refine_commands.options import (
     resume_option,
     settings_options,
 )
-from refiners.runs.recipes import TEACHER_SIZES, TRAINED_ON, USUAL_SIZE
+from refiners.runs.recipes import NOT_OF_TEACHERS, TEACHER_SIZES, TRAINED_ON, USUAL_SIZE
 
-# Settings that train no teacher.
-UNUSED = ("glr", "warmup_kimg", "auxiliary_steps", "auxiliary_ema", "train", "share_pass")
-UNUSED += ("ignore_health",)
 TOLD = {
     "kimg": "Length of the run in thousands of images; --max-hours may end it before.",
     "lr": "Learning rate (Adam).",
     "beta1": "Adam's decay rate of the mean gradient.",
     "beta2": "Adam's decay rate of the squared gradient.",
+    "weight_decay": "Decoupled decay of the weights, which makes Adam AdamW.",
+    "clip": "Largest L2 norm of the gradient of the loss, a mean over pixels; 0 limits none.",
     "rampup_kimg": "Over which the rate rises from 0.",
     "decay_kimg": "After which the rate falls as 1 / sqrt(images); 0 keeps it.",
     "ema": "Half-life of the network's average, which is the teacher.",
@@ -77,7 +76,7 @@ network_options = in_order(
         "knobs",
         metavar="KEY=VALUE",
         multiple=True,
-        help="A knob of the training: p_mean, p_std, sigma_data, augment (0.12), xflip, clip.",
+        help="A knob of the training: p_mean, p_std, sigma_data, augment (0.12), xflip, rank.",
     ),
 )
 
@@ -91,7 +90,7 @@ network_options = in_order(
 )
 @outdir_option
 @network_options
-@settings_options(*UNUSED, told=TOLD)
+@settings_options(*NOT_OF_TEACHERS, told=TOLD)
 @device_option
 @resume_option
 @logging_options

@@ -75,13 +75,6 @@ class Denoising:
         "right do not matter.",
         useful="faces and animals; not text or digits",
     )
-    clip: float = knob(
-        1.0,
-        "The gradient's norm at most; 0 does not limit it.",
-        useful="1 for small networks at high rates; 0 (EDM)",
-        at_least=0,
-    )
-
     rank: int = knob(
         0,
         "Of a network that is trained on, move changes of this rank alone, in its attention and "

@@ -133,6 +133,8 @@ DISTILL_PRESETS: dict[str, Row] = {
 # kimg with a ramp of 10,000 (Karras et al. 2022, Table 7).
 TEACHING: Row = {
     "beta1": 0.9,
+    # EDM's has none; small networks at high rates need it.
+    "clip": 1.0,
     "ema": 500.0,
     "ema_rampup_ratio": 0.05,
     "decay_kimg": 0.0,
@@ -162,6 +164,9 @@ TRAINED_ON: Row = {
     **{"kimg": 500.0, "batch": 64, "lr": 2e-4, "rampup_kimg": 5.0, "tick": 5.0, "snap": 10},
 }
 USUAL_SIZE = "small"
+# Settings that a teacher's training has no use for.
+NOT_OF_TEACHERS = ("glr", "warmup_kimg", "auxiliary_steps", "auxiliary_ema", "auxiliary_clip")
+NOT_OF_TEACHERS += ("train", "share_pass", "ignore_health")
 
 PRESETS = {"gan": GAN_PRESETS, "distill": DISTILL_PRESETS}
 

@@ -30,7 +30,13 @@ from refiners.runs.made_of import MadeOf, made_of
 from refiners.runs.memorisation import SHOWN, Memory
 from refiners.runs.pictures import save_grid, save_tiled
 from refiners.runs.plan import AnyMethod, plan_run
-from refiners.runs.recipes import TEACHER_SIZES, TRAINED_ON, USUAL_SIZE, knobs_of
+from refiners.runs.recipes import (
+    NOT_OF_TEACHERS,
+    TEACHER_SIZES,
+    TRAINED_ON,
+    USUAL_SIZE,
+    knobs_of,
+)
 from refiners.runs.schedule import label
 from refiners.runs.session import Session
 from refiners.runs.snapshots import RESULT_FILE
@@ -65,8 +71,6 @@ PLANNED_IMAGES = 16  # that a plan's step is measured on
 FINISHED_FILE = "finished.json"  # beside the runs of a teacher that another run needs
 TERAFLOPS = 30  # a second that a GPU is taken to sustain, in estimates
 FROM_SCRATCH = "a new network of size"
-# Settings that a teacher's training has no use for.
-UNUSED = ("glr", "warmup_kimg", "auxiliary_steps", "auxiliary_ema", "train", "share_pass")
 # What of a network that is trained on may be changed.
 OF_STARTED = ("dropout", "label_dropout")
 
@@ -234,7 +238,7 @@ class CheckedTeachJob:
         left_out = ("settings", "progress", "resume", "knobs", "kimg", "batch")
         asked = {f.name: getattr(job, f.name) for f in fields(job) if f.name not in left_out}
         asked |= {"outdir": str(job.outdir), "net": list(job.net)}
-        used = {k: v for k, v in asdict(self.settings).items() if k not in UNUSED}
+        used = {k: v for k, v in asdict(self.settings).items() if k not in NOT_OF_TEACHERS}
         return {**asked, **asdict(self.method), **used, "device": self.device}
 
     def plan(self) -> dict[str, object]:

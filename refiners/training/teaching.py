@@ -6,7 +6,6 @@ which is how a run shows it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -101,9 +100,7 @@ class Teaching:
             loss = torch.stack(self.pieces.each(self._part)).sum()
             self.processes.mean(loss, phase="the loss")
         rate = settings.rate_after(seen + settings.batch, settings.lr) * self.counts.rate_scale
-        value, size = step_if_finite(
-            self.network_adam, loss, rate, most_norm=self.method.clip or math.inf
-        )
+        value, size = step_if_finite(self.network_adam, loss, rate, clip=settings.clip)
         losses = {"Loss/loss": value, "Gradient/norm": size}
         if not self.counts.note(losses, seed=settings.seed):
             return {}

@@ -11,8 +11,8 @@ import pytest
 from click.testing import Result
 
 import image_sets
-from refine_commands.teach import TOLD, UNUSED
-from refiners.runs.recipes import TEACHER_SIZES, TRAINED_ON
+from refine_commands.teach import TOLD
+from refiners.runs.recipes import NOT_OF_TEACHERS, TEACHER_SIZES, TRAINED_ON
 from refiners.training.settings import Settings
 
 NET = ("model_channels=4", "channel_mult=1,1,1,1", "attn_resolutions=")
@@ -39,7 +39,7 @@ def test_every_row_of_a_size_is_of_settings_and_every_flag_has_its_default(
 ) -> None:
     for row in (*TEACHER_SIZES.values(), TRAINED_ON):
         assert Settings(**row).warmup_kimg == 0
-    assert set(TOLD) <= {*Settings.__dataclass_fields__} - {*UNUSED}
+    assert set(TOLD) <= {*Settings.__dataclass_fields__} - {*NOT_OF_TEACHERS}
     text = " ".join(refine_py("teach", "--help-all").output.split())
     assert f"[default: {TEACHER_SIZES['small']['kimg']}]" in text
     other = " ".join(refine_py("teach", "--size", "large", "--help-all").output.split())

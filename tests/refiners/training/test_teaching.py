@@ -12,7 +12,6 @@ from refiners import ImageSet, RunFolder, Settings, read_state
 from refiners.denoising import Denoising
 from refiners.runs.teacher_sampler import TeacherSampler
 from refiners.training.low_rank import changes_of, merged
-from refiners.training.optimiser import step_if_finite
 from refiners.training.teaching import Teaching
 from teachers.edm import EDMPrecond
 
@@ -138,17 +137,6 @@ def test_half_precision_passes_leave_a_finite_teacher() -> None:
     run = teaching(precision="bf16")
     steps(run, 3)
     assert all(bool(p.isfinite().all()) for p in run.ema.parameters())
-
-
-def test_a_gradient_above_the_norm_allowed_moves_as_one_of_that_norm() -> None:
-    weight = torch.nn.Parameter(torch.zeros(2))
-    optimiser = torch.optim.SGD([weight], lr=1.0)
-    for most, expected in ((float("inf"), [-3.0, -4.0]), (1.0, [-0.6, -0.8]), (10.0, [-3.0, -4.0])):
-        weight.data.zero_()
-        weight.grad = torch.tensor([3.0, 4.0])
-        loss, norm = step_if_finite(optimiser, torch.tensor(1.0), 1.0, most_norm=most)
-        assert (loss, norm) == (1.0, 5.0)
-        torch.testing.assert_close(weight.data, torch.tensor(expected))
 
 
 def test_low_rank_training_starts_as_the_network_and_moves_little_of_it() -> None:
