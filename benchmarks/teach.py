@@ -1,7 +1,7 @@
 """Our training step of a teacher beside the official EDM code's: how fast, and how near.
 
     python -m benchmarks.teach --official DIR [--data ZIP] [--size small] [--net KEY=VALUE ...]
-                               [--batch 32] [--steps 20]
+                               [--batch 32] [--steps 20] [--channels-last]
 
 --official is a checkout of the official EDM repository, whose network and loss are the other side;
 its loop's body, Adam and average, is written anew here. Both sides have the same weights, images,
@@ -80,6 +80,7 @@ def two_sides(
     net: tuple[str, ...],
     batch: int,
     steps: int,
+    channels_last: bool,
 ) -> dict[str, Any]:
     """Return both sides' seconds and losses of each step, after one that warms up."""
     if data is None:
@@ -101,7 +102,7 @@ def two_sides(
         "rampup_kimg": 0.0,
         "kimg": steps * batch / 1000,
     }
-    settings = Settings(**row)
+    settings = Settings(**row, channels_last=channels_last)
     ours = Teaching(
         network,
         Denoising(augment=0.0),
@@ -109,12 +110,15 @@ def two_sides(
         real_images=images,
         sampler=lambda denoiser: TeacherSampler(denoiser, num_steps=2),
     )
-    # Its classes ask for their modules by name whenever one is made, so these stay.
+    # Its classes ask for their modules by name whenever one is made or copied.
     sys.path.insert(0, str(official))
     loss = importlib.import_module("training.loss").EDMLoss()
     made = importlib.import_module("training.networks").EDMPrecond(**network.init_kwargs)
     made.load_state_dict(network.state_dict())
     theirs = OfficialStep(made, loss, images, settings)
+    sys.path.remove(str(official))
+    for known in [n for n in sys.modules if n.split(".")[0] in ("training", "torch_utils")]:
+        del sys.modules[known]  # names that other checkouts have too
     losses: dict[str, list[float]] = {"official": [], "ours": []}
     ways = {
         "official": lambda: losses["official"].append(theirs.advance()),
@@ -150,6 +154,7 @@ def table(found: dict[str, Any], batch: int) -> str:
 @click.option("--data", metavar="ZIP|DIR", help="Images to train on.")
 @click.option("--size", type=click.Choice(tuple(SIZES)), default="small", show_default=True)
 @click.option("--net", metavar="KEY=VALUE", multiple=True, help="As for refine.py teach.")
+@click.option("--channels-last", is_flag=True, help="Keep our network's weights channels last.")
 @machine.number_option("--batch", 32)
 @machine.number_option("--steps", 20, least=2)
 @machine.threads_option
@@ -159,12 +164,15 @@ def main(
     data: str | None,
     size: str,
     net: tuple[str, ...],
+    channels_last: bool,
     batch: int,
     steps: int,
     json_file: Path | None,
 ) -> None:
     """Time our step of a teacher's training against the official code's on the same images."""
-    found = two_sides(official, data, size=size, net=net, batch=batch, steps=steps)
+    found = two_sides(
+        official, data, size=size, net=net, batch=batch, steps=steps, channels_last=channels_last
+    )
     told = f"size {size} {' '.join(net)}, batch {batch}, {steps} steps in turn, {data or 'noise'}"
     machine.report(f"{told}\n\n{table(found, batch)}", found, json_file)
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import checkpoints
-from benchmarks import e2e, files, fuzz, metrics, passes, step
+from benchmarks import e2e, files, fuzz, metrics, passes, step, teach
 from benchmarks.published import cifar_student
 from students import originals
 from stylegan_ops.kernels.choice import available
@@ -26,6 +26,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in {
         "training/networks.py": "from students.stylegan2.generator import Generator\n"
         "from teachers.edm import EDMPrecond\n",
+        "training/loss.py": "from benchmarks.published import PlainLoss\n"
+        "class EDMLoss(PlainLoss):\n"
+        "    def __call__(self, net, images, labels=None):\n"
+        "        return super().__call__(net, images, labels)\n",
         "training/di_loss.py": "from benchmarks.published import PlainLoss as DI_EDMLoss\n",
         "legacy.py": "import students\ndef load_network_pkl(file):\n"
         "    return {name: students.load(file.name, network=name) for name in ('G', 'G_ema')}\n",
@@ -134,3 +138,11 @@ def test_metrics_are_timed_beside_the_tools_that_are_here() -> None:
 def test_a_fuzzer_changes_files_and_finds_none_that_breaks_the_rule() -> None:
     raws = [(ROOT / "refine_demo" / "teacher.pkl").read_bytes()]
     assert list(fuzz.explore(raws, count=3, seed=0)) == []
+
+
+def test_a_teachers_step_beside_the_same_maths_has_the_same_losses(checkout: Path) -> None:
+    tiny = [part for net in ("model_channels=4", "channel_mult=1,1,1,1") for part in ("--net", net)]
+    shown = run(teach.main, "--official", checkout, *tiny, "--batch", 4, "--steps", 3)
+    apart = float(shown.split("differ by at most ")[1].split()[0])
+    assert apart < 1e-3
+    assert "times as fast" in shown
