@@ -37,7 +37,7 @@ SLOW, PATIENCE = 2.0, 60.0
 SHARE = 0.9  # of the memory that a run may take: what an operation takes inside is not seen
 OWNERS = {
     "student": ("student", "average"),
-    "teacher": ("teacher",),
+    "teacher": ("teacher", "network", "ema"),
     "auxiliary": ("auxiliary", "auxiliary_average"),
     "discriminator": ("discriminator",),
 }

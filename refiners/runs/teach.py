@@ -67,7 +67,6 @@ from teachers.starting import started_from
 
 LOW_RANK_FILE = "low-rank.safetensors"
 STEPS = 12  # of the sampler that shows a teacher, as a snapshot draws 192 images
-PLANNED_IMAGES = 16  # that a plan's step is measured on
 FINISHED_FILE = "finished.json"  # beside the runs of a teacher that another run needs
 TERAFLOPS = 30  # a second that a GPU is taken to sustain, in estimates
 FROM_SCRATCH = "a new network of size"
@@ -191,7 +190,10 @@ class TeachJob:
         )
         start = run.begin
         return replace(
-            run, settings=measured(settings, auto, cast("AnyMethod", method), start, device)
+            run,
+            settings=measured(
+                settings, auto, cast("AnyMethod", method), start, device, memory_gb=None
+            ),
         )
 
     def run(self) -> Denoiser:
@@ -243,9 +245,7 @@ class CheckedTeachJob:
 
     def plan(self) -> dict[str, object]:
         """Return every option with its value, and what the run will take, measured."""
-        found = plan_run(
-            self.begin, cast("AnyMethod", self.method), self.settings, images=PLANNED_IMAGES
-        )
+        found = plan_run(self.begin, cast("AnyMethod", self.method), self.settings)
         flops = TRAINING * flops_of_pass(self.network)
         images = self.settings.num_steps * self.settings.batch
         weights = sum(p.numel() for p in self.network.parameters())
