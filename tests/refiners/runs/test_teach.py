@@ -331,13 +331,14 @@ def test_validation_of_an_exact_denoiser_is_one_at_each_level() -> None:
     parts = ImageSet(0.5 * torch.randn(300, 1, 32, 32)), ImageSet(0.5 * torch.randn(60, 1, 32, 32))
     images = TrainingImages(*parts, label_dim=0, remark="")
     validation = Validation(images, Denoising(), seed=0, device=torch.device("cpu"))
-    line: dict[str, Any] = validation.line(Exact(), 1.0)
+    exact: Any = Exact()
+    line: dict[str, Any] = validation.line(exact, 1.0)
     for part in ("seen", "held_out"):
         assert line[f"{part}_over_sigma"] == pytest.approx([1.0] * NUM_LEVELS, rel=0.03)
     assert line["sigma"] == pytest.approx(
         sorted(np.exp(-1.2 + 1.2 * np.array([-1.534, -0.887, -0.489, -0.157, 0.157, 0.489, 0.887,
                                              1.534]))), rel=1e-3)  # fmt: skip
-    assert validation.line(Exact(), 1.0) == line
+    assert validation.line(exact, 1.0) == line
 
 
 def test_flops_are_those_of_a_network_counted_by_hand() -> None:

@@ -78,7 +78,7 @@ def test_loss_of_the_exact_denoiser_of_a_gaussian_is_known_at_each_level(spread:
 def test_loss_draws_its_levels_from_the_law_and_tells_the_augmentation() -> None:
     torch.manual_seed(0)
     x_0 = 0.5 * torch.randn(4000, 1, 8, 8)
-    exact = Exact(0.5)
+    exact: Any = Exact(0.5)
     plain = Denoising(augment=0.0).loss(x_0, None, network=exact)
     assert plain.item() == pytest.approx(1, rel=0.02)
     assert exact.told == [None]
