@@ -41,6 +41,11 @@ class Confirming(Judge, Protocol):
         """What a report calls it."""
         ...
 
+    @property
+    def reach(self) -> float:
+        """How much of the way to what it likes best its word is enough for."""
+        ...
+
     def change(self, before: Student, after: Student) -> metrics.Difference:
         """Return the change of its number with the interval."""
         ...
@@ -109,7 +114,14 @@ class Best:
         kimg = f"kimg {self.num_images / 1000:g}"
         where = f"the network at {kimg}"
         if self.alpha != 1:
-            where = f"a network {self.alpha:g} times the way from the original to that at {kimg}"
+            why = (
+                " (no farther, as no real images tell whether the teacher's are nearer to them)"
+                if isinstance(self.judge, Confirming) and self.judge.reach < 1
+                else ""
+            )
+            where = (
+                f"a network {self.alpha:g} times the way from the original to that at {kimg}{why}"
+            )
         if not isinstance(self.judge, Confirming):
             return f"{where}, chosen by the judge ({self.start:.4g} → {self.score:.4g})"
         change = self.judge.change(self.original, self.network)
@@ -127,9 +139,15 @@ class Best:
         )
 
     def _search(self) -> None:
-        """Go back along the line as long as the judge's number falls."""
+        """Go back along the line, to the judge's reach and on as long as its number falls."""
         end = copy.deepcopy(self.network)
+        if isinstance(self.judge, Confirming) and self.judge.reach < 1:
+            self.alpha = self.judge.reach
+            score = self.judge(blend(self.original, end, self.alpha))
+            self.score = self.score if score is None else float(score)
         for alpha in BACK:
+            if alpha >= self.alpha:
+                continue
             score = self.judge(blend(self.original, end, alpha))
             if score is None or self.score is None or not score < self.score:
                 break

@@ -36,6 +36,11 @@ SHARE = 3  # one image in so many is held back
 BATCH = 250
 NUM_IMAGES = 2000  # of a student, behind each number of the judge
 TEACHERS = 1000  # of the teacher's own, where real images are given and it makes no others
+# Where a teacher's images stand for real ones, they and the original are two witnesses of the real
+# law that err each in its own way; a run to the end of what they like best made a student that was
+# as good as its teacher worse by two fifths, half of the way neither harmed it nor made a decent
+# one gain less (docs/experiments.md).
+HALFWAY = 0.5
 GROUPS = 20  # of the jackknife, where there are images enough
 MANY = 3  # images behind the mean for each single one: then the whole tells more than a part
 LEAST_ROWS = 600  # of a reference that judges
@@ -51,6 +56,8 @@ class Judge:
         reports: what a report without a reference of its own compares by.
         num_images: of a student, behind each number.
         seed: of the run; the latents of each part are other ones.
+        reach: how much of the way from the original to what it likes best a run may go: 1 where its
+            images are what the student is to be like, else HALFWAY.
     """
 
     chooses: metrics.Reference
@@ -58,6 +65,7 @@ class Judge:
     reports: metrics.Reference
     num_images: int
     seed: int
+    reach: float = 1.0
 
     @property
     def name(self) -> str:
@@ -130,7 +138,7 @@ def subset(images: ImageSet, chosen: torch.Tensor) -> ImageSet:
     return ImageSet(images.images[chosen], labels)
 
 
-def judge_of(images: ImageSet, *, num: int, seed: int, device: str) -> Judge:
+def judge_of(images: ImageSet, *, num: int, seed: int, device: str, reach: float = 1.0) -> Judge:
     """Return the judge of a run by its images, real ones or the teacher's.
 
     Args:
@@ -138,6 +146,7 @@ def judge_of(images: ImageSet, *, num: int, seed: int, device: str) -> Judge:
         num: of a student's images, at most NUM_IMAGES are taken.
         seed: of the run.
         device: where features are computed.
+        reach: see Judge.
     """
     seen, kept = held_back(images, seed)
     space = metrics.fresh_features(seen.images, seen.labels, seed=seed, device=device)
@@ -147,7 +156,8 @@ def judge_of(images: ImageSet, *, num: int, seed: int, device: str) -> Judge:
         _reference(values, labels, space, part, "images held back from the method")
         for part in parts_of(len(values), seed)
     )
-    return Judge(chooses, confirms, reports, num_images=min(num, NUM_IMAGES), seed=seed)
+    count = min(num, NUM_IMAGES)
+    return Judge(chooses, confirms, reports, num_images=count, seed=seed, reach=reach)
 
 
 def judge_by(reference: metrics.Reference, *, num: int, seed: int) -> Judge | None:

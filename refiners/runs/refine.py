@@ -24,7 +24,7 @@ from refiners.runs.drift import Kept, drift, moved, renew_w_avg
 from refiners.runs.endings import Outcome, failing_as_a_run
 from refiners.runs.folder import RunFolder, read_state
 from refiners.runs.interrupts import Interrupts, Stopped
-from refiners.runs.judge import TEACHERS, Judge, held_back, judge_by, judge_of
+from refiners.runs.judge import HALFWAY, TEACHERS, Judge, held_back, judge_by, judge_of
 from refiners.runs.made_of import MadeOf, made_of
 from refiners.runs.measuring import curve_in, open_measured
 from refiners.runs.pairing import EVERYWHERE, Pair, bring_together, whole
@@ -448,7 +448,13 @@ class CheckedJob:
         job = self.job
         if job.keep != "best" or self.by_reference is not None or images is None:
             return self.by_reference if job.keep == "best" else None
-        return judge_of(images, num=job.num, seed=self.settings.seed, device=self.device)
+        return judge_of(
+            images,
+            num=job.num,
+            seed=self.settings.seed,
+            device=self.device,
+            reach=1.0 if job.data else HALFWAY,
+        )
 
     def no_use(self, judge: Judge | None, place: Path, folder: RunFolder | None) -> str:
         """Return that the teacher's own samples are no better than the student's, where so.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import metrics
 from refiners import ImageSet
 from refiners.runs.best import Best
-from refiners.runs.judge import Judge, held_back, judge_by, judge_of
+from refiners.runs.judge import HALFWAY, Judge, held_back, judge_by, judge_of
 from students.base import StudentModule
 
 
@@ -94,6 +95,22 @@ def test_the_order_of_ready_images_does_not_widen_the_interval(judge: Judge) -> 
         judge.lead(Bars(0.5), ImageSet(order)) for order in (turns, shuffled)
     )]  # fmt: skip
     assert widths[0] == pytest.approx(widths[1], rel=0.5)
+
+
+def test_where_no_real_images_tell_half_of_the_way_is_gone_though_the_judge_likes_the_end(
+    judge: Judge,
+) -> None:
+    told = {}
+    for reach in (1.0, HALFWAY):
+        best = Best(dataclasses.replace(judge, reach=reach), Bars(0.9))
+        best.consider(Bars(0.9), 0)
+        best.consider(Bars(0.5), 1000)
+        told[reach] = best.settle()
+        assert best.network.share.item() == pytest.approx(0.9 - 0.4 * best.alpha)  # pyright: ignore
+        assert best.alpha > 0.5 if reach == 1 else best.alpha == reach
+    assert "no farther" not in told[1.0]
+    assert told[HALFWAY].startswith("a network 0.5 times the way from the original to that at kim")
+    assert "no farther, as no real images tell" in told[HALFWAY]
 
 
 def test_a_choice_that_others_do_not_confirm_is_not_handed_back(judge: Judge) -> None:
