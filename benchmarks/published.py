@@ -53,6 +53,7 @@ class PlainLoss:
 
 def published_settings(*, batch: int, rate: float = RATE, **more: Any) -> Settings:
     """Return what PublishedLoop does, as the settings of our loop."""
+    more = {"precision": "fp32", **more}
     return Settings(
         kimg=1e9,
         batch=batch,

@@ -13,9 +13,9 @@ one update of the auxiliary and one of the student.
 
 `time`: the published loop makes a second batch of images for the student's update, and computes the
 auxiliary's and the teacher's denoising for it; ours uses one batch for both. Dropout is the
-official networks' own; the published loop computes in float32 without TF32, as its code does. The
-other flags are our program's. --channels-last changes the order in memory alone; --share-pass lets
-one pass of our auxiliary serve both updates, which is not the same step any more
+official networks' own; the published loop computes in float32 without TF32 and with cuDNN's
+benchmark, as its code does. The other flags are our program's. --channels-last changes the order
+in memory alone; --share-pass lets one pass of our auxiliary serve both updates, which is not the same step any more
 (refiners/training/shared_pass.py). "of mm" is the work of a step (a multiplication and an addition
 are two) over its least time, as a share of the speed of a large matrix product in our precision,
 taken in the same rounds.
@@ -48,10 +48,11 @@ from benchmarks.published import (
 )
 from refiners import Refinement
 from refiners.diff_instruct import DiffInstruct
-from refiners.training.pieces import random_stream, seed_of
-from refiners.training.precision import check_device, tensor_cores
+from refiners.training.pieces import seed_of
+from refiners.training.precision import arithmetic, check_device
 from refiners.training.settings import PRECISIONS
 from roles.device import pick_device
+from roles.streams import random_stream
 from students.adapters.one_step import OneStep
 from teachers.edm import EDMPrecond
 
@@ -128,11 +129,11 @@ def time_sides(
     product = machine.matmul(device, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     def multiply() -> None:
-        with tensor_cores(precision, torch.device(device)):
+        with arithmetic(published_settings(batch=batch, **flags), torch.device(device)):
             product()
 
     sides = {"published": published(*theirs), "ours": ours(*mine)}
-    with without_cuda_streams(), tensor_cores("fp32", torch.device(device)):
+    with without_cuda_streams(), arithmetic(published_settings(batch=batch), torch.device(device)):
         # Compiled code hides its products; the work is the same without.
         plain = ours(kind, width, batch, device, {**flags, "compile": False})
         counted = {"published": sides["published"], "ours": plain}
@@ -264,6 +265,7 @@ def time(
     **flags: Any,
 ) -> None:
     """Time our Diff-Instruct step against the published loop on networks of CIFAR-10's size."""
+    torch.backends.cudnn.benchmark = True  # as both programs do
     try:
         check_device(published_settings(batch=batch, **flags), torch.device(pick_device(device)))
     except ValueError as error:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from roles import Processes, Student
 from roles.pixels import to_uint8
+from roles.streams import random_stream
 
 # Part of the protocol: another size gives other noise. A block at 1024 x 1024 takes a few GB.
 BLOCK = 25
@@ -170,6 +171,10 @@ def _images(
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's global generators seeded inside, and afterwards in the states they were in."""
+    if device.type not in ("cpu", "cuda"):
+        with random_stream(seed, device):
+            yield
+        return
     # torch.manual_seed reaches every CUDA device, and so must what puts the states back.
     on_cpu = device.type == "cpu"
     others = [] if on_cpu else list(range(torch.cuda.device_count()))

@@ -7,8 +7,9 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import click
 
@@ -66,21 +67,64 @@ def of_devices() -> Iterator[Finding]:
     """Each device, and whether this torch has code for it."""
     import torch
 
+    others = {
+        "mps": ("Apple's", torch.backends.mps.is_available()),
+        "xpu": ("Intel's", torch.xpu.is_available()),
+    }
+    for name, (whose, there) in others.items():
+        if there:
+            yield (
+                name,
+                f"{whose} GPU; --device {name} uses it, in float32, which nobody has tried",
+            )
     if not torch.cuda.is_available():
-        why = "this torch is built for CPUs" if torch.version.cuda is None else "no GPU is seen"
-        yield ("cuda", f"no ({why}); everything runs on the CPU")
+        is_built = torch.version.cuda is not None or torch.version.hip is not None
+        why = "no GPU is seen" if is_built else "this torch is built for CPUs"
+        rest = "" if any(there for _, there in others.values()) else "; everything runs on the CPU"
+        yield ("cuda", f"no ({why}){rest}")
         return
     known = torch.cuda.get_arch_list()
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
-        # A binary of a major version runs on later minors of it.
-        fits = any(arch.startswith(f"sm_{facts.major}") for arch in known)
-        verdict = "" if fits else f"; this torch has no code for it, only for {', '.join(known)}"
-        memory = facts.total_memory / 2**30
-        yield (
-            "cuda",
-            f"{index}: {facts.name}, sm_{facts.major}{facts.minor}, {memory:.0f} GiB{verdict}",
+        arch = architecture(facts)
+        verdict = (
+            ""
+            if has_code_for(arch, known)
+            else (f"; this torch has no code for it, only for {', '.join(known)}")
         )
+        memory = facts.total_memory / 2**30
+        yield ("cuda", f"{index}: {facts.name}, {arch}, {memory:.0f} GiB{verdict}")
+
+
+class DeviceFacts(Protocol):
+    """What torch.cuda says of a device that its architecture is told by."""
+
+    major: int
+    minor: int
+
+
+def architecture(facts: DeviceFacts) -> str:
+    """Return what compilers call a device: sm_90, or on ROCm gfx90a, without its features."""
+    gcn = getattr(facts, "gcnArchName", "")
+    return gcn.partition(":")[0] or f"sm_{facts.major}{facts.minor}"
+
+
+def has_code_for(arch: str, known: Sequence[str]) -> bool:
+    """Whether code for one of these architectures, or its intermediate form, runs on a device.
+
+    NVIDIA's binaries run on later minors of their major version, and compute_NN is compiled for
+    any that is newer; AMD's run on their own architecture alone.
+    """
+    if not arch.startswith("sm_"):
+        return arch in (name.partition(":")[0] for name in known)
+    number = int(arch.removeprefix("sm_"))
+    for name in known:
+        kind, _, digits = name.partition("_")
+        n = int("".join(filter(str.isdigit, digits)) or 0)  # sm_90a is sm_90 and more
+        same = n // 10 == number // 10 or kind == "compute"
+        if kind in ("sm", "compute") and same and n <= number:
+            return True
+    return False
 
 
 def of_kernels() -> Iterator[Finding]:

@@ -182,9 +182,13 @@ def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def carry_out(job: RefineJob | DistilJob | TeachJob, *, dry_run: bool) -> None:
     """Run a job, or print its options and what it will take."""
+    import torch
+
     from refiners.training.fit import Mismatch
     from roles.processes import rank_here
 
+    # The shapes of a run's convolutions do not change; --deterministic turns it off again.
+    torch.backends.cudnn.benchmark = True
     try:
         if not dry_run:
             job.run()
@@ -378,7 +382,11 @@ outdir_option = click.option(
 )
 
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:N, mps, xpu or xpu:N; auto is cuda where there is one, else cpu.",
 )
 
 seed_option = click.option(

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch.utils.checkpoint import checkpoint
 
 from refiners.base import Images, Labels, Memory, Scalar, features_of
@@ -36,16 +36,19 @@ from refiners.diff_instruct import DiffInstruct
 from refiners.knob import check_knobs, knob, same_as
 from refiners.sigma_laws import add_noise
 from roles import Denoiser
+from roles.device import SINGLE_PRECISION, widest
 from roles.pixels import images_at_a_time
 
 # Added to every variance, in units of the reference's: directions in which the teacher's samples
 # hardly vary would otherwise be followed without bound.
 RIDGE = 1e-3
+# Enough for a condition of 1e10; the ridge leaves 1e8 at most of features that vary alike.
+NEWTON_STEPS = 40
 BATCH = 250  # images at a time where there is no gradient, if they are small
 
 Features = Float[torch.Tensor, "n k"]
-Combinations = Float64[torch.Tensor, "n dim"]  # of features
-Matrix = Float64[torch.Tensor, "dim dim"]
+Combinations = Float[torch.Tensor, "n dim"]  # of features
+Matrix = Float[torch.Tensor, "dim dim"]
 
 
 def parse_sigmas(text: str) -> tuple[float, ...]:
@@ -194,7 +197,9 @@ class DiffInstructMoments:
 
 
 class Moments(torch.nn.Module):
-    """Running moments of projected features, and the moments to reach; all buffers, in float64.
+    """Running moments of projected features, and the moments to reach.
+
+    All are buffers, in float64 where the device has it.
 
     Args:
         reference: of the reference images.
@@ -216,7 +221,7 @@ class Moments(torch.nn.Module):
         mixed = torch.linalg.qr(torch.randn([k, d])).Q.to(unit)
         self.register_buffer("projection", mixed / unit[:, None])
         f = self.project(reference)
-        root, _ = roots(torch.cov(f.T) + RIDGE * torch.eye(d).to(f))
+        root, _ = roots(torch.cov(f.T) + RIDGE * torch.eye(d, dtype=f.dtype, device=f.device))
         self.register_buffer("reference_mean", f.mean(dim=0))
         self.register_buffer("root", root)
         self.register_buffer("mean", torch.zeros_like(self.reference_mean))
@@ -224,7 +229,8 @@ class Moments(torch.nn.Module):
 
     def project(self, features: Features) -> Combinations:
         """Return features as the combinations whose moments are matched."""
-        return (features @ self.projection.to(features)).double()
+        projected = features @ self.projection.to(features)
+        return projected.to(widest(projected.device))
 
     def follow(self, f: Combinations, share: float) -> None:
         """Move the running moments by a share of the way to those of f."""
@@ -234,8 +240,8 @@ class Moments(torch.nn.Module):
     def transport(self, f: Combinations) -> Combinations:
         """Return T(f): where the optimal transport of the moments takes features."""
         covariance = self.second - torch.outer(self.mean, self.mean)
-        covariance = covariance + RIDGE * torch.eye(self.dim).to(covariance)
-        _, inverse = roots(self.root @ covariance @ self.root)
+        ridge = RIDGE * torch.eye(self.dim, dtype=covariance.dtype, device=covariance.device)
+        inverse = inverse_root(self.root @ (covariance + ridge) @ self.root)
         return self.reference_mean + (f - self.mean) @ (self.root @ inverse @ self.root)
 
 
@@ -263,7 +269,7 @@ def teacher_features(
         found = []
         for maps in features(x, level)[-2:]:
             maps = maps.to(x_0.dtype)
-            quarters = torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1)
+            quarters = mean_of_quarters(maps)
             deviation = (maps.var(dim=[2, 3]) + 1e-4).sqrt()
             found += [quarters, maps.mean(dim=[2, 3]), deviation]
         return torch.cat(found, dim=1)
@@ -285,6 +291,15 @@ def teacher_features(
     return torch.cat(found, dim=1)
 
 
+def mean_of_quarters(maps: Images) -> Features:
+    """Return each channel's mean in the quarters of a map [n, k, h, w], [n, 4 k]."""
+    h, w = maps.shape[2:]
+    if h == w and h & (h - 1) == 0 and h > 1:
+        # The same bits, and on CUDA a slope of fixed order.
+        return torch.nn.functional.avg_pool2d(maps, h // 2).flatten(1)
+    return torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1)
+
+
 @torch.no_grad()
 def in_batches(rows: Callable[[int], Features], total: int, batch: int) -> Features:
     """Return total rows of rows(n), `batch` images at a time."""
@@ -297,6 +312,32 @@ def roots(symmetric: Matrix) -> tuple[Matrix, Matrix]:
     values, vectors = torch.linalg.eigh(symmetric)
     values = values.clamp(min=1e-12).sqrt()
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
+
+
+def inverse_root(symmetric: Matrix) -> Matrix:
+    """Return the inverse of the square root of a symmetric positive matrix.
+
+    A CPU has it by eigenvalues, and so have GPUs without float64, through the CPU. On others those
+    would keep the host waiting, and most of a step on small networks; products do not.
+    """
+    if symmetric.device.type in ("cpu", *SINGLE_PRECISION):
+        return roots(symmetric.double().cpu())[1].to(symmetric)
+    return newton_inverse_root(symmetric)
+
+
+def newton_inverse_root(symmetric: Matrix) -> Matrix:
+    """Return the same by the coupled iteration of Newton and Schulz (Higham 2008, Eq. 6.35).
+
+    With the matrix over its norm, y_0 = a and z_0 = 1, and t = (3 - z y) / 2: y <- y t reaches
+    a^1/2 and z <- t z its inverse. Small eigenvalues first grow by 9/4 a time.
+    """
+    unit = torch.eye(len(symmetric), dtype=symmetric.dtype, device=symmetric.device)
+    size = torch.linalg.matrix_norm(symmetric)
+    y, z = symmetric / size, unit
+    for _ in range(NEWTON_STEPS):
+        t = (3 * unit - z @ y) / 2
+        y, z = y @ t, t @ z
+    return z / size.sqrt()
 
 
 def rms(x: Images) -> Scalar:

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from refiners.base import Images, Labels, Levels, Scalar
 from refiners.knob import check_knobs, knob
 from roles import Denoiser
+from roles.device import sent, widest
 
 Denoise = Callable[[Images, Levels], Images]
 Latents = Float[torch.Tensor, "n z_dim"]
@@ -131,7 +132,7 @@ class Progressive:
     def sigma(self, t: Levels) -> Levels:
         """Return the noise level at time t in [0, 1]; 0 at 0."""
         low, high = math.atan(self.sigma_min), math.atan(self.sigma_max)
-        level = (low + (high - low) * t.double()).tan()
+        level = (low + (high - low) * t.to(widest(t.device))).tan()
         return torch.where(t <= 0, 0.0, level).to(t)
 
     def loss(
@@ -161,7 +162,7 @@ class Progressive:
         teacher: Denoise,
     ) -> Scalar:
         """Return the loss where both denoisers are functions of (x, sigma [n])."""
-        i = torch.randint(1, num_steps + 1, [len(x_0)]).to(x_0.device)
+        i = sent(torch.randint(1, num_steps + 1, [len(x_0)]), x_0.device)
         length = torch.where(i > 1, 2, 1) if self.stochastic else torch.ones_like(i)
         t, mid, end = (self.sigma((i - length * part) / num_steps) for part in (0, 0.5, 1))
         x = x_0 + _wide(t) * torch.randn_like(x_0)

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 Value = TypeVar("Value")
 
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 STEP_MINUTES = 10  # the longest that a process waits for the others within a step
 ALONE_HOURS = 24  # the longest that they wait for process 0, which measures and writes
 ROLL_SECONDS = 5  # how long the survivors of a lost process wait for each other
@@ -38,7 +39,7 @@ class Processes:
         size: how many there are.
 
     Raises:
-        ValueError: the environment is not that of torchrun.
+        ValueError: the environment is not that of torchrun, or a device that cannot be shared.
     """
 
     def __init__(
@@ -51,10 +52,18 @@ class Processes:
         self._patient: Any = None  # a group of processes that waits for hours
         if device is None:
             return
-        cuda = torch.device(device).type == "cuda"
-        if cuda:
+        kind = torch.device(device).type
+        if kind not in BACKENDS:
+            raise ValueError(
+                f"several processes share CPUs or CUDA devices, not {kind}; start one, or "
+                "--device cpu"
+            )
+        if kind == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=wait)
+            # NCCL's watchdog would end this process where another is lost, with nobody to say who.
+            # It gives up what waits for that one (2) instead, and what follows fails and is named.
+            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
+        dist.init_process_group(BACKENDS[kind], timeout=wait)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         hours = datetime.timedelta(hours=ALONE_HOURS)
         self._patient = dist.new_group(backend="gloo", timeout=hours)
@@ -167,7 +176,8 @@ class Processes:
 def is_of_messages(error: RuntimeError) -> bool:
     """Whether an error is one of messages between processes, and not of the work in this one."""
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or "gloo" in text or "connection" in text
+    known = ("gloo", "nccl", "connection")
+    return isinstance(error, dist.DistError) or any(name in text for name in known)
 
 
 def num_processes() -> int:
@@ -186,6 +196,17 @@ def join(device: str | torch.device) -> Processes:
 
 
 def device_of_rank(device: str) -> str:
-    """Return the device of this process: each on a machine takes a GPU of its own."""
+    """Return the device of this process: each on a machine takes a GPU of its own.
+
+    Raises:
+        ValueError: several processes were given one GPU.
+    """
     rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{int(rank)}" if device == "cuda" and rank is not None else device
+    if rank is None or device == "cpu":
+        return device
+    if device.startswith("cuda:") and num_processes() > 1:
+        raise ValueError(
+            f"--device is {device} in each of {num_processes()} processes; give --device cuda, of "
+            "which each takes its own"
+        )
+    return f"cuda:{int(rank)}" if device == "cuda" else device

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from roles import Student
 from roles.pixels import to_uint8
+from roles.streams import random_stream
 from students.base import check_noise_mode
 
 
@@ -50,8 +51,8 @@ def generate(
     tensor = next(itertools.chain(student.parameters(), student.buffers()), torch.empty(0))
     device = tensor.device
     for seed, label in zip(seeds, labels, strict=True):
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            z, c = _latent(student, seed, label, device)
+        with random_stream(seed, device):
+            z, c = _latent(student, label, device)
             image = student(z, c, truncation_psi=truncation_psi, noise_mode=noise_mode)[0]
         yield drawn(image, f"image of seed {seed}")
 
@@ -74,14 +75,13 @@ def draw_latent(
     student: Student, seed: int, label: int | None, device: torch.device
 ) -> tuple[Float[torch.Tensor, "1 z_dim"], Float[torch.Tensor, "1 c_dim"] | None]:
     """The latent and the one-hot class of a seed; torch's random state is as before."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return _latent(student, seed, label, device)
+    with random_stream(seed, device):
+        return _latent(student, label, device)
 
 
 def _latent(
-    student: Student, seed: int, label: int | None, device: torch.device
+    student: Student, label: int | None, device: torch.device
 ) -> tuple[Float[torch.Tensor, "1 z_dim"], Float[torch.Tensor, "1 c_dim"] | None]:
-    torch.manual_seed(seed)
     z = student.sample_latents(1).to(device)
     if not student.c_dim:
         return z, None

@@ -78,7 +78,11 @@ class DenoiserModule(torch.nn.Module):
         if x.ndim != 4 or list(x.shape[1:]) != [c, r, r]:
             raise ValueError(f"x is {list(x.shape)}; this teacher takes [n, {c}, {r}, {r}]")
         n = len(x)
-        sigma = torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
+        if not isinstance(
+            sigma, torch.Tensor
+        ):  # filled there, as a copy would keep the host waiting
+            sigma = torch.full([1], sigma, dtype=dtype, device=x.device)
+        sigma = sigma.to(device=x.device, dtype=dtype).reshape(-1, 1, 1, 1)
         if len(sigma) not in (1, n):
             raise ValueError(f"sigma has {len(sigma)} elements for {n} images; give 1 or {n}")
         if labels is not None and list(labels.shape) not in ([n, label_dim], [1, label_dim]):

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 
 from roles import Sigma
+from roles.device import widest
 from roles.pixels import from_uint8
 from teachers.denoiser import DenoiserModule
 
@@ -127,7 +128,7 @@ class KernelDensity(DenoiserModule):
     """The denoiser of a set of images, each smoothed by N(0, bandwidth^2 I) (kernel density).
 
     With a bandwidth of 0 its samples are the images themselves. It takes memory for the images once
-    more in float64 where gradients are kept, else for a part of them.
+    more in float64 (where the device has it) where gradients are kept, else for a part of them.
 
     Args:
         images: [k, c, r, r], uint8 in [0, 255] or float in [-1, 1]; uint8 is kept as it is.
@@ -168,7 +169,7 @@ class KernelDensity(DenoiserModule):
         label_dim = 0 if labels is None else labels.size(1)
         super().__init__(images.size(1), images.size(2), label_dim=label_dim)
         self.register_buffer("images", images)
-        self.register_buffer("labels", None if labels is None else labels.double())
+        self.register_buffer("labels", None if labels is None else labels.float())
         self.bandwidth = bandwidth
         self.chunk = chunk
         # Without labels it is the model of all images, as if it had been trained with dropout.
@@ -186,7 +187,7 @@ class KernelDensity(DenoiserModule):
         """
         given = x.dtype
         # Squares over a small variance: float32 would round the exponents to whole units.
-        x, level, labels = self.check_inputs(x, sigma, labels, dtype=torch.float64)
+        x, level, labels = self.check_inputs(x, sigma, labels, dtype=widest(x.device))
         flat = x.flatten(1)
         variance = self.bandwidth**2 + level.flatten(1).square()
         chunks = range(0, len(self.images), self.chunk)
@@ -199,8 +200,8 @@ class KernelDensity(DenoiserModule):
 
     def _flat(self, start: int) -> torch.Tensor:
         part = self.images[start : start + self.chunk]
-        is_bytes = part.dtype == torch.uint8
-        return (from_uint8(part, torch.float64) if is_bytes else part.double()).flatten(1)
+        is_bytes, wide = part.dtype == torch.uint8, widest(part.device)
+        return (from_uint8(part, wide) if is_bytes else part.to(wide)).flatten(1)
 
     def _log_density(self, x: torch.Tensor, variance: torch.Tensor, start: int) -> torch.Tensor:
         """Return -|x - x_i|^2 / (2 variance) + |x|^2 / (2 variance), [n, chunk]."""
@@ -210,6 +211,6 @@ class KernelDensity(DenoiserModule):
     def _log_prior(self, labels: torch.Tensor | None) -> torch.Tensor:
         """Return 0 for the images that the labels leave, -inf for others, [n or 1, k]."""
         if labels is None or self.labels is None:
-            return torch.zeros([1, 1], dtype=torch.float64, device=self.images.device)
+            return torch.zeros([1, 1], device=self.images.device)
         free = (labels == 0).all(dim=1, keepdim=True)
-        return torch.where(free, 1.0, labels @ self.labels.T).log()
+        return torch.where(free, 1.0, labels @ self.labels.to(labels).T).log()

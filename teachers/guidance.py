@@ -80,14 +80,18 @@ class Guided(DenoiserModule):
         sigma: Sigma,
         labels: Float[torch.Tensor, "#n label_dim"] | None = None,
     ) -> Float[torch.Tensor, "n c h w"]:
-        """Return D_g(x; sigma) [n, c, h, w]; D_ref is computed only where it counts."""
+        """Return D_g(x; sigma) [n, c, h, w]; D_ref is not where sigma is a number outside."""
         denoised = self.main(x, sigma, labels)
-        level = torch.as_tensor(sigma, device=x.device).reshape(-1, 1, 1, 1)
-        inside = (level > self.interval[0]) & (level <= self.interval[1])
-        if self.weight == 1 or not bool(inside.any()):
+        low, high = self.interval
+        # Of levels on a device the host knows nothing; asking would keep it waiting.
+        known = not isinstance(sigma, torch.Tensor)
+        if self.weight == 1 or (known and not low < sigma <= high):
             return denoised
         away = torch.lerp(self._reference(x, sigma, labels).to(denoised), denoised, self.weight)
-        return torch.where(inside, away, denoised)
+        if known:
+            return away
+        level = sigma.reshape(-1, 1, 1, 1)
+        return torch.where((level > low) & (level <= high), away, denoised)
 
     def _reference(
         self,

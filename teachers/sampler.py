@@ -1,9 +1,9 @@
 """Images from a denoiser by solving dx = (x - D(x; sigma)) / sigma dsigma from much noise to none.
 
 Karras et al. 2022 (arXiv:2206.00364): Algorithm 1 (Heun's second-order method) and, with s_churn
-above 0, Algorithm 2 (noise added back before each step). The state is float64, since many small
-steps are summed. Euler steps over a VP model's own noise levels are those of DDIM (Song et al.
-2021, arXiv:2010.02502, Eq. 12 with eta 0): both keep eps and change its share.
+above 0, Algorithm 2 (noise added back before each step). The state is float64, where the device has
+it, since many small steps are summed. Euler steps over a VP model's own noise levels are those of
+DDIM (Song et al. 2021, arXiv:2010.02502, Eq. 12 with eta 0): both keep eps and change its share.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from checkpoints import with_options
 from roles import Denoiser
+from roles.device import widest
 
 SOLVERS = ("heun", "euler")
 Option = float | str | Sequence[float] | None  # of sample
@@ -102,7 +103,7 @@ def sample(
     else:
         steps = _given_levels(denoiser, levels)
         num_steps = len(levels)
-    x = latents.to(torch.float64) * steps[0]
+    x = latents.to(widest(latents.device)) * steps[0]
     for i, (t, t_next) in enumerate(pairwise(steps)):
         if s_churn > 0:
             # EDM's sampler draws at every level, also where it adds nothing: seeds agree with it.

@@ -69,6 +69,7 @@ from refiners.training.inputs import (
     name_of,
     pseudo_huber,
 )
+from refiners.training.precision import settled
 from refiners.training.refinement import Refinement, check_training_noise
 from refiners.training.settings import Settings
 from roles import Denoiser, Processes, Student
@@ -111,7 +112,7 @@ class DistilJob:
         reference: what the report measures against: statistics with their features, or images.
         features: the feature space, where the reference brings none.
         num: images behind the report's numbers.
-        device: "auto", "cpu" or "cuda".
+        device: as pick_device takes it.
         memory_gb: GiB that the plan and batch_gpu "auto" count on; None is what is free.
         resume: "latest", a run folder or a training-state-*.pt to continue.
         transfer: a network's file or a training-state-*.pt whose weights the run starts from.
@@ -212,6 +213,7 @@ class DistilJob:
         if not isinstance(job.teacher, (str, Path)):
             check_role("teacher", job.teacher)
             device = str(next(job.teacher.parameters()).device)
+        settings = settled(settings, torch.device(device))
         check_running(settings, method, device, wandb=job.wandb)
         teacher = job.teacher
         if isinstance(teacher, (str, Path)):

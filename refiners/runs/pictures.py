@@ -11,6 +11,7 @@ import image_sets
 from refiners.training.inputs import draw_inputs
 from roles import Student
 from roles.pixels import to_uint8
+from roles.streams import random_stream
 
 GRID_COLUMNS = 16
 GRID_ROWS = 8
@@ -20,8 +21,7 @@ GRID_ROWS = 8
 def sample_grid(student: Student, seed: int) -> np.ndarray:
     """Return samples as uint8 [h, w] or [h, w, 3]; latents, labels, noise depend on the seed."""
     device = next(student.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with random_stream(seed, device):
         z, labels = draw_inputs(student, GRID_COLUMNS * GRID_ROWS, device)
         images = [
             student(z[i : i + 16], None if labels is None else labels[i : i + 16])

@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+import torch
+
 import metrics
 import students
 import teachers
@@ -58,6 +60,7 @@ from refiners.runs.starting import (
 from refiners.runs.teacher_images import doubt_of, make_teacher_images, read_images
 from refiners.training.fit import check_pair, check_role, check_teacher
 from refiners.training.inputs import ImageSet, Inputs
+from refiners.training.precision import settled
 from refiners.training.refinement import Refinement, check_training_noise
 from refiners.training.settings import Settings
 from roles import Denoiser, Discriminator, Processes, Student
@@ -111,7 +114,7 @@ class RefineJob:
         guide: what to guide away from; None is the teacher without its label.
         guidance_interval: "LOW,HIGH", the noise levels at which to guide.
         network: which network of the student's file.
-        device: "auto", "cpu" or "cuda", for networks from files; modules are where they are.
+        device: as pick_device takes it, for networks from files; modules are where they are.
         memory_gb: GiB that the plan and batch_gpu "auto" count on; None is what is free.
         resume: "latest", a run folder or a training-state-*.pt to continue, to the same numbers as
             an undisturbed run.
@@ -195,6 +198,7 @@ class RefineJob:
         if not isinstance(job.student, (str, Path)):
             check_role("student", job.student)
             device = str(next(job.student.parameters()).device)
+        settings = settled(settings, torch.device(device))
         check_running(settings, method, device, wandb=job.wandb)
         pair = bring_together(
             job.load_student(job.student, device),

@@ -26,12 +26,13 @@ from refiners.training.optimiser import (
     step_if_finite,
     summing_up,
 )
-from refiners.training.pieces import Pieces, random_stream, seed_of
-from refiners.training.precision import check_device, prepare, tensor_cores
+from refiners.training.pieces import Pieces, seed_of
+from refiners.training.precision import arithmetic, check_device, prepare, settled
 from refiners.training.settings import Settings
 from refiners.training.shared_pass import check_shared_pass
 from refiners.training.state import Counts, Parts, State, restore, state_of
 from roles import Denoiser, Processes
+from roles.streams import random_stream
 
 
 class Distiller(Protocol):
@@ -113,7 +114,6 @@ class Distillation:
         processes: Processes | None = None,
     ):
         self.method = method
-        self.settings = settings
         self.real_images = real_images
         self.original = frozen_view(teacher)
         self.student = method.new_student(teacher).eval().requires_grad_(True)
@@ -123,6 +123,7 @@ class Distillation:
             copy.deepcopy(self.teacher), method.halving, max(method.stages[0], 1)
         )
         self.device = next(self.student.parameters()).device
+        self.settings = settings = settled(settings, self.device)
         check_device(settings, self.device)
         check_shared_pass(method, settings)
         self.processes = processes or Processes()
@@ -159,7 +160,7 @@ class Distillation:
         settings, done = self.settings, self.step - self.stage * self.steps_per_stage
         with (
             self.processes.together("a step"),
-            tensor_cores(settings.precision, self.device),
+            arithmetic(settings, self.device),
             random_stream(seed_of(settings.seed, self.step), self.device),
         ):
             self.pieces.begin(self.step)

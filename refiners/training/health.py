@@ -15,9 +15,10 @@ import torch
 
 from refiners.sigma_laws import add_noise
 from refiners.training.inputs import draw_inputs
-from refiners.training.pieces import HEALTH, random_stream, seed_of
+from refiners.training.pieces import HEALTH, seed_of
 from refiners.training.settings import Settings
 from roles import Denoiser, Student
+from roles.streams import random_stream
 
 HEALTH_SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 6.0)
 # Few, as they are measured at every tick; benchmarks/README.md has the cost.

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from roles import Network, Processes
+from roles.streams import Stream
 
 Found = TypeVar("Found")
 
@@ -27,29 +28,6 @@ ROW = 2_654_435_761
 def seed_of(seed: int, step: int, row: int = 0) -> int:
     """Return what torch's stream of a run's seed, a step and a row of its batch is seeded by."""
     return (seed * 1_000_003 + step + row * ROW) % 2**63
-
-
-@contextmanager
-def random_stream(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from torch's stream of this seed inside, and leave the caller's as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-class Stream:
-    """Where torch's random streams of a device are, to go back to."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        """Go back there."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
 
 
 def pieces_of(batch: int, *, rank: int, size: int, largest: int) -> list[slice]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 import torch
@@ -42,12 +42,13 @@ from refiners.training.optimiser import (
     summing_up,
     trainable,
 )
-from refiners.training.pieces import HEAD, MEMORY, Pieces, Stream, random_stream, seed_of
-from refiners.training.precision import check_device, prepare, tensor_cores
+from refiners.training.pieces import HEAD, MEMORY, Pieces, seed_of
+from refiners.training.precision import arithmetic, check_device, prepare, settled
 from refiners.training.settings import Settings
 from refiners.training.shared_pass import Heard, Pass, check_shared_pass, shared_gradient
 from refiners.training.state import Counts, Parts, State, check_networks, restore, state_of
 from roles import Denoiser, Discriminator, Network, Processes, Student
+from roles.streams import Stream, random_stream
 
 Images = Float[torch.Tensor, "n c h w"]
 Labels = Float[torch.Tensor, "n k"] | None
@@ -164,13 +165,13 @@ class Refinement:
         self.inputs.check(method)
         check_teacher(method, teacher)
         self.method = method
-        self.settings = settings
         self.teacher = frozen_view(teacher)
         self.student = copy.deepcopy(student).eval().requires_grad_(False)
         # Only what moves is in training mode, and only when it moves: its running means follow it.
         self.moving, self.trained = trainable(self.student, settings.train)
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
         self.device = next(self.student.parameters()).device
+        self.settings = settings = settled(settings, self.device)
         check_device(settings, self.device)
         check_shared_pass(method, settings)
         check_training_noise(method, settings, teacher)
@@ -196,6 +197,9 @@ class Refinement:
         self.memory = self._new_memory() if isinstance(method, WithMemory) else None
         for network in self._networks():
             prepare(network, settings, self.device)
+        if self.discriminator is not None:
+            # Its penalty is a gradient of a gradient, which torch.compile has not.
+            prepare(self.discriminator, replace(settings, compile=False), self.device)
         self._replicate()
         self.counts = Counts()
         followed = self.auxiliary_average if self.auxiliary is not None else None
@@ -204,7 +208,7 @@ class Refinement:
         )
 
     def _networks(self) -> list[Network]:
-        """Return the networks that move or teach; the average's precision stays float32."""
+        """Return the networks that move or teach; the student's average is as its file says."""
         networks: list[Network] = [self.student, self.teacher]
         return networks + (
             [self.auxiliary, self.auxiliary_average] if self.auxiliary is not None else []
@@ -282,7 +286,7 @@ class Refinement:
         settings = self.settings
         with (
             self.processes.together("a step"),
-            tensor_cores(settings.precision, self.device),
+            arithmetic(settings, self.device),
             random_stream(seed_of(settings.seed, self.step), self.device),
         ):
             losses = self._take_step(moves_student=self.step >= self.num_warmup_steps)

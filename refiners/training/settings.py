@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from refiners.knob import check_knobs, knob
 
 TRAINABLE = ("all", "synthesis", "mapping")
-PRECISIONS = ("fp32", "tf32", "bf16")
+AUTO_PRECISION = "auto"
+PRECISIONS = (AUTO_PRECISION, "fp32", "tf32", "bf16")
 FRESH = ("none", "auxiliary", "all")
 
 
@@ -243,8 +244,9 @@ class Settings:
     )
     # Differences, weights, optimisers and averages are float32 in each.
     precision: str = knob(
-        "fp32",
-        "bf16 is of the denoisers' passes; a GAN keeps its file's. What is kept is float32.",
+        AUTO_PRECISION,
+        "Of every pass; auto is tf32 on CUDA, else fp32. bf16 is of the denoisers and their heads, "
+        "with a GAN's half layers as its file names them; the others have no half precision.",
         useful="tf32 or bf16 on a GPU, fp32 on a CPU",
         outside="bf16 was measured to change D_aux - D_teacher by 3 to 4 % (benchmarks/README.md).",
         unit="|".join(PRECISIONS),
@@ -262,6 +264,13 @@ class Settings:
         "Hold the denoisers' weights and activations channels last; the same but for rounding.",
         useful="with bf16 on a GPU",
         outside="On a CPU, whose kernels choose their own order, it changed nothing.",
+    )
+    deterministic: bool = knob(
+        False,
+        "Only algorithms of a fixed order on CUDA: the same seed is then the same run to the bit.",
+        useful="a comparison of two runs on one GPU; a CPU needs none",
+        outside="Slower; an operation without such an algorithm ends the run.",
+        free_on_resume=True,
     )
     share_pass: bool = knob(
         False,

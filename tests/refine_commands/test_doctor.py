@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from refine import main
+from refine_commands.doctor import architecture, has_code_for
 from stylegan_ops.kernels import build
 
 
@@ -42,3 +44,26 @@ def test_a_kernel_that_differs_from_its_definition_is_named_and_ends_with_1(monk
     assert "bias_act DIFFERS" in result.output
     assert "upfirdn2d equals" in result.output
     assert "REFINE_OPS=reference" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arch", "known", "fits"),
+    [
+        ("sm_90", ["sm_80", "sm_90"], True),
+        ("sm_89", ["sm_80", "sm_86"], True),  # binaries run on later minors
+        ("sm_80", ["sm_86"], False),
+        ("sm_75", ["sm_80", "sm_90"], False),
+        ("sm_120", ["sm_100", "compute_90"], True),  # compiled there
+        ("sm_100", ["sm_10", "sm_90a"], False),
+        ("gfx90a", ["gfx900", "gfx90a", "gfx1100"], True),
+        ("gfx1101", ["gfx900", "gfx1100"], False),
+    ],
+)
+def test_a_device_runs_the_code_of_its_own_architecture(arch, known, fits):
+    assert has_code_for(arch, known) == fits
+
+
+def test_an_amd_device_is_called_by_its_own_architecture():
+    of_amd = SimpleNamespace(major=9, minor=0, gcnArchName="gfx90a:sramecc+:xnack-")
+    assert architecture(of_amd) == "gfx90a"
+    assert architecture(SimpleNamespace(major=9, minor=0)) == "sm_90"

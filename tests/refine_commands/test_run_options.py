@@ -69,7 +69,7 @@ def refusal(result: Result) -> str:
         (("--guide", "{files}/teacher.pkl"), "which is no guidance; give 2"),
         (("--transfer", "{files}/teacher.pkl"), "teacher.pkl"),
         (("--transfer", "{files}/no.pt"), "no.pt cannot be read as a training state"),
-        (("--precision", "fp8"), "precision is 'fp8'; allowed are fp32, tf32, bf16"),
+        (("--precision", "fp8"), "precision is 'fp8'; allowed are auto, fp32, tf32, bf16"),
         (("--precision", "tf32"), "GPUs alone have"),
         (("--share-pass", "--auxiliary-ema", "0"), "give both one law"),
         (("--batch-gpu", "9"), "batch_gpu is 9, above the batch of 8"),

@@ -14,8 +14,12 @@ from refiners.moments import (
     RIDGE,
     DiffInstructMoments,
     Moments,
+    inverse_root,
+    mean_of_quarters,
+    newton_inverse_root,
     parse_sigmas,
     rms,
+    roots,
     teacher_features,
 )
 
@@ -191,3 +195,26 @@ def test_noise_levels_that_cannot_be_are_refused(text):
 def test_knobs_out_of_range_are_named(knob):
     with pytest.raises(ValueError, match=next(iter(knob))):
         DiffInstructMoments(**knob)
+
+
+@pytest.mark.parametrize("condition", [1e0, 1e4, 1e8])
+def test_an_inverse_root_by_products_is_that_by_eigenvalues(condition: float) -> None:
+    # What a GPU takes in a step: 1e8 is beyond what the ridge leaves.
+    basis = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64)).Q
+    values = torch.logspace(0, -math.log10(condition), 64, dtype=torch.float64) * 30
+    symmetric = (basis * values) @ basis.T
+    found, wanted = newton_inverse_root(symmetric), roots(symmetric)[1]
+    # Rounding grows with the condition, and the gradient that it moves is float32.
+    assert ((found - wanted).norm() / wanted.norm()).item() < 1e-14 * condition + 1e-12
+    assert torch.equal(inverse_root(symmetric), wanted)
+
+
+@pytest.mark.parametrize("size", [2, 4, 16, 6, 7])
+def test_means_of_quarters_and_their_slope_are_torchs_to_the_bit(size: int) -> None:
+    maps = torch.randn(3, 5, size, size, requires_grad=True)
+    ours = mean_of_quarters(maps)
+    wanted = torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1)
+    g = torch.randn_like(ours)
+    assert torch.equal(ours, wanted)
+    slopes = [torch.autograd.grad(f, maps, g)[0] for f in (ours, wanted)]
+    assert torch.equal(*slopes)

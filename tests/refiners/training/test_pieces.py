@@ -14,9 +14,10 @@ import torch
 
 from refiners import REFINERS, read_state
 from refiners.diff_instruct import DiffInstruct
-from refiners.training.pieces import Pieces, pieces_of, random_stream, seed_of
+from refiners.training.pieces import Pieces, pieces_of, seed_of
 from refiners.training.refinement import couples_samples
 from roles import Processes
+from roles.streams import random_stream
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")

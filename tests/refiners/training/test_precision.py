@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from refiners.training.precision import check_compiler, check_device, prepare
+from refiners import ImageSet, Inputs, Settings
+from refiners.dmd2 import DMD2
+from refiners.training.precision import (
+    arithmetic,
+    check_compiler,
+    check_device,
+    in_single,
+    prepare,
+    settled,
+)
+from teachers.edm import EDMPrecond
+from teachers.edm2 import Precond as EDM2Precond
+
+KINDS = ("cpu", "cuda", "mps", "xpu")
 
 
 def networks(point_student: Any, point_denoiser: Any) -> tuple[Any, Any]:
@@ -125,6 +138,85 @@ def test_tf32_is_refused_where_there_is_none(refinement: Any, settings: Any) -> 
     with pytest.raises(ValueError, match=r"tf32.*GPUs alone"):
         refinement(precision="tf32")
     check_device(settings(precision="tf32"), torch.device("cuda"))
+
+
+def test_auto_is_tf32_where_there_is_one_and_float32_elsewhere(refinement: Any) -> None:
+    chosen = {kind: settled(Settings(), torch.device(kind)).precision for kind in KINDS}
+    assert chosen == {"cpu": "fp32", "cuda": "tf32", "mps": "fp32", "xpu": "fp32"}
+    told = Settings(precision="fp32")
+    assert settled(told, torch.device("cuda")) is told
+    # What a state says is what was computed, so that it cannot be continued unseen elsewhere.
+    assert refinement().state_dict()["settings"]["precision"] == "fp32"
+
+
+def test_switches_of_cuda_hold_within_a_step_alone() -> None:
+    def switches() -> tuple[bool, ...]:
+        backends: Any = torch.backends
+        found = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+        chosen = backends.cudnn.benchmark, backends.cudnn.deterministic
+        return *found, *chosen, torch.are_deterministic_algorithms_enabled()
+
+    before = switches()
+    for benchmark in (False, True):  # as the user has it
+        torch.backends.cudnn.benchmark = benchmark
+        for precision, allowed in (("fp32", False), ("tf32", True), ("bf16", True)):
+            with arithmetic(Settings(precision=precision), torch.device("cuda")):
+                assert switches() == (allowed, allowed, benchmark, False, False)
+            orderly = Settings(precision=precision, deterministic=True)
+            with arithmetic(orderly, torch.device("cuda")):
+                assert switches() == (allowed, allowed, False, True, True)
+        assert switches() == (*before[:2], benchmark, *before[3:])
+    torch.backends.cudnn.benchmark = before[2]
+    with arithmetic(Settings(precision="bf16", deterministic=True), torch.device("cpu")):
+        assert switches() == before
+
+
+class HalvedConvolution(torch.nn.Conv2d):
+    """A layer that says that it was trained in half precision, as files' modules do."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, 1)
+        self.use_fp16 = True
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_files_half_precision_never_trains_a_denoiser(precision: str) -> None:
+    denoiser, gan = torch.nn.Module(), torch.nn.Module()
+    vars(denoiser)["label_dim"] = 0
+    denoiser.layer, gan.layer = HalvedConvolution(), HalvedConvolution()
+    for network in (denoiser, gan):
+        prepare(network, Settings(precision=precision), torch.device("cuda"))  # type: ignore[arg-type] -- a part of one
+    assert not denoiser.layer.use_fp16
+    # A GAN has halves where 16 bits were asked for.
+    assert gan.layer.use_fp16 == (precision == "bf16")
+
+
+def test_each_room_names_its_half_precision_as_the_step_looks_for_it() -> None:
+    edm = EDMPrecond(8, 1, use_fp16=True, model_type="SongUNet", model_channels=4, num_blocks=1)
+    edm2 = EDM2Precond(8, 1, 0, use_fp16=True, model_channels=4, num_blocks=1)
+    for network in (edm, edm2):
+        assert network.use_fp16
+        in_single(network)
+        assert not network.use_fp16
+        assert network.init_kwargs["use_fp16"]  # what is written says what the file said
+
+
+def test_judge_and_heads_compute_in_bf16_and_give_float32(
+    refinement: Any, point_student: Any, point_denoiser: Any
+) -> None:
+    inputs = Inputs(ImageSet(torch.randn(50, 2, 1, 1)))
+    pair = networks(point_student, point_denoiser)
+    plain, low = (
+        refinement(*pair, DMD2(layer="enc"), inputs=inputs, precision=p) for p in ("fp32", "bf16")
+    )
+    seen: list[torch.dtype] = []
+    low.auxiliary.head[-1].register_forward_hook(lambda *a: seen.append(a[-1].dtype))
+    x, sigma = torch.randn(64, 2, 1, 1), torch.full([64], 0.5)
+    exact, found = (job.auxiliary.judge(x, sigma) for job in (plain, low))
+    assert seen == [torch.bfloat16]
+    for a, b in zip(exact, found, strict=True):
+        assert b.dtype == torch.float32
+        assert 1e-4 < ((a - b).norm() / a.norm()).item() < 5e-2
 
 
 def test_a_compiler_that_does_not_work_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
