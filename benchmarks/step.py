@@ -15,10 +15,10 @@ one update of the auxiliary and one of the student.
 auxiliary's and the teacher's denoising for it; ours uses one batch for both. Dropout is the
 official networks' own; the published loop computes in float32 without TF32 and with cuDNN's
 benchmark, as its code does. The other flags are our program's. --channels-last changes the order
-in memory alone; --share-pass lets one pass of our auxiliary serve both updates, which is not the same step any more
-(refiners/training/shared_pass.py). "of mm" is the work of a step (a multiplication and an addition
-are two) over its least time, as a share of the speed of a large matrix product in our precision,
-taken in the same rounds.
+in memory alone; --share-pass lets one pass of our auxiliary serve both updates, which is not the
+same step any more (refiners/training/shared_pass.py). "of mm" is the work of a step (a
+multiplication and an addition are two) over its least time, as a share of the speed of a large
+matrix product in our precision, taken in the same rounds.
 
 `agreement`: both sides begin with the same small DDPM++ (random weights, no dropout) as teacher,
 student and auxiliary, and draw from one random stream; the official loop's second batch of images

@@ -189,7 +189,7 @@ def extract(
             )
         if tensor is not None and not tensor.isfinite().all():
             raise ValueError(f"{space_name(features)!r} gives {what} that are NaN or infinite")
-    values = values.detach().to("cpu", torch.float64)
+    values = values.detach().cpu().double()
     return values, None if probabilities is None else probabilities.detach().cpu()
 
 

@@ -58,6 +58,9 @@ class GuidedDenoiser(torch.nn.Module):
         torch.nn.init.zeros_(self.embed.weight)
         torch.nn.init.zeros_(self.embed.bias)
         self.embed.to(next(denoiser.parameters()).device)
+        # Hung up once, as a hook for each call would break torch.compile's graph.
+        self.added: torch.Tensor | None = None
+        self.hook_id = denoiser.get_submodule(layer).register_forward_hook(self._add).id
 
     def forward(
         self,
@@ -69,14 +72,15 @@ class GuidedDenoiser(torch.nn.Module):
     ) -> Images:
         """Return D(x; sigma) at the weights guidance."""
         g = torch.full([len(x)], self.guidance, device=x.device) if guidance is None else guidance
-        added = self.embed(fourier_features(g.to(self.embed.weight)))
-        hook = self.denoiser.get_submodule(self.layer).register_forward_hook(
-            lambda module, arguments, output: output + added.to(output)
-        )
-        try:
-            return self.denoiser(x, sigma, labels)
-        finally:
-            hook.remove()
+        self.added = self.embed(fourier_features(g.to(self.embed.weight)))
+        denoised = self.denoiser(x, sigma, labels)
+        self.added = None
+        return denoised
+
+    def _add(
+        self, module: torch.nn.Module, arguments: object, output: torch.Tensor
+    ) -> torch.Tensor | None:
+        return None if self.added is None else output + self.added.to(output)
 
     def at(self, g: float) -> Denoiser:
         """Return a copy of the denoiser within, whatever it was, with the weight g built in.
@@ -87,6 +91,7 @@ class GuidedDenoiser(torch.nn.Module):
             ValueError: the layer has no bias of that size.
         """
         plain = copy.deepcopy(self.denoiser)
+        plain.get_submodule(self.layer)._forward_hooks.pop(self.hook_id)
         bias = getattr(plain.get_submodule(self.layer), "bias", None)
         if not isinstance(bias, torch.Tensor) or list(bias.shape) != [self.embed.out_features]:
             raise ValueError(

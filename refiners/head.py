@@ -60,6 +60,11 @@ class HeadedDenoiser(torch.nn.Module):
         self.denoiser = denoiser
         self.eyes = None if eyes is None else Shared(eyes)
         self.layer = layer_that_gives(eyes or denoiser) if layer == INNERMOST else layer
+        self.heard: torch.Tensor | None = None
+        if eyes is None:
+            # Hung up once, as a hook for each call would break torch.compile's graph; a copy of
+            # this module is heard by its own. Eyes are others' too, and are heard in a call alone.
+            _innermost(denoiser, self.layer).register_forward_hook(self._hear)
         self.img_resolution: int = denoiser.img_resolution
         self.img_channels: int = denoiser.img_channels
         self.label_dim: int = denoiser.label_dim
@@ -81,7 +86,9 @@ class HeadedDenoiser(torch.nn.Module):
 
     def forward(self, x: Images, sigma: Levels, labels: Labels = None) -> Images:
         """Return D(x; sigma)."""
-        return self.denoiser(x, sigma, labels)
+        denoised = self.denoiser(x, sigma, labels)
+        self.heard = None
+        return denoised
 
     def judge(self, x: Images, sigma: Levels, labels: Labels = None) -> tuple[Images, Logits]:
         """Return D(x; sigma) of the denoiser that sees for the head, and each sample's logits.
@@ -97,20 +104,24 @@ class HeadedDenoiser(torch.nn.Module):
     def _with_features(
         self, x: Images, sigma: Levels, labels: Labels
     ) -> tuple[Images, Float[torch.Tensor, "n d s s"]]:
-        found: list[torch.Tensor] = []
-
-        def note(module: torch.nn.Module, arguments: object, output: torch.Tensor) -> None:
-            found.append(output)
-
-        seeing = self.denoiser if self.eyes is None else self.eyes.network
-        hook = _innermost(seeing, self.layer).register_forward_hook(note)
-        try:
-            denoised = seeing(x, sigma, labels)
-        finally:
-            hook.remove()
-        if not found:
+        self.heard = None
+        if self.eyes is None:
+            denoised = self.denoiser(x, sigma, labels)
+        else:
+            seeing = self.eyes.network
+            hook = _innermost(seeing, self.layer).register_forward_hook(self._hear)
+            try:
+                denoised = seeing(x, sigma, labels)
+            finally:
+                hook.remove()
+        features, self.heard = self.heard, None
+        if features is None:
             raise ValueError(f"{self.layer!r} takes no part in denoising; name a layer that does")
-        return denoised, found[0]  # a guided denoiser's reference comes after it
+        return denoised, features
+
+    def _hear(self, module: torch.nn.Module, arguments: object, output: torch.Tensor) -> None:
+        if self.heard is None:  # a guided denoiser's reference comes after it
+            self.heard = output
 
 
 def judge(auxiliary: Denoiser, x: Images, sigma: Levels, labels: Labels) -> tuple[Images, Logits]:

@@ -29,7 +29,7 @@ def float64(name: str, value: Array, *, ndim: int) -> Float64[Tensor, "*shape"]:
         tensor = torch.from_numpy(array.astype(np.float64))
     if tensor.is_complex():
         raise ValueError(f"{name} holds {tensor.dtype}: give an array of real numbers")
-    tensor = tensor.to("cpu", torch.float64)
+    tensor = tensor.cpu().double()
     if tensor.ndim != ndim or not tensor.numel():
         axes = "[d]" if ndim == 1 else "[rows, columns]"
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}: give {axes}, not empty")

@@ -41,7 +41,7 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor) -> Moments:
         """Moments of features [n, d], any dtype and device."""
-        x = features.detach().to("cpu", torch.float64)
+        x = features.detach().cpu().double()
         if x.ndim != 2 or not len(x):
             raise ValueError(f"features have shape {tuple(x.shape)}: give [n, d] with n at least 1")
         mean = x.mean(0)

@@ -46,7 +46,7 @@ class GroupedMoments:
 
     def update(self, features: Float[Tensor, "n d"]) -> None:
         """Take the next features of the stream."""
-        self.waiting = torch.cat([self.waiting, features.detach().to("cpu", torch.float64)])
+        self.waiting = torch.cat([self.waiting, features.detach().cpu().double()])
         portion = self.ROWS_PER_GROUP * len(self.groups)
         while len(self.waiting) >= portion:
             self._absorb(self.waiting[:portion])
@@ -89,7 +89,7 @@ class GroupedClasses:
 
     def update(self, probabilities: Float[Tensor, "n k"]) -> None:
         """Take the next class probabilities of the stream."""
-        p = probabilities.detach().to("cpu", torch.float64)
+        p = probabilities.detach().cpu().double()
         index = torch.arange(self.seen, self.seen + len(p))
         # Split s is the images from s n // splits up to (s + 1) n // splits.
         split = ((index + 1) * self.splits - 1) // self.num_images

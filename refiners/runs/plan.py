@@ -2,6 +2,8 @@
 
 Steps of a few images are done, and what their tensors hold at the peak is measured; more images
 hold more in proportion, so no GPU is needed for the plan of one. What fits into a memory follows.
+A GPU takes about as long for a few as for many, so there the time is that of as many as the run has
+at a time, or as fit.
 """
 
 from __future__ import annotations
@@ -151,10 +153,13 @@ def measure(start: Start, method: AnyMethod, settings: Settings) -> Measured:
     def in_steps_of(batch: int, batch_gpu: int) -> Run:
         return start(least, replace(alone, batch=batch, batch_gpu=batch_gpu))
 
+    def usual_of(n: int) -> Run:
+        return start(few(method, FEW), replace(alone_in(settings), batch=n, batch_gpu=0))
+
     job = in_steps_of(1, 0)
     seconds, held = timed(lambda: held_by(job))
     if seconds < PATIENCE:  # kernels are compiled on the way
-        seconds, _ = timed(job.advance)
+        seconds, _ = timed(lambda: step_of(job))
     num_images, fixed = 1, bytes_of_parts(job)
     whole, most = {1: held.peak()}, {1: held.most()}
     pieces = {1: held_by(in_steps_of(2, 1)).peak()}
@@ -163,9 +168,13 @@ def measure(start: Start, method: AnyMethod, settings: Settings) -> Measured:
         whole[2], most[2] = held.peak(), held.most()
         pieces[2] = held_by(in_steps_of(4, 2)).peak()
         num_images = min(MEASURED_IMAGES, settings.batch)
-        usual = start(few(method, FEW), replace(alone_in(settings), batch=num_images, batch_gpu=0))
-        usual.advance()  # warms up, too
-        seconds, _ = timed(usual.advance)
+        if job.device.type != "cpu":
+            most_images = settings.batch_gpu or settings.batch
+            num_images = fitting_batch_gpu(lambda n: step_of(usual_of(n)), most_images)
+            num_images = num_images or most_images
+        usual = usual_of(num_images)
+        step_of(usual)  # warms up, too
+        seconds, _ = timed(lambda: step_of(usual))
         fixed = bytes_of_parts(usual)
     return Measured(
         batch=settings.batch,
@@ -186,6 +195,12 @@ def timed(work: Callable[[], Found]) -> tuple[float, Found]:
     return time.perf_counter() - began, found
 
 
+def step_of(job: Run) -> None:
+    """Do a step, all of it: a GPU has done it when this returns."""
+    job.advance()
+    job.settle()
+
+
 def held_by(job: Run) -> Holdings:
     """Do a step and return what its tensors held."""
     networks = {
@@ -197,7 +212,7 @@ def held_by(job: Run) -> Holdings:
         for owner, names in OWNERS.items()
     }
     with holdings(networks, optimisers_of(job)) as held:
-        job.advance()
+        step_of(job)
     return held
 
 
@@ -258,7 +273,8 @@ def fits(trial: Callable[[int], object], n: int) -> bool:
     except torch.OutOfMemoryError:
         return False
     finally:
-        torch.cuda.empty_cache()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
     return True
 
 
@@ -291,7 +307,7 @@ def measured_batch_gpu(
     if device.startswith("cuda") and memory_gb is None:
 
         def trial(n: int) -> None:
-            start(few(method), replace(alone_in(settings), batch_gpu=n)).advance()
+            step_of(start(few(method), replace(alone_in(settings), batch_gpu=n)))
 
         return fitting_batch_gpu(trial, share)
     found = measure(start, method, replace(alone_in(settings), batch=share, batch_gpu=0))

@@ -46,7 +46,11 @@ class Run(Protocol):
         ...
 
     def advance(self) -> dict[str, float]:
-        """Do one step and return its losses; none if it was skipped."""
+        """Do one step and return its losses; none if it was skipped, or is not known yet."""
+        ...
+
+    def settle(self) -> dict[str, float]:
+        """Return the losses of a step that advance has not returned yet, or none."""
         ...
 
     def health(self) -> dict[str, float]:
@@ -112,8 +116,8 @@ def run(
         refinement: new, or restored from a state.
         on_tick: called with the mean statistics of each tick.
         on_snapshot: called after the warm-up and every snap-th tick, and at the end.
-        on_step: called after every step with its losses (a progress bar); a step that was skipped
-            has none.
+        on_step: called after every step with its losses (a progress bar), or those of the step
+            before; a step that was skipped has none.
         stop: asked after every step; True ends the run there.
     """
     settings = refinement.settings
@@ -121,6 +125,7 @@ def run(
     while refinement.counts.step < refinement.num_warmup_steps:
         on_step(refinement, refinement.advance())
         if refinement.counts.step == refinement.num_warmup_steps:
+            refinement.settle()
             passed = time.time() - start
             stats = {
                 "Progress/tick": 0,
@@ -135,6 +140,7 @@ def run(
             on_tick(stats | refinement.health())
             on_snapshot(refinement)
         if stop():
+            refinement.settle()
             return False
     for number, end in enumerate(ticks(settings), 1):
         if end <= refinement.num_images:
@@ -144,9 +150,12 @@ def run(
         while refinement.num_images < end:
             losses = refinement.advance()
             on_step(refinement, losses)
-            for name, value in losses.items():
-                seen.setdefault(name, []).append(value)
-            if refinement.num_images < end and stop():
+            is_last = refinement.num_images >= end
+            stopped = not is_last and stop()
+            for known in (losses, refinement.settle() if is_last or stopped else {}):
+                for name, value in known.items():
+                    seen.setdefault(name, []).append(value)
+            if stopped:
                 return False
         passed = time.time() - began
         stats = {name: sum(values) / len(values) for name, values in seen.items()}

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 
 from refiners.progressive import Progressive, SteppedStudent
-from refiners.training.inputs import RealImages, source_stream
+from refiners.training.figures import Figures
+from refiners.training.inputs import ImageSet, RealImages, source_stream
 from refiners.training.optimiser import (
     follow,
     frozen_view,
@@ -32,6 +33,7 @@ from refiners.training.settings import Settings
 from refiners.training.shared_pass import check_shared_pass
 from refiners.training.state import Counts, Parts, State, restore, state_of
 from roles import Denoiser, Processes
+from roles.device import sent
 from roles.streams import random_stream
 
 
@@ -115,6 +117,7 @@ class Distillation:
     ):
         self.method = method
         self.real_images = real_images
+        self.waiting: Figures | None = None  # of the step before, on a GPU
         self.original = frozen_view(teacher)
         self.student = method.new_student(teacher).eval().requires_grad_(True)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
@@ -125,6 +128,8 @@ class Distillation:
         self.device = next(self.student.parameters()).device
         self.settings = settings = settled(settings, self.device)
         check_device(settings, self.device)
+        if isinstance(real_images, ImageSet):
+            self.real_images = real_images.on(self.device)
         check_shared_pass(method, settings)
         self.processes = processes or Processes()
         self.pieces = Pieces(
@@ -153,7 +158,10 @@ class Distillation:
         return -(-self.settings.num_steps // len(self.method.stages))
 
     def advance(self) -> dict[str, float]:
-        """Do one step and return its loss; one that is not finite moves nothing, see Counts."""
+        """Do one step and return its loss; one that is not finite moves nothing, see Counts.
+
+        On a GPU the loss is that of the step before; settle has that of the last.
+        """
         stage = min(self.step // self.steps_per_stage, len(self.method.stages) - 1)
         if stage != self.stage:
             self._begin(stage)
@@ -168,23 +176,42 @@ class Distillation:
             loss = torch.stack(self.pieces.each(self._part)).sum()
             self.processes.mean(loss, phase="the loss")
         rate = settings.glr * self.counts.rate_scale * (1 - done / self.steps_per_stage)
-        value, size = step_if_finite(
-            self.student_adam, loss, rate, clip=settings.clip * pixels_of(self.original)
+        steps = {"Progress/student_steps": float(self.method.stages[self.stage])}
+        figures = Figures(self.device, steps)
+        moved = step_if_finite(
+            self.student_adam,
+            loss,
+            rate,
+            figures,
+            names=("Loss/distillation", "Gradient/student_norm"),
+            clip=settings.clip * pixels_of(self.original),
         )
-        losses = {"Loss/distillation": value, "Gradient/student_norm": size}
-        if not self.counts.note(losses, seed=settings.seed):
+        if moved:
+            half_life = half_life_of(settings, done * settings.batch)
+            follow(self.average.denoiser, self.student, settings.batch, half_life)
+        if not figures.is_late:
+            return self.counts.note(figures.read(), seed=settings.seed)
+        figures.leave()
+        losses = self.settle()
+        self.waiting = figures
+        self.counts.step += 1
+        return losses
+
+    def settle(self) -> dict[str, float]:
+        """Return the loss of a step that advance has not returned yet, see there; or none."""
+        figures, self.waiting = self.waiting, None
+        if figures is None:
             return {}
-        half_life = half_life_of(settings, done * settings.batch)
-        follow(self.average.denoiser, self.student, settings.batch, half_life)
-        return losses | {"Progress/student_steps": float(self.method.stages[self.stage])}
+        return self.counts.judge(figures.read(), self.step - 1, seed=self.settings.seed)
 
     def _part(self, i: int) -> torch.Tensor:
         """Take a piece's part of the loss, and the gradient of that."""
         x_0, labels = self.real_images(self.pieces.size(i), source_stream())
-        labels = None if labels is None or not self.original.label_dim else labels.to(self.device)
+        on = self.device
+        labels = None if labels is None or not self.original.label_dim else sent(labels, on)
         share = self.pieces.size(i) / self.pieces.share
         with summing_up(self.loss, last=self.pieces.is_last(i)):
-            loss = self.loss(x_0.to(self.device), labels, self.method.stages[self.stage]) * share
+            loss = self.loss(sent(x_0, on), labels, self.method.stages[self.stage]) * share
             loss.backward()
         return loss.detach()
 
@@ -219,6 +246,7 @@ class Distillation:
 
     def state_dict(self) -> State:
         """Return everything that moves, as plain data and tensors."""
+        self.settle()
         state = state_of(
             self._parts(), self.counts, self._options(), self.num_images, self.processes.size
         )
@@ -235,6 +263,6 @@ class Distillation:
         if not isinstance(stage, int) or not 0 <= stage < len(stages):
             raise ValueError(f"the state's stage is {stage!r}; give a state of this method's run")
         remarks = restore(state, self._parts(), self.counts, self._options(), self.processes.size)
-        self.stage = stage
+        self.waiting, self.stage = None, stage
         self.average.num_steps = max(stages[stage], 1)
         return remarks

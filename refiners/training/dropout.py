@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 
-from refiners.training.pieces import random_stream
 from roles import Denoiser, Network
+from roles.streams import random_stream
 
 
 def blocks_of(network: Network) -> list[torch.nn.Module]:

@@ -13,6 +13,7 @@ import torch
 
 from refiners.base import Distance, Method, WithDiscriminator, WithHead, WithMemory, WithPairs
 from roles import Student
+from roles.device import sent
 
 # (n, generator) -> images [n, c, h, w] in [-1, 1] and one-hot labels [n, label_dim] or None.
 RealImages = Callable[[int, torch.Generator], tuple[torch.Tensor, torch.Tensor | None]]
@@ -55,6 +56,15 @@ class Inputs:
     pairs: Pairs | None = None
     distance: Distance = pseudo_huber
 
+    def on(self, device: torch.device) -> Inputs:
+        """Return the same with sources of ours drawing onto a device."""
+        images, pairs = self.real_images, self.pairs
+        return Inputs(
+            images.on(device) if isinstance(images, ImageSet) else images,
+            pairs.on(device) if isinstance(pairs, PairSet) else pairs,
+            self.distance,
+        )
+
     def check(self, method: Method) -> None:
         """Raise ValueError unless what the method needs is there, and nothing that it ignores."""
         for name, needs in (
@@ -76,18 +86,30 @@ class ImageSet:
     Args:
         images: uint8 [m, c, h, w] in [0, 255], or float in [-1, 1].
         labels: one-hot [m, label_dim] or None.
+        device: where what is drawn goes, bytes as such; None is where the images are.
 
     Raises:
         ValueError: no images, or as many labels as there are not images.
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor | None = None):
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        *,
+        device: torch.device | None = None,
+    ):
         if images.ndim != 4 or not len(images):
             raise ValueError(f"images are {list(images.shape)}; give [m, c, h, w], m at least 1")
         if labels is not None and len(labels) != len(images):
             raise ValueError(f"there are {len(labels)} labels for {len(images)} images")
         self.images = images
         self.labels = labels
+        self.device = images.device if device is None else device
+
+    def on(self, device: torch.device) -> ImageSet:
+        """Return the same source, drawing onto a device."""
+        return ImageSet(self.images, self.labels, device=device)
 
     def __call__(
         self, n: int, generator: torch.Generator
@@ -102,10 +124,10 @@ class ImageSet:
 
     def at(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the images of these numbers as float in [-1, 1], and their labels."""
-        images = self.images[chosen]
+        images = sent(self.images[chosen], self.device)
         if images.dtype == torch.uint8:
             images = images.float() / 127.5 - 1
-        return images, None if self.labels is None else self.labels[chosen]
+        return images, None if self.labels is None else sent(self.labels[chosen], self.device)
 
 
 class PairSet:
@@ -119,13 +141,19 @@ class PairSet:
         self.images = ImageSet(images, labels)
         self.latents = latents
 
+    def on(self, device: torch.device) -> PairSet:
+        """Return the same source, drawing onto a device."""
+        moved = PairSet(self.latents, self.images.images, self.images.labels)
+        moved.images = self.images.on(device)
+        return moved
+
     def __call__(
         self, n: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Return n latents, their labels and their images."""
         chosen = self.images.draw(n, generator)
         images, labels = self.images.at(chosen)
-        return self.latents[chosen], labels, images
+        return sent(self.latents[chosen], self.images.device), labels, images
 
 
 def draw_inputs(
@@ -136,7 +164,7 @@ def draw_inputs(
     Classes are equally frequent, or as frequent as the student's class_weights [c_dim], if it has
     any, say.
     """
-    z = student.sample_latents(n).to(device)
+    z = sent(student.sample_latents(n), device)
     if not student.c_dim:
         return z, None
     weights = getattr(student, "class_weights", None)
@@ -145,7 +173,7 @@ def draw_inputs(
     else:
         classes = torch.multinomial(weights, n, replacement=True)
     labels = torch.nn.functional.one_hot(classes, student.c_dim)
-    return z, labels.float().to(device)
+    return z, sent(labels.float(), device)
 
 
 def source_stream() -> torch.Generator:

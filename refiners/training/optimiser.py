@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import warnings
 from collections.abc import Iterable
 from typing import TypeVar
@@ -13,6 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from refiners.training.figures import Figures
 from refiners.training.settings import Settings
 from roles import Denoiser, Network, Processes, Student
 
@@ -69,34 +69,40 @@ def step_if_finite(
     optimiser: torch.optim.Optimizer,
     loss: torch.Tensor,
     rate: float,
+    figures: Figures,
     *,
+    names: tuple[str, str],
     clip: float = 0.0,
     clip_each: float = 0.0,
-) -> tuple[float, float]:
-    """Step at this rate if the loss and all gradients are finite; return loss and gradient's norm.
+) -> bool:
+    """Step at this rate if the step's figures, with loss and gradient's norm, are all finite.
 
-    This is the only place where the host waits for the device.
+    Returns False where the host knows that they are not. On a GPU the optimiser looks at the flag.
 
     Args:
-        optimiser: of the parameters whose gradients are there.
+        optimiser: of the parameters whose gradients are there; Adam or AdamW, fused.
         loss: what they are the slope of.
         rate: the learning rate.
-        clip: largest L2 norm of all gradients together, 0 for any; the norm before is returned.
+        figures: of the step, which take the loss and the gradient's norm before it is clipped.
+        names: of the two.
+        clip: largest L2 norm of all gradients together, 0 for any.
         clip_each: largest size of each element, 0 for any.
     """
     moving = [p for group in optimiser.param_groups for p in group["params"]]
     norm = torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
-    value, size = torch.stack([loss.float(), norm.float()]).tolist()
-    if not (math.isfinite(value) and math.isfinite(size)):
-        return value, size
+    figures.add(dict(zip(names, (loss, norm), strict=True)))
+    if figures.are_bad:
+        return False
     if clip:
         torch.nn.utils.clip_grads_with_norm_(moving, clip, norm)
     if clip_each:
         torch.nn.utils.clip_grad_value_(moving, clip_each)
     for group in optimiser.param_groups:
         group["lr"] = rate
+    # What a gradient scaler tells a fused Adam, which then leaves everything as it is.
+    vars(optimiser)["found_inf"] = figures.bad
     optimiser.step()
-    return value, size
+    return True
 
 
 def pixels_of(denoiser: Denoiser) -> int:
@@ -106,7 +112,10 @@ def pixels_of(denoiser: Denoiser) -> int:
 
 @torch.no_grad()
 def follow(average: Network, network: Network, amount: float, half_life: float) -> None:
-    """Move an average towards its network, `amount` of a half-life on; buffers are copied."""
+    """Move an average towards its network, `amount` of a half-life on; buffers are copied.
+
+    On a GPU it does so after a step that was not finite too: the network has not moved.
+    """
     beta = 0.5 ** (amount / half_life) if half_life > 0 else 0.0
     mine: list[torch.Tensor] = list(average.parameters())
     theirs: list[torch.Tensor] = list(network.parameters())

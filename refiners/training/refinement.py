@@ -9,7 +9,6 @@ pieces); what couples its samples sees all of them. All randomness of a step com
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
@@ -28,6 +27,7 @@ from refiners.base import (
 from refiners.feature_discriminator import FeatureDiscriminator
 from refiners.training.augment import LABELS, Told, augmented
 from refiners.training.dropout import OneMask, blocks_of, dropping
+from refiners.training.figures import Figures
 from refiners.training.fit import check_pair, check_teacher
 from refiners.training.health import Health
 from refiners.training.inputs import Inputs, draw_inputs, name_of, source_stream
@@ -48,6 +48,7 @@ from refiners.training.settings import Settings
 from refiners.training.shared_pass import Heard, Pass, check_shared_pass, shared_gradient
 from refiners.training.state import Counts, Parts, State, check_networks, restore, state_of
 from roles import Denoiser, Discriminator, Network, Processes, Student
+from roles.device import sent
 from roles.streams import Stream, random_stream
 
 Images = Float[torch.Tensor, "n c h w"]
@@ -164,6 +165,7 @@ class Refinement:
         self.inputs = inputs or Inputs()
         self.inputs.check(method)
         check_teacher(method, teacher)
+        self.waiting: Figures | None = None  # of the step before, on a GPU
         self.method = method
         self.teacher = frozen_view(teacher)
         self.student = copy.deepcopy(student).eval().requires_grad_(False)
@@ -171,6 +173,7 @@ class Refinement:
         self.moving, self.trained = trainable(self.student, settings.train)
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
         self.device = next(self.student.parameters()).device
+        self.inputs = self.inputs.on(self.device)
         self.settings = settings = settled(settings, self.device)
         check_device(settings, self.device)
         check_shared_pass(method, settings)
@@ -179,6 +182,7 @@ class Refinement:
         self.pieces = Pieces(
             settings.batch, settings.batch_gpu, settings.seed, self.processes, self.device
         )
+        prepare(self.teacher, settings, self.device)  # what looks at its features begins with it
         self.student_adam = new_adam(self.trained, settings.glr, settings)
         self.auxiliary: Denoiser | None = None
         self.auxiliary_average = self.teacher
@@ -208,11 +212,14 @@ class Refinement:
         )
 
     def _networks(self) -> list[Network]:
-        """Return the networks that move or teach; the student's average is as its file says."""
-        networks: list[Network] = [self.student, self.teacher]
-        return networks + (
-            [self.auxiliary, self.auxiliary_average] if self.auxiliary is not None else []
-        )
+        """Return the networks that a step passes through, but for the teacher.
+
+        The student's average, which is judged and written, computes as its file says.
+        """
+        auxiliaries: list[Network] = []
+        if self.auxiliary is not None:
+            auxiliaries = [self.auxiliary, self.auxiliary_average]
+        return [self.student, *auxiliaries]
 
     def _replicate(self) -> None:
         """Let several processes share the gradients of what is trained."""
@@ -278,7 +285,8 @@ class Refinement:
         """Do one step, of warm-up or of both networks, and return its losses.
 
         A network whose loss or gradient is not finite does not move, nor does anything after it in
-        that step; such a step is counted in `counts` and returns no losses.
+        that step; such a step is counted in `counts` and returns no losses. On a GPU the losses,
+        the count and the error are those of the step before; settle has those of the last.
 
         Raises:
             FloatingPointError: the third such step in a row, with its reason.
@@ -289,12 +297,26 @@ class Refinement:
             arithmetic(settings, self.device),
             random_stream(seed_of(settings.seed, self.step), self.device),
         ):
-            losses = self._take_step(moves_student=self.step >= self.num_warmup_steps)
-        return self.counts.note(losses, seed=settings.seed)
+            figures = self._take_step(moves_student=self.step >= self.num_warmup_steps)
+        if not figures.is_late:
+            return self.counts.note(figures.read(), seed=settings.seed)
+        figures.leave()
+        losses = self.settle()
+        self.waiting = figures
+        self.counts.step += 1
+        return losses
 
-    def _take_step(self, *, moves_student: bool) -> dict[str, float]:
+    def settle(self) -> dict[str, float]:
+        """Return the losses of a step that advance has not returned yet, see there; or none."""
+        figures, self.waiting = self.waiting, None
+        if figures is None:
+            return {}
+        return self.counts.judge(figures.read(), self.step - 1, seed=self.settings.seed)
+
+    def _take_step(self, *, moves_student: bool) -> Figures:
         """Do one step and return its losses and the norms of its gradients."""
-        losses = {"Loss/auxiliary": 0.0, "Gradient/pixel_norm": 0.0}
+        start = {"Loss/auxiliary": 0.0, "Gradient/pixel_norm": 0.0}
+        figures = Figures(self.device, start)
         self.pieces.begin(self.step)
         turns = [False, True] if moves_student else [False]  # whether the student's
         if self.settings.student_first:
@@ -304,10 +326,10 @@ class Refinement:
         for is_students in turns:
             if batch is None or own:
                 batch = self._new_batch(for_student=is_students if own else moves_student)
-            losses |= self._advance_student(batch) if is_students else self._advance_others(batch)
-            if not all(map(math.isfinite, losses.values())):
+            (self._advance_student if is_students else self._advance_others)(batch, figures)
+            if figures.are_bad:
                 break
-        return losses
+        return figures
 
     def _new_batch(self, *, for_student: bool) -> Batch:
         """Draw latents and make their images, for an update of the student or for others alone."""
@@ -319,18 +341,16 @@ class Refinement:
             self._draw_images(batch, graph=for_student and len(self.pieces.rows) == 1)
         return batch
 
-    def _advance_others(self, batch: Batch) -> dict[str, float]:
+    def _advance_others(self, batch: Batch, figures: Figures) -> None:
         """Train what judges the student's images on them."""
-        losses: dict[str, float] = {}
         if self.auxiliary is not None:
-            losses |= self._advance_auxiliary(batch)
+            self._advance_auxiliary(batch, figures)
         if self.discriminator is not None:
-            losses |= self._advance_discriminator(batch)
-        return losses
+            self._advance_discriminator(batch, figures)
 
-    def _advance_student(self, batch: Batch) -> dict[str, float]:
+    def _advance_student(self, batch: Batch, figures: Figures) -> None:
         """Move the student along the method's gradient at its images."""
-        slopes = self._pixel_gradient(batch)
+        slopes = self._pixel_gradient(batch, figures)
         norms = [g.square().sum(dim=[1, 2, 3]).sqrt().sum() for g in slopes]
         norm = torch.stack(norms).sum() / self.pieces.share
         self.processes.mean(norm, phase="the pixel gradient's norm")
@@ -353,7 +373,7 @@ class Refinement:
                 self.pieces.again(batch.before_images, resend)
         if isinstance(self.method, WithPairs):
             self._regress_on_pairs()
-        return self._move_student(norm)
+        self._move_student(norm, figures)
 
     def _draw_latents(self) -> Batch:
         """Draw latents and labels."""
@@ -387,10 +407,10 @@ class Refinement:
         """Send per-sample slopes at images through the student: x_0.backward(g / n)."""
         images.backward(slope / self.pieces.share)
 
-    def _advance_auxiliary(self, batch: Batch) -> dict[str, float]:
+    def _advance_auxiliary(self, batch: Batch, figures: Figures) -> None:
         """Train the auxiliary on the student's images; every update draws fresh noise."""
         assert self.auxiliary is not None
-        value = size = 0.0
+        names = ("Loss/auxiliary", "Gradient/auxiliary_norm")
         settings = self.settings
 
         def part(i: int) -> torch.Tensor:
@@ -410,19 +430,20 @@ class Refinement:
                 loss = torch.stack(self.pieces.each(part)).sum()
             self.processes.mean(loss, phase="the auxiliary's loss")
             ramp = settings.rampup(self.step * settings.auxiliary_steps + update)
-            value, size = step_if_finite(
+            moved = step_if_finite(
                 self.auxiliary_adam,
                 loss,
                 settings.lr * self.counts.rate_scale * ramp,
+                figures,
+                names=names,
                 clip=settings.clip * pixels_of(self.teacher),
                 clip_each=settings.auxiliary_clip,
             )
-            if not (math.isfinite(value) and math.isfinite(size)):
+            if not moved:
                 break
             follow(self.auxiliary_average, self.auxiliary, 1, settings.auxiliary_ema)
-        return {"Loss/auxiliary": value, "Gradient/auxiliary_norm": size}
 
-    def _advance_discriminator(self, batch: Batch) -> dict[str, float]:
+    def _advance_discriminator(self, batch: Batch, figures: Figures) -> None:
         """Train the discriminator on the student's images and on as many real ones."""
         self.discriminator_adam.zero_grad()
 
@@ -439,10 +460,10 @@ class Refinement:
         loss = torch.stack(self.pieces.each(part)).sum()
         self.processes.mean(loss, phase="the discriminator's loss")
         rate = self.settings.lr * self.counts.rate_scale
-        value, size = step_if_finite(self.discriminator_adam, loss, rate, clip=self.settings.clip)
-        return {"Loss/discriminator": value, "Gradient/discriminator_norm": size}
+        names, clip = ("Loss/discriminator", "Gradient/discriminator_norm"), self.settings.clip
+        step_if_finite(self.discriminator_adam, loss, rate, figures, names=names, clip=clip)
 
-    def _pixel_gradient(self, batch: Batch) -> list[torch.Tensor]:
+    def _pixel_gradient(self, batch: Batch, figures: Figures) -> list[torch.Tensor]:
         """Return the method's pixel gradient, piece by piece.
 
         What couples the samples of a batch sees all of them, in each process.
@@ -462,11 +483,13 @@ class Refinement:
         if isinstance(method, WithMemory):
             assert self.memory is not None
             g, x_0, memory = whole(slopes), whole(images), self.memory
+            before = [b.clone() for b in memory.buffers()] if figures.is_late else []
             joined = pieces.of_batch(
                 lambda: method.join(
                     g, x_0, teacher=self.teacher, memory=memory, at_a_time=pieces.size(0)
                 )
             )
+            figures.undo(memory.buffers(), before)
             return pieces.cut(joined)
         return slopes
 
@@ -511,17 +534,16 @@ class Refinement:
 
             self.pieces.each(send)
 
-    def _move_student(self, norm: torch.Tensor) -> dict[str, float]:
+    def _move_student(self, norm: torch.Tensor, figures: Figures) -> None:
         """Step along the gradient that has been summed up, and let the average follow."""
         settings = self.settings
         rate = settings.student_rate(self.num_images + settings.batch) * self.counts.rate_scale
         rate *= settings.rampup(self.step * settings.auxiliary_steps)
         clip = settings.clip * pixels_of(self.teacher)
-        value, size = step_if_finite(self.student_adam, norm, rate, clip=clip)
-        if math.isfinite(value) and math.isfinite(size):
+        names = ("Gradient/pixel_norm", "Gradient/student_norm")
+        if step_if_finite(self.student_adam, norm, rate, figures, names=names, clip=clip):
             half_life = half_life_of(settings, self.num_images)
             follow(self.average, self.student, settings.batch, half_life)
-        return {"Gradient/pixel_norm": value, "Gradient/student_norm": size}
 
     def draw_real(self, n: int) -> tuple[torch.Tensor, Labels]:
         """Draw real images, with labels where teacher and student have classes."""
@@ -529,14 +551,16 @@ class Refinement:
         images, labels = self.inputs.real_images(n, source_stream())
         if not (self.student.c_dim and self.teacher.label_dim):
             labels = None
-        return images.to(self.device), None if labels is None else labels.to(self.device)
+        on = self.device
+        return sent(images, on), None if labels is None else sent(labels, on)
 
     def draw_pairs(self, n: int) -> tuple[torch.Tensor, Labels, torch.Tensor]:
         """Draw latents, the student's labels and the teacher's images for them."""
         assert self.inputs.pairs is not None
         z, labels, targets = self.inputs.pairs(n, source_stream())
-        labels = labels.to(self.device) if self.student.c_dim and labels is not None else None
-        return z.to(self.device), labels, targets.to(self.device)
+        on = self.device
+        labels = sent(labels, on) if self.student.c_dim and labels is not None else None
+        return sent(z, on), labels, sent(targets, on)
 
     def health(self) -> dict[str, float]:
         """Return figures that warn, see Health; process 0 alone has them."""
@@ -569,6 +593,7 @@ class Refinement:
 
     def state_dict(self) -> State:
         """Return everything that moves, as plain data and tensors."""
+        self.settle()
         return state_of(
             self._parts(), self.counts, self._options(), self.num_images, self.processes.size
         )
@@ -582,7 +607,9 @@ class Refinement:
             ValueError: settings or networks that differ, with the difference; a state that lacks
                 something. Then nothing has changed.
         """
-        return restore(state, self._parts(), self.counts, self._options(), self.processes.size)
+        remarks = restore(state, self._parts(), self.counts, self._options(), self.processes.size)
+        self.waiting = None
+        return remarks
 
     def start_from(self, state: State) -> None:
         """Begin anew from the networks of another run's state; its settings may differ.

@@ -60,6 +60,10 @@ class Counts:
             FloatingPointError: it was the third in a row that was not, with the reason.
         """
         self.step += 1
+        return self.judge(losses, self.step - 1, seed=seed)
+
+    def judge(self, losses: dict[str, float], step: int, *, seed: int) -> dict[str, float]:
+        """Return the losses of a step that was counted before, or count it among the skipped."""
         if all(map(math.isfinite, losses.values())):
             self.skipped_in_row = 0
             return losses
@@ -68,7 +72,7 @@ class Counts:
         if self.skipped_in_row >= BAD_STEPS:
             found = ", ".join(f"{name} {value}" for name, value in losses.items())
             raise FloatingPointError(
-                f"{self.skipped_in_row} steps in a row, the last of them step {self.step - 1}, are "
+                f"{self.skipped_in_row} steps in a row, the last of them step {step}, are "
                 f"not finite ({found}, seed {seed}); lower glr and lr, or start from the last "
                 "snapshot"
             )

@@ -23,7 +23,7 @@ def unit_rms(x: torch.Tensor, dim: Sequence[int], *, eps: float = 1e-4) -> torch
     """Divide x by its root mean square over dim, and a little more: pixel normalisation, Eq. 30."""
     wide = torch.promote_types(x.dtype, torch.float32)
     norm = torch.linalg.vector_norm(x, dim=list(dim), keepdim=True, dtype=wide)
-    count = math.prod(x.size(d) for d in dim)
+    count = math.prod([x.size(d) for d in dim])  # a list, which torch.compile sees through
     return x / (eps + norm / math.sqrt(count)).to(x.dtype)
 
 

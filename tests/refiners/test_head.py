@@ -152,7 +152,7 @@ def test_the_denoiser_under_a_head_denoises_as_before(point_denoiser: Any) -> No
     denoised, logits = headed.judge(x, sigma)
     assert torch.equal(denoised, denoiser(x, sigma))
     assert logits.shape == (5, 1)
-    assert not headed.denoiser.enc[3]._forward_hooks  # nothing stays behind
+    assert headed.heard is None  # nothing is held beyond a call
 
 
 @pytest.mark.parametrize("kind", ["SongUNet", "DhariwalUNet"])
