@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-gpu fuzz check format clean
+.PHONY: help env demo test test-slow test-gpu gpu-kit gpu-day fuzz check format clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +33,18 @@ test-slow: $(READY) ## the tests that take longer
 
 test-gpu: $(READY) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu || [ $$? -eq 5 ]
+
+# On a machine with a GPU and without a network: its own Python, no environment.
+CIFAR ?=
+KIT := build/gpu-kit
+OUT ?= build/gpu-day
+gpu-kit: $(READY) ## what gpu-day takes along, where there is a network: make gpu-kit CIFAR=cifar10.tar.xz
+	$(BIN)/python -m benchmarks.gpu_kit $(KIT) $(if $(CIFAR),--data $(CIFAR))
+
+gpu-day: ## the first day on a GPU in three parts of nine minutes; make PART=2 gpu-day does one
+	@failed=0; for part in $(or $(PART),1 2 3); do \
+		$(PYTHON) -m benchmarks.gpu $$part --out $(OUT) --kit $(KIT) || failed=1; \
+	done; exit $$failed
 
 SEED ?= 0
 fuzz: $(READY) ## files changed at random through every door; make SEED=1 fuzz sees others
