@@ -11,14 +11,16 @@ READY := $(VENV)/.complete
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-env: $(READY) ## make .venv from requirements.lock; again only when the lock changes
+env: $(READY) ## make .venv from requirements.lock; again only when a lock changes
 
-$(READY): requirements.lock
+$(READY): requirements.lock requirements-triton.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \
 		"Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] \
 		+ "; choose one: make PYTHON=python3.12 env")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install \
+		--disable-pip-version-check --quiet --no-deps -r requirements-triton.lock
 	@touch $@
 
 demo: $(READY) ## refine the embedded generator on a CPU and report before and after

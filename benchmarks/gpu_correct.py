@@ -26,6 +26,7 @@ from refiners.moments import newton_inverse_root, roots
 from refiners.training.precision import arithmetic
 from refiners.training.settings import Settings
 from students.stylegan2.generator import Generator
+from stylegan_ops.kernels import gpu
 from teachers.edm import EDMPrecond
 
 CLASSES = 3
@@ -162,7 +163,8 @@ def operation_beside_cpu(day: Day, name: str, dtype: torch.dtype) -> Finding:
         return torch.randn(shape, generator=draw)
 
     f = ops.setup_filter([1, 3, 3, 1])
-    x, b, w, s = normal(4, 16, 16, 16), normal(16), normal(16, 16, 3, 3) / 12, normal(4, 16)
+    r = 16 if day.small else 64  # as large as kernels are called for
+    x, b, w, s = normal(4, 16, r, r), normal(16), normal(16, 16, 3, 3) / 12, normal(4, 16)
     calls: dict[str, tuple[Any, list[torch.Tensor]]] = {
         "bias_act": (lambda x, b: ops.bias_act(x, b, act="lrelu", clamp=2.0), [x, b]),
         "upfirdn2d": (lambda x: ops.upfirdn2d(x, f.to(x.device), up=2, padding=[2, 1, 2, 1]), [x]),
@@ -263,6 +265,12 @@ def inverse_root(day: Day) -> Finding:
     return worst, worst < 1e-6
 
 
+def kernels(day: Day) -> Finding:
+    """Say whether the GPU's own kernels are used."""
+    why = gpu.refusal() if day.device.startswith("cuda") else "no GPU"
+    return why or "used, equal to their definitions", None
+
+
 def doctor(day: Day) -> Finding:
     """Return what doctor says of the devices."""
     found = json.loads(day.command("refine.py", "doctor", "--json", seconds=240))
@@ -290,6 +298,7 @@ def rows(day: Day) -> None:
         for precision in low:
             day.row(f"drift of {name} in {precision}",
                     lambda n=name, p=precision: step_beside_cpu(day, n, p, LOOSE))  # fmt: skip
+    day.row("kernels by Triton", lambda: kernels(day))
     day.row("sampler, beside the CPU", lambda: sampler_beside_cpu(day))
     for name in ("bias_act", "upfirdn2d", "filtered_lrelu", "modulated_conv2d"):
         for dtype in (torch.float32, torch.float16, torch.bfloat16):

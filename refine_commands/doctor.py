@@ -129,10 +129,17 @@ def has_code_for(arch: str, known: Sequence[str]) -> bool:
 
 def of_kernels() -> Iterator[Finding]:
     """Each kernel, compiled and compared with its definition."""
+    import torch
+
+    from stylegan_ops.kernels import gpu
     from stylegan_ops.kernels.build import BuildError, library
 
     if os.environ.get("REFINE_OPS") == "reference":
         yield ("kernels", "off by REFINE_OPS=reference; checked all the same")
+    if torch.cuda.is_available():
+        why = gpu.refusal()
+        off = f"off, torch's own are used: {why}"
+        yield ("kernels", f"cuda: {off if why else 'by Triton, equal to their definitions'}")
     try:
         library()
     except BuildError as error:

@@ -297,6 +297,7 @@ UNLOCKED_EXTRAS = {
     "onnxscript",
     "tensorboard",
     "transformers",
+    "triton",  # in a lock of its own: torch for CUDA brings another
     "wandb",
 }
 

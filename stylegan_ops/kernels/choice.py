@@ -1,4 +1,4 @@
-"""Which implementation a call takes: the torch definition, or a kernel of the CPU."""
+"""Which implementation a call takes: the torch definition, or a kernel of the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import sys
 
 import torch
+
+from stylegan_ops.kernels import gpu
 
 IMPLEMENTATIONS = ("auto", "reference", "cpu")
 DTYPES = (torch.float32, torch.float64)
@@ -21,8 +23,9 @@ def kernels_wanted(
     """Whether to call a kernel: always for "cpu", where it pays for "auto".
 
     "auto" keeps to the definition where REFINE_OPS is "reference", elsewhere than on a CPU in
-    float32, below `least` elements of x, inside torch.compile, autocast and functional transforms,
-    and where kernels cannot be built, which is said once.
+    float32 or on CUDA in at most so many bits, for few elements of x (`least` on a CPU), inside
+    torch.compile, autocast and functional transforms, and where kernels cannot be built, which is
+    said once.
 
     Raises:
         ValueError: an unknown impl, one for another device than x's, a dtype without kernels,
@@ -37,13 +40,22 @@ def kernels_wanted(
         return True
     if torch.compiler.is_compiling():  # a graph to export must hold for any number of samples
         return False
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() < least:
+    on_gpu = x.device.type == "cuda"
+    if not (_suits_gpu(x) if on_gpu else _suits_cpu(x, least)):
         return False
     if os.environ.get("REFINE_OPS") == "reference" or x.numel() >= 2**31 or _is_transformed(x):
         return False
     if any(other is not None and other.device != x.device for other in others):
         return False
-    return available()
+    return gpu.available() if on_gpu else available()
+
+
+def _suits_cpu(x: torch.Tensor, least: int) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() >= least
+
+
+def _suits_gpu(x: torch.Tensor) -> bool:
+    return x.dtype in gpu.DTYPES and gpu.LEAST_ELEMENTS <= x.numel() < gpu.MOST_ELEMENTS
 
 
 def _check(impl: str, x: torch.Tensor) -> None:

@@ -33,7 +33,8 @@ def modulate(
     """
     limit = -1.0 if clamp is None else float(clamp)
     numbers = (ACTS.index(act), float(alpha), float(gain), limit)
-    if in_place and x.is_contiguous(memory_format=layout(x)):
+    # A GPU's memory costs nothing to touch.
+    if in_place and x.device.type == "cpu" and x.is_contiguous(memory_format=layout(x)):
         return _write(x, x, s, noise, b, *numbers)
     return torch.ops.stylegan_ops.modulate(x, s, noise, b, *numbers)
 
