@@ -22,7 +22,9 @@ import stylegan_ops as ops
 import teachers
 from benchmarks.gpu import Day, Finding
 from refiners import DISTILLERS, REFINERS, Distillation, ImageSet, Inputs, PairSet, Refinement
+from refiners.base import WithPairs
 from refiners.moments import newton_inverse_root, roots
+from refiners.runs.starting import compares_images
 from refiners.training.precision import arithmetic
 from refiners.training.settings import Settings
 from students.stylegan2.generator import Generator
@@ -33,7 +35,6 @@ CLASSES = 3
 LIMIT = 1e-3  # of a step in float32, relative
 LOOSE = 0.2  # of one in tf32 or bf16, beyond which something is wrong and not rounded
 DRAWN = (torch.randn, torch.rand, torch.randn_like, torch.rand_like, torch.randint, torch.normal)
-IMAGES = ("dmd2", "f-distill", "diff-instruct-moments", "adversarial-moments")
 SMALL = {"num_reference": 100, "num_features": 16, "memory": 100}
 
 
@@ -78,17 +79,17 @@ def student_of(resolution: int) -> Generator:
 def begin(name: str, device: str, resolution: int, **changes: Any) -> Refinement:
     """Begin a run of a method, the same on each device."""
     torch.manual_seed(2)
+    method: Any = REFINERS[name](**(SMALL if "moments" in name else {}))
     images = torch.randint(0, 256, [200, 3, resolution, resolution], dtype=torch.uint8)
     labels = torch.eye(CLASSES)[torch.arange(200) % CLASSES]
     inputs = Inputs(
-        ImageSet(images, labels) if name in IMAGES else None,
-        PairSet(torch.randn(200, 32), images, labels) if name == "dmd" else None,
+        ImageSet(images, labels) if compares_images(method) else None,
+        PairSet(torch.randn(200, 32), images, labels) if isinstance(method, WithPairs) else None,
     )
     told: dict[str, Any] = {"kimg": 10.0, "batch": 16, "warmup_kimg": 0.0, "precision": "fp32"}
-    knobs = SMALL if "moments" in name else {}
     pair = student_of(resolution).to(device), teacher_of(resolution).to(device)
     settings = Settings(**{**told, **changes})
-    return Refinement(*pair, REFINERS[name](**knobs), settings, inputs=inputs)
+    return Refinement(*pair, method, settings, inputs=inputs)
 
 
 def figures_of(job: Any) -> dict[str, float]:

@@ -129,7 +129,7 @@ def level_by_sigma(ratio: Levels, sigma: Levels, bins: int) -> Levels:
     low, high = SIGMAS
     place = ((sigma - low) * (bins / (high - low))).long().clamp(0, bins - 1)
     sums, counts = (
-        torch.zeros(bins).to(ratio).index_add_(0, place, values)
+        ratio.new_zeros(bins).index_add_(0, place, values)
         for values in (ratio, torch.ones_like(ratio))
     )
     return ratio * counts[place] / sums[place]

@@ -27,8 +27,10 @@ from refiners import (
     Refinement,
     Settings,
 )
+from refiners.base import WithPairs
 from refiners.progressive import SteppedStudent
 from refiners.runs.judge import judge_of
+from refiners.runs.starting import compares_images
 from students.adapters.bridge import Bridge
 from students.stylegan2.generator import Generator
 from teachers.edm import EDMPrecond
@@ -42,7 +44,6 @@ KNOBS: dict[str, dict[str, Any]] = {
     "diff-instruct-moments": SMALL,
     "adversarial-moments": SMALL,
 }
-NEEDS_IMAGES = ("dmd2", "f-distill", "diff-instruct-moments", "adversarial-moments")
 
 
 def teacher_of(img_resolution: int = 8, *, seed: int = 0) -> EDMPrecond:
@@ -58,7 +59,7 @@ def teacher_of(img_resolution: int = 8, *, seed: int = 0) -> EDMPrecond:
 
 def student_of(img_resolution: int = 8) -> Generator:
     torch.manual_seed(1)
-    sizes = {"w_dim": 6, "img_resolution": img_resolution, "img_channels": 1}
+    sizes: dict[str, Any] = {"w_dim": 6, "img_resolution": img_resolution, "img_channels": 1}
     synthesis = {"channel_base": 64, "channel_max": 6, "num_fp16_res": 0, "conv_clamp": 256}
     return Generator(
         z_dim=5, c_dim=CLASSES, **sizes, mapping_kwargs={"num_layers": 2},
@@ -66,13 +67,13 @@ def student_of(img_resolution: int = 8) -> Generator:
     )  # fmt: skip
 
 
-def sources(name: str) -> Inputs:
+def sources(method: Any) -> Inputs:
     torch.manual_seed(2)
     images = torch.randint(0, 256, [40, 1, 8, 8], dtype=torch.uint8)
     labels = torch.eye(CLASSES)[torch.arange(40) % CLASSES]
     return Inputs(
-        ImageSet(images, labels) if name in NEEDS_IMAGES else None,
-        PairSet(torch.randn(40, 5), images, labels) if name == "dmd" else None,
+        ImageSet(images, labels) if compares_images(method) else None,
+        PairSet(torch.randn(40, 5), images, labels) if isinstance(method, WithPairs) else None,
     )
 
 
@@ -81,10 +82,8 @@ def begin(name: str, device: torch.device | str, **changes: Any) -> Refinement:
     told = {"kimg": 1.0, "batch": 6, "warmup_kimg": 0.006, "auxiliary_steps": 2, "ema": 0.01}
     settings = Settings(**{**told, "precision": "fp32", **changes})
     student, teacher = student_of().to(device), teacher_of().to(device)
-    inputs = sources(name)
-    return Refinement(
-        student, teacher, REFINERS[name](**KNOBS.get(name, {})), settings, inputs=inputs
-    )
+    method: Any = REFINERS[name](**KNOBS.get(name, {}))
+    return Refinement(student, teacher, method, settings, inputs=sources(method))
 
 
 def advance(job: Any, ledger: Ledger | None = None, steps: int = STEPS) -> list[Any]:
@@ -175,7 +174,7 @@ def test_a_guided_teacher_behind_a_bridge_waits_no_more() -> None:
 def test_a_step_of_a_distillation_waits_once(name: str) -> None:
     def job(device: Any) -> Distillation:
         settings = Settings(kimg=0.016, batch=4, precision="fp32")
-        images = sources("dmd2").real_images
+        images = sources(REFINERS["dmd2"]()).real_images
         assert images is not None
         method = DISTILLERS[name](num_steps=2)
         return Distillation(teacher_of().to(device), method, settings, real_images=images)
@@ -283,7 +282,7 @@ def test_a_distilled_student_waits_for_nothing() -> None:
 
 @pytest.mark.parametrize("has_classes", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_judge_and_metrics_meet_one_device_and_agree_with_the_cpu(has_classes: bool) -> None:
-    images = sources("dmd2").real_images
+    images = sources(REFINERS["dmd2"]()).real_images
     assert isinstance(images, ImageSet)
     many = images.images.repeat(8, 1, 1, 1)
     labels = images.labels.repeat(8, 1) if has_classes and images.labels is not None else None
