@@ -84,7 +84,9 @@ def begin(name: str, device: str, resolution: int, **changes: Any) -> Refinement
     labels = torch.eye(CLASSES)[torch.arange(200) % CLASSES]
     inputs = Inputs(
         ImageSet(images, labels) if compares_images(method) else None,
-        PairSet(torch.randn(200, 32), images, labels) if isinstance(method, WithPairs) else None,
+        PairSet(torch.randn(200, 32), images, labels)
+        if issubclass(REFINERS[name], WithPairs)
+        else None,
     )
     told: dict[str, Any] = {"kimg": 10.0, "batch": 16, "warmup_kimg": 0.0, "precision": "fp32"}
     pair = student_of(resolution).to(device), teacher_of(resolution).to(device)
