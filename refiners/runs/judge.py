@@ -150,7 +150,9 @@ def judge_of(images: ImageSet, *, num: int, seed: int, device: str, reach: float
     """
     seen, kept = held_back(images, seed)
     space = metrics.fresh_features(seen.images, seen.labels, seed=seed, device=device)
-    values = torch.cat([space(part)[0].double() for part in kept.images.split(BATCH)])
+    values = torch.cat(
+        [space(part)[0].to("cpu", torch.float64) for part in kept.images.split(BATCH)]
+    )
     labels = None if kept.labels is None else kept.labels.argmax(dim=1).numpy()
     chooses, confirms, reports = (
         _reference(values, labels, space, part, "images held back from the method")

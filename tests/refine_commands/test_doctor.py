@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -64,6 +65,6 @@ def test_a_device_runs_the_code_of_its_own_architecture(arch, known, fits):
 
 
 def test_an_amd_device_is_called_by_its_own_architecture():
-    of_amd = SimpleNamespace(major=9, minor=0, gcnArchName="gfx90a:sramecc+:xnack-")
-    assert architecture(of_amd) == "gfx90a"
-    assert architecture(SimpleNamespace(major=9, minor=0)) == "sm_90"
+    of_amd: Any = SimpleNamespace(major=9, minor=0, gcnArchName="gfx90a:sramecc+:xnack-")
+    of_nvidia: Any = SimpleNamespace(major=9, minor=0)
+    assert (architecture(of_amd), architecture(of_nvidia)) == ("gfx90a", "sm_90")

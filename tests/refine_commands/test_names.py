@@ -90,7 +90,7 @@ def test_the_flags_that_set_a_setting_are_these() -> None:
         *("fresh_images", "dropout", "dropout_in_gradient", "augment", "auxiliary_ema"),
         *("train", "seed", "tick", "snap", "max_hours", "patience_kimg", "stop_if"),
         *("ignore_health", "batch_gpu"),
-        *("precision", "compile", "channels_last", "share_pass"),
+        *("precision", "compile", "channels_last", "deterministic", "share_pass"),
     ]
 
 
@@ -106,6 +106,7 @@ def test_what_a_run_that_goes_on_may_change_is_this() -> None:
         "ignore_health",
         "batch_gpu",
         "compile",
+        "deterministic",
     }
 
 

@@ -30,6 +30,7 @@ from refiners import (
 from refiners.base import WithPairs
 from refiners.progressive import SteppedStudent
 from refiners.runs.judge import judge_of
+from refiners.runs.plan import plan_run
 from refiners.runs.starting import compares_images
 from students.adapters.bridge import Bridge
 from students.stylegan2.generator import Generator
@@ -150,6 +151,31 @@ def test_settings_of_how_a_step_is_computed_keep_that(changes: dict[str, Any]) -
         job = begin("diff-instruct", CUDA, **changes)
         advance(job, ledger)
         assert_same(job, cpu)
+
+
+def test_moments_in_pieces_and_dropout_by_one_mask_wait_no_more() -> None:
+    for name, changes in (
+        ("diff-instruct-moments", {"batch_gpu": 2}),
+        ("diff-instruct", {"dropout": 0.1, "dropout_in_gradient": True}),
+    ):
+        cpu = begin(name, "cpu", **changes)
+        advance(cpu)
+        with virtual_cuda() as ledger:
+            job = begin(name, CUDA, **changes)
+            advance(job, ledger)
+            assert_same(job, cpu, rtol=1e-5, atol=1e-6)
+
+
+def test_a_plan_takes_the_time_of_as_many_images_as_the_run_has_at_a_time() -> None:
+    settings = Settings(kimg=1.0, batch=12, batch_gpu=6, warmup_kimg=0.0, precision="fp32")
+    with virtual_cuda():
+        student, teacher = student_of().to(CUDA), teacher_of().to(CUDA)
+
+        def start(method: Any, given: Settings) -> Refinement:
+            return Refinement(student, teacher, method, given)
+
+        plan: Any = plan_run(start, REFINERS["diff-instruct"](), settings, memory_gb=1)
+    assert (plan["step"]["measured_images"], plan["step"]["device"]) == (6, "cuda:0")
 
 
 def test_a_guided_teacher_behind_a_bridge_waits_no_more() -> None:
