@@ -29,8 +29,9 @@ from refiners.runs.teacher_sampler import TeacherSampler
 from refiners.runs.training_images import read_training_images
 from refiners.training.inputs import source_stream
 from refiners.training.optimiser import follow, half_life_of
-from refiners.training.pieces import random_stream, seed_of
+from refiners.training.pieces import seed_of
 from refiners.training.teaching import Teaching
+from roles.streams import random_stream
 from teachers.sizes import SIZES, new_teacher, parse_changes
 
 

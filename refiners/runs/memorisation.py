@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from refiners.training.inputs import ImageSet, draw_inputs
-from refiners.training.pieces import JUDGE, random_stream, seed_of
+from refiners.training.pieces import JUDGE, seed_of
 from roles import Student
+from roles.streams import random_stream
 
 NUM_SAMPLES = 64
 NEAR = 1 / 3

@@ -57,11 +57,12 @@ from refiners.runs.validation import FILE as VALIDATION_FILE
 from refiners.runs.validation import Validation, mean_of
 from refiners.training.augmentation import AUGMENT_DIM
 from refiners.training.low_rank import changes_of, merged
-from refiners.training.pieces import random_stream
+from refiners.training.precision import settled
 from refiners.training.settings import Settings
 from refiners.training.teaching import Teaching
 from roles import Denoiser, Processes, Student
 from roles.processes import join
+from roles.streams import random_stream
 from teachers.sizes import LABEL_DROPOUT, new_teacher, parse_changes
 from teachers.starting import started_from
 
@@ -149,6 +150,7 @@ class TeachJob:
             outdir=Path(self.outdir),
         )
         device = device_for(self.device)
+        settings = settled(settings, torch.device(device))
         check_running(settings, cast("AnyMethod", method), device, wandb=self.wandb)
         images = read_training_images(self.data, seed=settings.seed)
         wants = AUGMENT_DIM if method.augment else 0

@@ -15,8 +15,9 @@ import torch
 from refiners.denoising import Denoising
 from refiners.runs.training_images import TrainingImages
 from refiners.training.inputs import ImageSet
-from refiners.training.pieces import JUDGE, random_stream, seed_of
+from refiners.training.pieces import JUDGE, seed_of
 from roles import Denoiser
+from roles.streams import random_stream
 
 NUM_IMAGES = 250  # of each part
 NUM_LEVELS = 8  # parts of the law of sigma of equal weight, one level in each for every image

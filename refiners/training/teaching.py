@@ -12,7 +12,8 @@ from dataclasses import asdict
 import torch
 
 from refiners.denoising import Denoising, DenoisingLoss, Trainable, follower
-from refiners.training.inputs import RealImages, source_stream
+from refiners.training.figures import Figures
+from refiners.training.inputs import ImageSet, RealImages, source_stream
 from refiners.training.low_rank import add_low_rank
 from refiners.training.optimiser import (
     follow,
@@ -22,11 +23,13 @@ from refiners.training.optimiser import (
     step_if_finite,
     summing_up,
 )
-from refiners.training.pieces import Pieces, random_stream, seed_of
-from refiners.training.precision import check_device, prepare, tensor_cores
+from refiners.training.pieces import Pieces, seed_of
+from refiners.training.precision import arithmetic, check_device, prepare, settled
 from refiners.training.settings import Settings
 from refiners.training.state import Counts, Parts, State, restore, state_of
 from roles import Denoiser, Processes, Student
+from roles.device import sent
+from roles.streams import random_stream
 
 
 class Teaching:
@@ -57,8 +60,8 @@ class Teaching:
         processes: Processes | None = None,
     ):
         self.method = method
-        self.settings = settings
         self.real_images = real_images
+        self.waiting: Figures | None = None  # of the step before, on a GPU
         self.network = follower(network).train().requires_grad_(True)
         if method.rank:
             with random_stream(settings.seed, torch.device("cpu")):
@@ -66,7 +69,10 @@ class Teaching:
         self.ema = follower(self.network)
         self.average = sampler(self.ema)
         self.device = next(self.network.parameters()).device
+        self.settings = settings = settled(settings, self.device)
         check_device(settings, self.device)
+        if isinstance(real_images, ImageSet):
+            self.real_images = real_images.on(self.device)
         self.processes = processes or Processes()
         self.pieces = Pieces(
             settings.batch, settings.batch_gpu, settings.seed, self.processes, self.device
@@ -88,11 +94,14 @@ class Teaching:
         return self.step * self.settings.batch
 
     def advance(self) -> dict[str, float]:
-        """Do one step and return its loss; one that is not finite moves nothing, see Counts."""
+        """Do one step and return its loss; one that is not finite moves nothing, see Counts.
+
+        On a GPU the loss is that of the step before; settle has that of the last.
+        """
         settings, seen = self.settings, self.num_images
         with (
             self.processes.together("a step"),
-            tensor_cores(settings.precision, self.device),
+            arithmetic(settings, self.device),
             random_stream(seed_of(settings.seed, self.step), self.device),
         ):
             self.pieces.begin(self.step)
@@ -100,20 +109,39 @@ class Teaching:
             loss = torch.stack(self.pieces.each(self._part)).sum()
             self.processes.mean(loss, phase="the loss")
         rate = settings.rate_after(seen + settings.batch, settings.lr) * self.counts.rate_scale
-        value, size = step_if_finite(self.network_adam, loss, rate, clip=settings.clip)
-        losses = {"Loss/loss": value, "Gradient/norm": size}
-        if not self.counts.note(losses, seed=settings.seed):
-            return {}
-        follow(self.ema, self.network, settings.batch, half_life_of(settings, seen))
+        figures = Figures(self.device, {})
+        moved = step_if_finite(
+            self.network_adam,
+            loss,
+            rate,
+            figures,
+            names=("Loss/loss", "Gradient/norm"),
+            clip=settings.clip,
+        )
+        if moved:
+            follow(self.ema, self.network, settings.batch, half_life_of(settings, seen))
+        if not figures.is_late:
+            return self.counts.note(figures.read(), seed=settings.seed)
+        figures.leave()
+        losses = self.settle()
+        self.waiting = figures
+        self.counts.step += 1
         return losses
+
+    def settle(self) -> dict[str, float]:
+        """Return the loss of a step that advance has not returned yet, see there; or none."""
+        figures, self.waiting = self.waiting, None
+        if figures is None:
+            return {}
+        return self.counts.judge(figures.read(), self.step - 1, seed=self.settings.seed)
 
     def _part(self, i: int) -> torch.Tensor:
         """Take a piece's part of the loss, and the gradient of that."""
         x_0, labels = self.real_images(self.pieces.size(i), source_stream())
-        labels = None if labels is None or not self.ema.label_dim else labels.to(self.device)
+        labels = None if labels is None or not self.ema.label_dim else sent(labels, self.device)
         share = self.pieces.size(i) / self.pieces.share
         with summing_up(self.loss, last=self.pieces.is_last(i)):
-            loss = self.loss(x_0.to(self.device), labels) * share
+            loss = self.loss(sent(x_0, self.device), labels) * share
             loss.backward()
         return loss.detach()
 
@@ -134,6 +162,7 @@ class Teaching:
 
     def state_dict(self) -> State:
         """Return everything that moves, as plain data and tensors."""
+        self.settle()
         return state_of(
             self._parts(), self.counts, self._options(), self.num_images, self.processes.size
         )
@@ -145,4 +174,6 @@ class Teaching:
             ValueError: settings or networks that differ, with the difference; a state that lacks
                 something. Then nothing has changed.
         """
-        return restore(state, self._parts(), self.counts, self._options(), self.processes.size)
+        remarks = restore(state, self._parts(), self.counts, self._options(), self.processes.size)
+        self.waiting = None
+        return remarks
