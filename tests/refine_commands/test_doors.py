@@ -111,7 +111,7 @@ def test_a_run_from_python_without_a_folder_leaves_none(files: Path, tmp_path: P
         ({"keep": "nope"}, "allowed are best and last"),
         ({"num": 5}, "num is 5; it must be at least 100"),
         ({"teacher_images": 5}, "teacher_images is 5"),
-        ({"device": "nope"}, "allowed are auto, cpu and cuda"),
+        ({"device": "nope"}, "allowed are auto, cpu, cuda, cuda:N, mps"),
         ({"settings": {"ema_kimg": 1}}, "no setting 'ema_kimg'; there are"),
         ({"settings": 3}, "settings are 3"),
         ({"features": "inception"}, "no --reference"),
