@@ -201,8 +201,9 @@ class Session:
         return f"{stands}, and resume continues from {states[-1].name}" if states else stands
 
     def is_due(self) -> bool:
-        """Whether a snapshot was begun and not ended, in any process."""
-        return self.processes.any(self.snapshots.due, "looking for a snapshot that is due")
+        """Whether a snapshot was begun and not ended; process 0, which takes them, knows."""
+        due = self.processes.is_first and self.snapshots.due
+        return self.processes.any(due, "looking for a snapshot that is due")
 
     def whole_run(self) -> bool:
         """Run to the end or to where it is stopped; False says that it has to be rolled back."""
