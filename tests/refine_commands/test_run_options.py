@@ -194,7 +194,7 @@ def test_transfer_starts_anew_from_another_networks_weights(
 @pytest.mark.slow
 def test_transfer_starts_anew_from_the_networks_of_a_state(gan: Any, tmp_path: Path) -> None:
     first = tmp_path / "first"
-    assert gan(first, "--glr", "0.1", "--rampup-kimg", "0", "--ema", "0").exit_code == 0
+    assert gan(first, "--glr", "0.01", "--rampup-kimg", "0", "--ema", "0").exit_code == 0
     (state,) = first.glob("*/training-state-*.pt")
     assert_starts_from(gan, tmp_path / "out", state, weights_in(first))
 

@@ -28,7 +28,7 @@ class Seeing(torch.nn.Module):
         self.enc = torch.nn.Sequential(torch.nn.Conv2d(2, 32, 1), torch.nn.SiLU())
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor, labels: Any = None) -> torch.Tensor:
-        self.enc(x)
+        self.enc(x.float())  # the sampler's state is double, as networks of files take it
         return self.denoiser(x, sigma, labels)
 
 
