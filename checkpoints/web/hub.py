@@ -245,7 +245,7 @@ def _by_their_package(model: HubModel) -> Path:
     except Exception as error:  # of requests or of httpx, by its version
         try:  # without a network what it keeps serves
             found = huggingface_hub.snapshot_download(model.id, local_files_only=True, **asked)
-        except Exception:
+        except Exception:  # likewise; what is told is the first
             raise _not_fetched(model, error) from error
         return Path(found) / (model.file or "")
     offered = [entry.rfilename for entry in info.siblings or ()]
@@ -255,7 +255,7 @@ def _by_their_package(model: HubModel) -> Path:
     asked["revision"] = str(info.sha)
     try:
         paths = [Path(huggingface_hub.hf_hub_download(model.id, name, **asked)) for name in names]
-    except Exception as error:
+    except Exception as error:  # of requests or of httpx, as above
         raise _not_fetched(model, error) from error
     _tell(model, asked["revision"])
     return paths[0] if model.file else paths[0].parents[names[0].count("/")]

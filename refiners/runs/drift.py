@@ -75,6 +75,7 @@ def drift(
                 z, labels, truncation_psi=PSI, noise_mode="const"
             )
         ws = mapping(z, labels)
+        # By name, as the Student protocol has no synthesis: only some families do.
         ways["saved w"] = lambda s: getattr(s, "synthesis")(ws, noise_mode="const")  # noqa: B009
     found = []
     for way, images in ways.items():
